@@ -1,0 +1,108 @@
+"""Lightning callbacks of a run: checkpoints, metrics, a graceful stop, and the progress bar."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pgdlab.module import SteeringModule
+
+
+class Checkpoint(LightningCheckpoint):
+    """Saves `path` every few iterations, at the last one, and when the run is asked to stop.
+
+    Lightning writes checkpoints atomically: one that is killed while saving keeps the one before.
+    """
+
+    def __init__(self, path: Path, every: int, iterations: int) -> None:
+        super().__init__()
+        self.path, self.every, self.iterations = path, every, iterations
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        done = trainer.current_epoch + 1
+        if done % self.every == 0 or done == self.iterations or trainer.should_stop:
+            trainer.save_checkpoint(self.path)
+
+
+class GracefulStop(Callback):
+    """SIGTERM ends the run after the current iteration, with a checkpoint; all processes agree on which."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.before: Any = None
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGTERM, self.ask)
+
+    def ask(self, *_: Any) -> None:
+        self.asked = True
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        asked = torch.tensor(float(self.asked), device=pl_module.device)
+        trainer.should_stop = trainer.should_stop or bool(trainer.strategy.reduce(asked, reduce_op="sum") > 0)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self.before is not None:
+            signal.signal(signal.SIGTERM, self.before)
+
+
+class Metrics(Callback):
+    """Hands each iteration's figures to the loggers, at the run's own step: the iteration."""
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, SteeringModule)
+        row = pl_module.history[-1]
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step=int(row["iteration"]))
+
+
+class ProgressBar(Callback):
+    """One bar over the iterations, with the figures that matter; a line now and then where there is no terminal."""
+
+    shown = {
+        "reward": "reward {:.3f}",
+        "heldout": "held-out {:.3f}",
+        "kl_nats": "KL {:.2f}",
+        "train/clip_fraction_high": "clip {:.0%}",
+        "train/denoising_loss": "loss {:.4f}",
+        "queries": "{:,.0f} queries",
+    }
+
+    def __init__(self, iterations: int) -> None:
+        self.iterations, self.console = iterations, Console(stderr=True)
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+        self.bar = Progress(*columns, TextColumn("{task.fields[figures]}"), console=self.console)
+        self.printed = 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.is_global_zero and self.console.is_terminal:
+            self.bar.start()
+        done = trainer.current_epoch
+        self.task = self.bar.add_task("steering", total=self.iterations, completed=done, figures="first rollout")
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, SteeringModule)
+        row, done = pl_module.history[-1], trainer.current_epoch + 1
+        figures = "  ".join(text.format(row[key]) for key, text in self.shown.items() if key in row)
+        self.bar.update(self.task, completed=done, figures=figures)
+        late = time.monotonic() - self.printed > 10 or done == self.iterations
+        if trainer.is_global_zero and not self.console.is_terminal and late:
+            self.printed = time.monotonic()
+            self.console.print(f"iteration {done}/{self.iterations}  {figures}", highlight=False, soft_wrap=True)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.bar.stop()
+
+    def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
+        self.bar.stop()

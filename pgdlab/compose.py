@@ -1,0 +1,199 @@
+"""Composes a run's configuration: Hydra's groups and experiments, checked and filled in from the classes' signatures.
+
+Only Hydra's compose API is used: no launcher, no working directory of its own, no logging. `a.b=c` may name any keyword of
+any node; `group=option` replaces the whole node, also what an experiment had set in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pgdlab.schema import ConfigError, check, complete, instantiate, is_node, nearest
+
+__all__ = ["CONFIGS", "ConfigError", "compose", "draft", "instantiate", "load_run", "options", "slots"]
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+RESUMABLE = ("task", "plan", "runtime", "logger")  # what may differ when a run's training goes on
+
+
+class Slot(NamedTuple):
+    """A place that takes a group's option. group: as Hydra writes it (`reward@heldout`). optional: null leaves it empty."""
+
+    group: str
+    optional: bool
+
+
+class Overrides(NamedTuple):
+    """What the command line says. picks: slot -> option; values: (full key, value) in order."""
+
+    picks: dict[str, str]
+    values: list[tuple[str, Any]]
+
+
+def slots(config_dir: Path = CONFIGS) -> dict[str, Slot]:
+    """The slots that config.yaml names, under their names in the result."""
+    try:
+        root = yaml.safe_load((config_dir / "config.yaml").read_text())
+    except OSError as error:
+        message = f"cannot read {error.filename}: {error.strerror}. Install with `pip install -e .` from a checkout"
+        raise ConfigError(message) from error
+    groups = [next(iter(entry)) for entry in root["defaults"] if isinstance(entry, dict)]
+    found = [Slot(group.removeprefix("optional "), group.startswith("optional ")) for group in groups]
+    return {slot.group.rpartition("@")[2]: slot for slot in found}
+
+
+def options(group: str, config_dir: Path = CONFIGS) -> dict[str, Path]:
+    """The options of a group, `experiment` included: name -> file."""
+    folder = config_dir / group.partition("@")[0]
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.yaml"))}
+
+
+def compose(overrides: Sequence[str] = (), config_dir: Path = CONFIGS) -> DictConfig:
+    """The whole configuration of a run. Raises ConfigError for any mistake in the overrides or the files."""
+    return finish(draft(overrides, config_dir))
+
+
+def draft(overrides: Sequence[str] = (), config_dir: Path = CONFIGS) -> DictConfig:
+    """The configuration as the files and overrides state it: no class is imported, no default filled in."""
+    known = slots(config_dir)
+    picks, values = parse(overrides, known, config_dir)
+    cfg = with_hydra(known, picks, config_dir)
+    bare = with_hydra(known, {**picks, "experiment": "null"}, config_dir)
+    for slot in picks.keys() - {"experiment"}:
+        cfg[slot] = bare[slot]
+    assign(cfg, values, bare)
+    check_root(cfg, bare)
+    return cfg
+
+
+def load_run(folder: str | Path, overrides: Sequence[str] = (), config_dir: Path = CONFIGS) -> DictConfig:
+    """The configuration saved in a run's folder, with overrides. Training goes on as it began: only RESUMABLE may differ.
+
+    Raises ConfigError where there is no such run, or an override would make it another one.
+    """
+    file = Path(folder) / "config.yaml"
+    if not file.is_file():
+        runs = [path.parent.name for path in Path(folder).parent.glob("*/config.yaml")]
+        what = "has no config.yaml" if Path(folder).is_dir() else "does not exist"
+        raise ConfigError(f"resume is {str(folder)!r}, which {what}.{nearest(Path(folder).name, runs)}")
+    picks, values = parse(overrides, slots(config_dir), config_dir)
+    try:
+        cfg = OmegaConf.load(file)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file} is not YAML: {paragraph(error)}") from error
+    if not isinstance(cfg, DictConfig) or "task" not in cfg:
+        raise ConfigError(f"{file} is not the configuration of a run: it has no key task")
+    task = dict(values).get("task", cfg.task)
+    for key in [*picks, *(key for key, _ in values)]:
+        if task == "train" and key.split(".")[0] not in RESUMABLE:
+            raise ConfigError(f"{key} cannot change when a run resumes; only {', '.join(RESUMABLE)} and their keys can")
+    fresh = with_hydra(slots(config_dir), {**picks, "experiment": "null"}, config_dir) if picks else cfg
+    for slot in picks:
+        cfg[slot] = fresh[slot]
+    saved = cfg.copy()
+    assign(cfg, [*values, ("resume", str(folder))], saved)
+    check_root(cfg, saved)
+    return finish(cfg)
+
+
+def parse(overrides: Iterable[str], known: Mapping[str, Slot], config_dir: Path) -> Overrides:
+    """Splits overrides into group choices and values, and refuses unknown options."""
+    found = Overrides({}, [])
+    for text in overrides:
+        key, value = parse_one(text)
+        slot = next((name for name, slot in known.items() if key in (name, slot.group)), None)
+        if slot is None or isinstance(value, dict):
+            found.values.append((key, value))
+            continue
+        option, allowed = "null" if value is None else str(value), [*options(known[slot].group, config_dir)]
+        if option not in allowed + ["null"] * known[slot].optional:
+            raise ConfigError(f"{slot} is {option!r}, which is not an option.{nearest(option, allowed)}")
+        found.picks[slot] = option
+    return found
+
+
+def parse_one(text: str) -> tuple[str, Any]:
+    """`a.b=c` -> ("a.b", c), with Hydra's grammar for c. A leading + or ++ means nothing more: every key can be set."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    if "=" not in text or text.startswith("~"):
+        raise ConfigError(f"{text!r} is not an override; write key=value, for instance trainer=ppo or trainer.clip=0.3")
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        advice = "Quote a value with special characters: \"key='a = b'\"" if "=" in text else ""
+        raise ConfigError(f"cannot read {text!r}: {paragraph(error)}. {advice}") from error
+    if override.is_sweep_override():
+        raise ConfigError(f"{text!r} asks for a sweep, which one run cannot do; a list is written [1,2]")
+    key = override.key_or_group + (f"@{override.package}" if override.package else "")
+    return key, override.value()
+
+
+def with_hydra(known: Mapping[str, Slot], picks: Mapping[str, str], config_dir: Path) -> DictConfig:
+    """config.yaml with the groups' options, as Hydra composes it; null leaves a slot out."""
+    import hydra
+    from hydra.errors import HydraException
+
+    chosen = {known[slot].group: option for slot, option in picks.items() if slot in known}
+    texts = [f"~{group}" if option == "null" else f"{group}={option}" for group, option in chosen.items()]
+    try:
+        with hydra.initialize_config_dir(str(config_dir), version_base="1.3"):
+            cfg = hydra.compose("config", overrides=texts)
+    except (yaml.YAMLError, HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"the files in {config_dir} do not compose: {paragraph(error)}") from error
+    OmegaConf.set_struct(cfg, False)
+    for slot in known.keys() - cfg.keys() - {"experiment"}:
+        cfg[slot] = None
+    return cfg
+
+
+def assign(cfg: DictConfig, values: Iterable[tuple[str, Any]], known: DictConfig) -> None:
+    """Sets full keys in order; a mapping with its own _target_ replaces what was there, any other is merged."""
+    for key, value in values:
+        if key.split(".")[0] not in known:
+            raise ConfigError(f"{key} is not a key (given {value!r}).{suggest(key, known)}")
+        try:
+            OmegaConf.update(cfg, key, value, merge=not is_node(value), force_add=True)
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"cannot set {key} to {value!r}: {paragraph(error)}") from error
+
+
+def suggest(key: str, known: DictConfig) -> str:
+    """The nearest names to an unknown key: keys of that name inside the nodes, or else similar ones at the top."""
+    top = {str(name): node for name, node in complete(OmegaConf.to_container(known)).items()}
+    inside = [f"{name}.{key}" for name, node in top.items() if isinstance(node, dict) and key in node]
+    return f" Did you mean {' or '.join(inside)}?" if inside else nearest(key, top)
+
+
+def check_root(cfg: DictConfig, known: DictConfig) -> None:
+    """Raises ConfigError where a top-level key is unknown, or is not what config.yaml has there: a node, an int, a str."""
+    for key, value in OmegaConf.to_container(cfg).items():
+        if key not in known:
+            raise ConfigError(f"{key} is not a key (an experiment sets it).{nearest(str(key), map(str, known))}")
+        default = OmegaConf.to_container(known)[key]
+        kind = str if default is None else type(default)
+        if type(value) is not kind and not (value is None and default is None):
+            raise ConfigError(f"{key} is {value!r}; it takes {'a node' if kind is dict else kind.__name__}")
+
+
+def finish(cfg: DictConfig) -> DictConfig:
+    """Fills in the defaults, resolves interpolations and checks every value against its annotation."""
+    filled = OmegaConf.create(complete(OmegaConf.to_container(cfg)))
+    try:
+        OmegaConf.resolve(filled)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"an interpolation cannot be resolved: {paragraph(error)}") from error
+    check(OmegaConf.to_container(filled))
+    return filled
+
+
+def paragraph(error: Exception) -> str:
+    """The message of an error on one line."""
+    return " ".join(str(error).split())

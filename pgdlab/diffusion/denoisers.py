@@ -1,0 +1,79 @@
+"""Denoisers: (x_t, t, cond) -> E[x_0 | x_t]. Everything that changes the estimate is a Denoiser around a Denoiser."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from pgdlab.diffusion.schedules import DiffusersSchedule, Schedule
+from pgdlab.functional.gaussian import expand
+
+
+class Denoiser(nn.Module, ABC):
+    """Estimates x_0 from x_t (P, *D) at times t (P,) under conditions cond (P, ...)."""
+
+    schedule: Schedule
+
+    @abstractmethod
+    def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]: ...
+
+    @abstractmethod
+    def frozen(self) -> Denoiser:
+        """The pretrained denoiser, with nothing to train: what the KL is measured to. A copy, unless adapters let the
+        weights be shared."""
+
+
+class DiffusersDenoiser(Denoiser):
+    """A diffusers UNet2DModel-like network with its scheduler's prediction type.
+
+    epsilon: x0 = (x - sigma eps) / alpha; v: x0 = alpha x - sigma v (Salimans & Ho 2022, arXiv:2202.00512); sample: x0.
+    A network with class embeddings gets cond as class_labels.
+    """
+
+    def __init__(self, network: nn.Module, schedule: DiffusersSchedule) -> None:
+        super().__init__()
+        self.network = network
+        self.schedule: DiffusersSchedule = schedule
+        self.conditional = getattr(network, "config", {}).get("num_class_embeds") is not None
+        if schedule.prediction_type not in ("epsilon", "v_prediction", "sample"):
+            raise ValueError(
+                f"prediction_type {schedule.prediction_type!r}; a denoiser knows epsilon, v_prediction, sample"
+            )
+
+    def output(self, x: Float[Tensor, "P *D"], t: Int[Tensor, " P"], cond: Tensor) -> Float[Tensor, "P *D"]:
+        """The network's raw output (noise, v or x0), in the dtype of x."""
+        labels = {"class_labels": cond} if self.conditional else {}
+        return self.network(x, t, **labels, return_dict=False)[0].to(x.dtype)
+
+    def forward(self, x: Float[Tensor, "P *D"], t: Int[Tensor, " P"], cond: Tensor) -> Float[Tensor, "P *D"]:
+        alpha, sigma = expand(self.schedule.alpha(t), x), expand(self.schedule.sigma(t), x)
+        out, kind = self.output(x, t, cond), self.schedule.prediction_type
+        x0 = (x - sigma * out) / alpha if kind == "epsilon" else alpha * x - sigma * out if kind[0] == "v" else out
+        return x0 if self.schedule.clip is None else x0.clamp(-self.schedule.clip, self.schedule.clip)
+
+    def frozen(self) -> Denoiser:
+        return copy.deepcopy(self).eval().requires_grad_(False)
+
+
+class ClassifierFreeGuidance(Denoiser):
+    """x0 = x0(null) + scale (x0(cond) - x0(null))   (Ho & Salimans 2022, arXiv:2207.12598, eq. 6, on the x0 estimate).
+
+    Both estimates come from one forward of twice the rows. Scale 1 is the conditional model: do not wrap then.
+    """
+
+    def __init__(self, denoiser: Denoiser, scale: float, null: int) -> None:
+        super().__init__()
+        self.denoiser, self.scale, self.null = denoiser, scale, null
+        self.schedule = denoiser.schedule
+
+    def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
+        both = torch.cat([cond, torch.full_like(cond, self.null)])
+        given, null = self.denoiser(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
+        return null + self.scale * (given - null)
+
+    def frozen(self) -> Denoiser:
+        return ClassifierFreeGuidance(self.denoiser.frozen(), self.scale, self.null)

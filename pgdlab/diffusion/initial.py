@@ -1,0 +1,73 @@
+"""Initial distributions rho(s_0): the first action of the MDP, fixed or trained."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from pgdlab.diffusion.space import Space
+from pgdlab.functional.gaussian import Gaussian
+
+
+class InitialDistribution(nn.Module, ABC):
+    """rho(s_0 | cond), a Gaussian. std: the prior's standard deviation (Schedule.initial_std)."""
+
+    def __init__(self, *, space: Space, conditions: int, std: float) -> None:
+        super().__init__()
+        self.space, self.conditions, self.std = space, conditions, std
+
+    @abstractmethod
+    def forward(self, cond: Int[Tensor, " B"]) -> Gaussian:
+        """mean and std, each (B, *D)."""
+
+    def prior(self) -> Standard:
+        """rho_pre."""
+        return Standard(space=self.space, conditions=self.conditions, std=self.std)
+
+    def gaussian(self, mean: Tensor, log_scale: Tensor, cond: Tensor) -> Gaussian:
+        """N(mean, (std e^log_scale)^2) inside the space; mean and log_scale (B, *D)."""
+        return Gaussian(self.space.project(mean, cond), self.std * log_scale.exp())
+
+
+class Standard(InitialDistribution):
+    """N(0, std^2 I): the pretrained prior. Nothing to train."""
+
+    def __init__(self, *, space: Space, conditions: int, std: float) -> None:
+        super().__init__(space=space, conditions=conditions, std=std)
+        self.register_buffer("zero", torch.zeros(space.shape), persistent=False)
+
+    def forward(self, cond: Int[Tensor, " B"]) -> Gaussian:
+        mean = self.zero.expand(len(cond), *self.zero.shape)
+        return Gaussian(mean, torch.full_like(mean, self.std))
+
+
+class Diagonal(InitialDistribution):
+    """N(mean, diag(std e^log_scale)^2), one mean and scale per coordinate, shared by all conditions; starts as the prior."""
+
+    def __init__(self, *, space: Space, conditions: int, std: float) -> None:
+        super().__init__(space=space, conditions=conditions, std=std)
+        self.mean = nn.Parameter(torch.zeros(space.shape))
+        self.log_scale = nn.Parameter(torch.zeros(space.shape))
+
+    def forward(self, cond: Int[Tensor, " B"]) -> Gaussian:
+        rows = (len(cond), *self.mean.shape)
+        return self.gaussian(self.mean.expand(rows), self.log_scale.expand(rows), cond)
+
+
+class Conditional(InitialDistribution):
+    """A small network from the class to mean and scale; starts as the prior (zero last layer). hidden: its width."""
+
+    def __init__(self, *, space: Space, conditions: int, std: float, hidden: int = 64) -> None:
+        super().__init__(space=space, conditions=conditions, std=std)
+        self.embedding = nn.Embedding(conditions + 1, hidden)
+        self.head = nn.Linear(hidden, 2 * int(torch.tensor(space.shape).prod()))
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, cond: Int[Tensor, " B"]) -> Gaussian:
+        out = self.head(nn.functional.silu(self.embedding(cond)))
+        mean, log_scale = out.reshape(len(cond), 2, *self.space.shape).unbind(1)
+        return self.gaussian(mean, log_scale, cond)

@@ -1,0 +1,101 @@
+"""The policy: initial distribution and denoising steps as Gaussians of one finite-horizon MDP."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser, DiffusersDenoiser
+from pgdlab.diffusion.initial import InitialDistribution
+from pgdlab.diffusion.kernels import DDIM, Kernel
+from pgdlab.diffusion.space import Space
+from pgdlab.diffusion.tuning import Tuning
+from pgdlab.functional.gaussian import Gaussian, expand
+
+
+class Policy(nn.Module):
+    """pi_h(a|s) = N(mean(s, h), std_h^2 I) for h in 0..H-1, and rho(s_0).
+
+    forward takes any set of (state, step) pairs in one network pass. Coefficients are fp64 vectors over the steps.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, space: Space, initial: InitialDistribution, kernel: Kernel, steps: int
+    ) -> None:
+        super().__init__()
+        self.denoiser, self.space, self.initial, self.kernel = denoiser, space, initial, kernel
+        self.steps = steps
+        times = denoiser.schedule.times(steps)
+        from_x, from_x0, std = kernel.coefficients(denoiser.schedule, times[:-1], times[1:])
+        for name, vector in (("times", times), ("from_x", from_x), ("from_x0", from_x0), ("std", std)):
+            self.register_buffer(name, vector, persistent=False)
+        self.stochastic_steps: list[int] = (std > 0).nonzero().flatten().tolist()
+
+    @property
+    def stochastic(self) -> Bool[Tensor, " H"]:
+        """Steps with std > 0: the others have no log-probability and take no part in a policy gradient."""
+        return self.std > 0
+
+    @property
+    def trains_denoiser(self) -> bool:
+        return any(p.requires_grad for p in self.denoiser.parameters())
+
+    @property
+    def trains_initial(self) -> bool:
+        return any(p.requires_grad for p in self.initial.parameters())
+
+    def estimate(self, x: Float[Tensor, "P *D"], h: Int[Tensor, " P"], cond: Tensor) -> Float[Tensor, "P *D"]:
+        """E[x_0 | x_h] at states x of steps h, in the dtype of x whatever the network computes in."""
+        return self.denoiser(x, self.times[h], cond).to(x.dtype)
+
+    def step(self, x: Float[Tensor, "P *D"], x0: Float[Tensor, "P *D"], h: Int[Tensor, " P"]) -> Gaussian:
+        """The action's Gaussian, given the x0 estimate."""
+        mean = expand(self.from_x[h], x) * x + expand(self.from_x0[h], x) * x0
+        return Gaussian(mean, expand(self.std[h], x))
+
+    def forward(self, x: Float[Tensor, "P *D"], h: Int[Tensor, " P"], cond: Tensor) -> Gaussian:
+        """pi_h(.|x) for P pairs of a state x (P, *D) and a step h (P,) under cond (P, ...)."""
+        return self.step(x, self.estimate(x, h, cond), h)
+
+    def reference(self) -> Policy:
+        """The frozen pretrained policy pi_pre, rho_pre. Shares the weights where nothing or only adapters are trained."""
+        denoiser = self.denoiser.frozen() if self.trains_denoiser else self.denoiser
+        prior = self.initial.prior()
+        return Policy(denoiser, self.space, prior, self.kernel, self.steps).to(self.std.device)
+
+    def with_kernel(self, kernel: Kernel) -> Policy:
+        """The same denoiser and initial distribution under another sampler, weights shared."""
+        return Policy(self.denoiser, self.space, self.initial, kernel, self.steps).to(self.std.device)
+
+
+def build_policy(
+    *,
+    denoiser: DiffusersDenoiser,
+    space: Space,
+    initial: InitialDistribution,
+    null: int,
+    kernel: Kernel,
+    tuning: Tuning,
+    steps: int = 20,
+    guidance: float = 1.0,
+) -> Policy:
+    """A policy from a pretrained denoiser.
+
+    null: the condition that means "none". kernel: the sampler. tuning: what is trained. steps: H. guidance: scale of
+    classifier-free guidance, 1 for none. Raises ValueError for a denoiser that is to be trained under a sampler without
+    noise: it has no policy gradient.
+    """
+    tuned = tuning.apply(denoiser)
+    policy = Policy(
+        tuned if guidance == 1.0 else ClassifierFreeGuidance(tuned, guidance, null), space, initial, kernel, steps
+    )
+    if policy.trains_denoiser and not policy.stochastic_steps:
+        raise ValueError(
+            "the sampler has no stochastic step (eta 0), so the denoiser has no policy gradient: set policy.kernel.eta "
+            "above 0, or train the initial distribution alone (policy=frozen initial=diagonal)"
+        )
+    return policy
+
+
+ODE = DDIM(eta=0.0)

@@ -1,0 +1,89 @@
+"""What of a denoiser is trained: all weights, low-rank adapters, or nothing."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pgdlab.diffusion.denoisers import Denoiser, DiffusersDenoiser
+
+
+class Tuning(ABC):
+    """Prepares a pretrained denoiser for training. It is put in eval mode: dropout at replay would move the ratio."""
+
+    @abstractmethod
+    def apply(self, denoiser: DiffusersDenoiser) -> Denoiser: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Full(Tuning):
+    """Every weight is trained."""
+
+    def apply(self, denoiser: DiffusersDenoiser) -> Denoiser:
+        return denoiser.eval().requires_grad_(True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen(Tuning):
+    """Nothing is trained: for initial-distribution tuning alone."""
+
+    def apply(self, denoiser: DiffusersDenoiser) -> Denoiser:
+        return denoiser.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA(Tuning):
+    """W + scale / rank B A, B = 0 at the start   (Hu et al. 2021, arXiv:2106.09685), through peft.
+
+    targets: ends of the names of the layers that get adapters. scale: alpha in the paper; rank if None.
+    """
+
+    rank: int = 8
+    scale: float | None = None
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "time_emb_proj")
+
+    def apply(self, denoiser: DiffusersDenoiser) -> Denoiser:
+        return Adapted(denoiser.eval(), self)
+
+
+class Adapted(Denoiser):
+    """A diffusers denoiser whose network carries peft adapters; only these are trained."""
+
+    def __init__(self, denoiser: DiffusersDenoiser, lora: LoRA) -> None:
+        super().__init__()
+        from peft import LoraConfig, get_peft_model
+
+        alpha = lora.rank if lora.scale is None else lora.scale
+        config = LoraConfig(r=lora.rank, lora_alpha=alpha, target_modules=list(lora.targets))
+        denoiser.network = get_peft_model(denoiser.network, config)  # raises ValueError naming targets it cannot find
+        self.denoiser, self.schedule = denoiser, denoiser.schedule
+
+    def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
+        return self.denoiser(x, t, cond)
+
+    def frozen(self) -> Denoiser:
+        return AdaptersOff(self)
+
+
+class AdaptersOff(Denoiser):
+    """The pretrained denoiser inside an adapted one: the same weights, the adapters switched off for the pass."""
+
+    def __init__(self, adapted: Adapted) -> None:
+        super().__init__()
+        self.shared = (adapted,)  # in a tuple: not a submodule, so that its weights are not listed twice
+        self.schedule = adapted.schedule
+
+    def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
+        denoiser = self.shared[0].denoiser
+        trained: list[nn.Parameter] = [p for p in denoiser.parameters() if p.requires_grad]
+        with denoiser.network.disable_adapter():
+            out = denoiser(x, t, cond)
+        for p in trained:  # peft leaves them as they were before its first call; keep ours
+            p.requires_grad_(True)
+        return out
+
+    def frozen(self) -> Denoiser:
+        return self

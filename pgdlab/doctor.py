@@ -1,0 +1,175 @@
+"""Checks of a run before it trains: what would silently ruin it, found in seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pgdlab.evaluation.samples import evaluation_conditions
+from pgdlab.functional.gaussian import kl_same_std
+from pgdlab.functional.returns import dead_rows
+from pgdlab.module import SteeringModule
+from pgdlab.noise import Noise, Stream
+from pgdlab.rewards.guard import guarded
+from pgdlab.rollout import Extras, Pairs, Trajectory, all_pairs, initial_kl, replay, rollout
+from pgdlab.trainers.base import World
+from pgdlab.trainers.policy_gradient import episode
+
+ROWS = 8  # trajectories that the checks use
+PAIRS = 32  # (trajectory, step) pairs for gradients
+RATIO_LIMIT = 0.02  # nats; fp32 rounding gives below 1e-3, a wrong replay at once far more
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding. failed stops a run, warning does not."""
+
+    name: str
+    verdict: Literal["ok", "warning", "failed"]
+    message: str
+
+
+class DoctorError(ValueError):
+    """A check failed: training would not do what it seems to."""
+
+
+def examine(module: SteeringModule) -> list[Check]:
+    """All checks, in the order in which a reader would ask. Nothing of the module is changed."""
+    world = module.world
+    noise = Noise(world.noise.seed, Stream.DOCTOR)
+    module.eval()
+    started = time.perf_counter()
+    trajectory = _rollout(world, noise)
+    sampling = ROWS / (time.perf_counter() - started)
+    checks: list[Callable[[], Iterator[Check]]] = [
+        lambda: _optimizer(module),
+        lambda: _noise(world, noise),
+        lambda: _ratio(world, trajectory),
+        lambda: _kl(world, trajectory),
+        lambda: _reward(world, trajectory, sampling),
+    ]
+    return [finding for check in checks for finding in check()]
+
+
+def require(checks: list[Check]) -> None:
+    """Raises DoctorError with every failed check."""
+    failed = [f"{c.name}: {c.message}" for c in checks if c.verdict == "failed"]
+    if failed:
+        raise DoctorError("the doctor stopped the run. " + " | ".join(failed))
+
+
+def _rollout(world: World, noise: Noise) -> Trajectory:
+    cond = evaluation_conditions(world.domain.prompts, ROWS)
+    kept = world.policy.stochastic_steps
+    extras = Extras(reference=bool(kept), estimates=world.reward.needs_estimates())
+    return rollout(world.policy, world.reference, noise, 0, range(ROWS), cond, kept, ROWS, extras)
+
+
+def _check(name: str, good: bool, message: str, cause: str) -> Check:
+    return Check(name, "ok" if good else "failed", message if good else f"{message}; {cause}")
+
+
+def _optimizer(module: SteeringModule) -> Iterator[Check]:
+    """Exactly the parameters that require gradients are in the optimizer, and nothing frozen requires one."""
+    world = module.world
+    held = {id(p) for group in module.optimizer.build(world).param_groups for p in group["params"]}
+    missing = [n for n, p in world.policy.named_parameters() if p.requires_grad and id(p) not in held]
+    own = {id(p) for p in world.policy.parameters()}
+    outside = [part for part in (world.reference, world.reward, world.heldout, world.penalty) if part is not None]
+    loose = [n for part in outside for n, p in part.named_parameters() if p.requires_grad and id(p) not in own]
+    stray = len(held - own)
+    good = not (missing or loose or stray)
+    count = sum(p.numel() for p in world.policy.parameters() if p.requires_grad)
+    cause = f"not in the optimizer: {missing[:3]}; trainable but frozen by design: {loose[:3]}; foreign: {stray}"
+    yield _check("parameters", good, f"{count:,} trained, all in the optimizer", cause)
+
+
+def _noise(world: World, noise: Noise) -> Iterator[Check]:
+    drawn = noise.normal(0, range(ROWS), world.policy.steps + 1, world.policy.space.shape).flatten(0, 1).flatten(1)
+    distinct = len(torch.unique(drawn, dim=0))
+    yield _check("noise", distinct == len(drawn), f"{distinct} of {len(drawn)} draws distinct", "samples share noise")
+
+
+def _ratio(world: World, trajectory: Trajectory) -> Iterator[Check]:
+    """log pi(a|s) of replay minus that of the rollout, for every step: 0 before the first update."""
+    if not trajectory.kept:
+        yield Check("ratio", "ok", "no stochastic step: the initial distribution alone is trained")
+        return
+    pairs = all_pairs(torch.arange(ROWS, device=world.device), len(trajectory.kept))
+    with torch.no_grad():
+        score = replay(world.policy, trajectory, pairs)[1]
+    off = (score.reshape(ROWS, -1) - trajectory.log_prob).abs()
+    worst, step = off.max(0).values.max(0)
+    message = f"log-ratio mean {off.mean():.1e}, worst {worst:.1e} nats at step {trajectory.kept[int(step)]}"
+    cause = "replay does not give the density that was sampled from (dropout, precision, conditioning order?)"
+    yield _check("ratio", bool(worst < RATIO_LIMIT), message, cause)
+
+
+@contextmanager
+def _nudged(parameters: list[Tensor]) -> Iterator[None]:
+    """Parameters moved by a hundredth, and put back bit for bit."""
+    saved = [p.detach().clone() for p in parameters]
+    g = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in parameters:
+            p += 0.01 * torch.randn(p.shape, generator=g, dtype=torch.float32).to(p)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, s in zip(parameters, saved, strict=True):
+                p.copy_(s)
+
+
+def _kl(world: World, trajectory: Trajectory) -> Iterator[Check]:
+    """The KL's gradient: zero on the reference, not zero off it."""
+    if not world.penalty.needs_reference():
+        yield Check("kl gradient", "ok", "no penalty, nothing to check")
+        return
+    trained = [p for p in world.policy.parameters() if p.requires_grad]
+    on = _kl_gradient(world, trajectory, trained)
+    with _nudged(trained):
+        off = _kl_gradient(world, trajectory, trained)
+    message = f"norm {on:.1e} on the reference, {off:.1e} off it"
+    cause = "the penalty would not hold the policy (computed without gradient, or against a reference that moves)"
+    yield _check("kl gradient", off > 0 and on < 1e-2 * off, message, cause)
+
+
+def _kl_gradient(world: World, trajectory: Trajectory, trained: list[Tensor]) -> float:
+    total = initial_kl(world.policy, world.reference, trajectory.cond).sum()
+    if world.policy.trains_denoiser:
+        every = all_pairs(torch.arange(ROWS, device=world.device), len(trajectory.kept))
+        stride = max(1, len(every.row) // PAIRS)
+        pairs = Pairs(every.row[::stride], every.column[::stride])
+        g, _ = replay(world.policy, trajectory, pairs)
+        mean = trajectory.reference_mean[pairs.row, pairs.column]
+        total = total + kl_same_std(g.mean, mean, g.std, world.policy.space, trajectory.cond[pairs.row]).sum()
+    some = torch.autograd.grad(total, trained, allow_unused=True)
+    return torch.stack([g.double().norm() for g in some if g is not None]).norm().item()
+
+
+def _reward(world: World, trajectory: Trajectory, sampling: float) -> Iterator[Check]:
+    """Finite, the same twice, not equal everywhere, and not slower than the policy."""
+    seen, limit = episode(world, trajectory), world.plan.max_failed
+    started = time.perf_counter()
+    first = guarded(world.reward, seen, limit)
+    rate = ROWS / (time.perf_counter() - started)
+    again = guarded(world.reward, seen, limit)
+    measured = first.measured
+    finite = bool(first.values[measured].isfinite().all())
+    same = torch.equal(first.values, again.values)
+    total = first.total[:, None]
+    message = f"mean {total[measured].mean():.3f}, {int(measured.sum())} of {ROWS} measured"
+    yield _check("reward", finite and same, message, "not finite, or another value for the same samples")
+    dead = dead_rows(total, measured, torch.zeros(ROWS, dtype=torch.long, device=total.device)).all()
+    spread = "no two samples differ in reward: there is nothing to learn from yet" if dead else "samples differ in reward"
+    yield Check("groups", "warning" if dead else "ok", spread)
+    slow = "; the reward is the bottleneck" if rate < sampling else ""
+    speed = f"reward {rate:,.0f} samples/s, policy {sampling:,.0f} samples/s{slow}"
+    yield Check("throughput", "warning" if slow else "ok", speed)

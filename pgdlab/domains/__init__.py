@@ -1,0 +1,1 @@
+"""Domains: one file (or folder) each, its assets beside it."""

@@ -1,0 +1,216 @@
+"""Grey images in ten classes: what digits and fashion share."""
+
+from __future__ import annotations
+
+import functools
+import json
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pgdlab.diffusion.denoisers import Denoiser, DiffusersDenoiser
+from pgdlab.diffusion.schedules import DiffusersSchedule
+from pgdlab.diffusion.space import Dense, Space
+from pgdlab.domains.base import Domain
+from pgdlab.domains.pictures import picture
+from pgdlab.evaluation.images import copies, diversity, kid, nearest
+from pgdlab.rewards.learned import ASSETS, Classifier, load_classifier, predict
+
+SCHEDULER = {
+    "_class_name": "DDPMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_schedule": "squaredcos_cap_v2",
+    "prediction_type": "v_prediction",
+    "clip_sample": False,
+    "timestep_spacing": "trailing",
+}
+THIRDS = ("reward", "heldout", "features")
+REFERENCE_IMAGES = 2000
+
+
+def stratified(labels: Int[Tensor, " N"], parts: int, seed: int) -> list[Int[Tensor, " P"]]:
+    """Disjoint, exhaustive row numbers in `parts` parts with the same share of every class, drawn with seed."""
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    order = shuffled[labels[shuffled].argsort(stable=True)]
+    return [order[i::parts].sort().values for i in range(parts)]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageDomain(Domain):
+    """Images (B, 1, S, S), scaled to [-1, 1] for the denoiser and to [0, 1] for rewards and people.
+
+    prompts: the classes that training and evaluation draw from; 10 stands for "no class". weights: a folder with
+    diffusers' unet/ and scheduler/, or null for the base that ships. Splits: "train" and "test", and the stratified
+    disjoint thirds of train that the three classifiers see: "reward", "heldout", "features".
+    """
+
+    prompts: tuple[int, ...] = tuple(range(10))
+    weights: str | None = None
+    conditions: int = field(default=10, init=False)
+    name: str = field(init=False)
+    labels: tuple[str, ...] = field(init=False)
+    size: int = field(init=False)
+    channels: tuple[int, ...] = field(init=False)
+    dropout: float = field(default=0.0, init=False)
+    space: Space = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "space", Dense((1, self.size, self.size)))
+        unknown = [p for p in self.prompts if not 0 <= p <= self.conditions]
+        if unknown or not self.prompts:
+            raise ValueError(f"prompts is {list(self.prompts)}; classes are 0 to 9, and {self.conditions} means no class")
+
+    @abstractmethod
+    def images(self) -> tuple[Tensor, Int[Tensor, " N"], Int[Tensor, " M"]]:
+        """All samples (N, 1, S, S) in [-1, 1], their classes, and the rows of the test split."""
+
+    @abstractmethod
+    def has_data(self) -> bool:
+        """Whether images() can be called: what needs the data itself is left out where it cannot."""
+
+    @property
+    def folder_of_weights(self) -> Path:
+        """Where the base is read from, and where task=pretrain of the shipped base writes it."""
+        return ASSETS / self.name if self.weights is None else Path(self.weights).expanduser()
+
+    def fresh(self, generator: torch.Generator) -> Denoiser:
+        from diffusers import UNet2DModel
+
+        depth = len(self.channels)
+        with torch.random.fork_rng():
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            network = UNet2DModel(
+                sample_size=self.size, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=8,
+                block_out_channels=self.channels, down_block_types=("DownBlock2D",) * depth, dropout=self.dropout,
+                up_block_types=("UpBlock2D",) * depth, num_class_embeds=self.conditions + 1, attention_head_dim=8,
+            )  # fmt: skip
+        return DiffusersDenoiser(network, DiffusersSchedule(SCHEDULER))
+
+    def base(self) -> Denoiser:
+        from diffusers import UNet2DModel
+        from safetensors import SafetensorError
+
+        folder = self.folder_of_weights
+        again = f"Make it with `python run.py task=pretrain domain={self.name}`, or name another folder in domain.weights"
+        try:
+            scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+            network, found = UNet2DModel.from_pretrained(
+                folder, subfolder="unet", local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False,
+                output_loading_info=True,
+            )  # fmt: skip
+            schedule = DiffusersSchedule(scheduler)
+        except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+            raise ValueError(f"cannot load the base of {self.name} from {folder}: {error}. {again}") from error
+        has = (network.config["in_channels"], network.config["sample_size"], network.config["num_class_embeds"])
+        wanted = (1, self.size, self.conditions + 1)
+        if has != wanted or found["missing_keys"] or found["unexpected_keys"]:
+            raise ValueError(
+                f"{folder} is no base of {self.name}: (channels, size, classes + 1) is {has}, {wanted} is wanted; "
+                f"{len(found['missing_keys'])} weights missing, {len(found['unexpected_keys'])} unknown. {again}"
+            )
+        return DiffusersDenoiser(network.eval(), schedule)
+
+    @functools.cached_property
+    def _splits(self) -> dict[str, tuple[Tensor, Tensor]]:
+        sample, label, test = self.images()
+        keep = torch.ones(len(label), dtype=torch.bool).index_fill(0, test, False)
+        train = keep.nonzero().squeeze(1)
+        thirds = stratified(label[train], len(THIRDS), seed=1)
+        rows = {"train": train, "test": test} | {k: train[part] for k, part in zip(THIRDS, thirds, strict=True)}
+        return {name: (sample[r], label[r]) for name, r in rows.items()}
+
+    def data(self, split: str) -> tuple[Tensor, Int[Tensor, " N"]]:
+        if split not in ("train", "test", *THIRDS):
+            raise ValueError(f"split is {split!r}; {self.name} has train, test, {', '.join(THIRDS)}")
+        return self._splits[split]
+
+    def decode(self, sample: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B 1 S S"]:
+        return ((sample.float() + 1) / 2).clamp(0, 1)
+
+    @functools.cached_property
+    def _networks(self) -> tuple[Classifier, Classifier]:
+        return load_classifier(self.name, "features"), load_classifier(self.name, "heldout")
+
+    @functools.cached_property
+    def _reference(self) -> dict[str, Tensor]:
+        from safetensors.torch import load_file
+
+        path = ASSETS / self.name / "reference.safetensors"
+        if not path.exists():
+            raise ValueError(f"{path} is missing: make it with `python run.py task=classifiers domain={self.name}`")
+        return {name: x if x.dtype == torch.uint8 else x.float() for name, x in load_file(path).items()}
+
+    def write_reference(self, folder: Path | None = None) -> None:
+        """Writes what metrics() compares with: features of real images the feature network was not fitted on, half of
+        them unseen by the base too, and how near unseen real images are to the training images."""
+        from safetensors.torch import save_file
+
+        into = ASSETS / self.name if folder is None else folder
+        network, kept = load_classifier(self.name, "features", folder), {}
+        for name, split in (("train", "reward"), ("test", "test")):
+            sample, label = self.data(split)
+            rows = torch.randperm(len(label), generator=torch.Generator().manual_seed(2))[:REFERENCE_IMAGES].sort().values
+            kept[f"{name}_features"] = predict(network, self.decode(sample[rows]), features=True).half()
+            kept[f"{name}_labels"] = label[rows].to(torch.uint8)
+        seen, unseen = self.decode(self.data("train")[0]), self.decode(self.data("test")[0])
+        kept["nearest"] = nearest(unseen[:: max(1, len(unseen) // REFERENCE_IMAGES)], seen)
+        save_file(kept, into / "reference.safetensors")
+
+    @torch.no_grad()
+    def metrics(self, sample: Tensor, cond: Tensor) -> dict[str, float]:
+        """Real images of the prompted classes are what kid and diversity are compared with. Empty for one sample."""
+        if len(sample) < 2:
+            return {}
+        image, cond, real = self.decode(sample.detach().cpu()), cond.cpu(), self._reference
+        prompted = cond.unique() if int(cond.max()) < self.conditions else torch.arange(self.conditions)
+        train, test = (real[f"{s}_features"][torch.isin(real[f"{s}_labels"].long(), prompted)] for s in ("train", "test"))
+        network, judge = self._networks
+        features = predict(network, image, features=True)
+        out = {
+            "kid": kid(features, test),
+            "kid_real": kid(train, test),
+            "diversity": diversity(features),
+            "diversity_real": diversity(test),
+        }
+        named = cond < self.conditions
+        if named.any():
+            out["class_match"] = float((predict(judge, image[named]).argmax(1) == cond[named]).double().mean())
+        if self.has_data():
+            distance = nearest(image, self.decode(self.data("train")[0]))
+            near = {"nearest_distance": distance.mean(), "nearest_real": real["nearest"].mean()}
+            out |= {k: float(v) for k, v in near.items()} | {"copies": copies(distance, real["nearest"])}
+        return out
+
+    def show(self, rows: dict[str, Tensor], path: Path) -> None:
+        picture({title: self.decode(sample.detach().cpu()) for title, sample in rows.items()}, path)
+
+    def describe(self, cond: int) -> str:
+        """The name of a class, for captions."""
+        return "any" if cond == self.conditions else self.labels[cond]
+
+
+def read_idx(path: Path) -> Any:
+    """The array in a file of LeCun's IDX format, gzipped or not (the format is described at yann.lecun.com/exdb/mnist).
+
+    Raises ValueError where the file is missing, truncated or of another kind.
+    """
+    import gzip
+
+    import numpy as np
+
+    found = next((p for p in (path, path.with_name(path.name + ".gz")) if p.is_file()), None)
+    if found is None:
+        raise ValueError(f"there is no {path.name} or {path.name}.gz in {path.parent}")
+    try:
+        raw = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
+        shape = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(raw[3])]
+        if raw[:3] != b"\x00\x00\x08":
+            raise ValueError("its first bytes are not those of an IDX file of bytes")
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+    except (OSError, EOFError, IndexError, ValueError) as error:
+        raise ValueError(f"{found} is truncated or not in the IDX format: {error}") from error

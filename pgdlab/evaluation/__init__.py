@@ -1,0 +1,1 @@
+"""Measuring a policy: fresh samples, metrics, and what they say."""

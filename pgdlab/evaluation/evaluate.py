@@ -1,0 +1,104 @@
+"""Before and after on fresh noise: {base, raw, EMA} x {stochastic, ODE}."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pgdlab.diffusion.policy import ODE, Policy
+from pgdlab.evaluation.samples import evaluation_rollout
+from pgdlab.fit import load
+from pgdlab.noise import Noise, Stream
+from pgdlab.rewards.guard import guarded
+from pgdlab.rollout import Trajectory, initial_kl
+from pgdlab.trainers.base import World
+from pgdlab.trainers.policy_gradient import episode
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Samples of one policy and what they are worth, per sample and on the whole."""
+
+    trajectory: Trajectory
+    reward: Tensor
+    figures: dict[str, Any]
+
+
+def measure(world: World, policy: Policy) -> Measured:
+    """plan.eval_samples fresh samples of a policy: reward, held-out reward, exact KL, the domain's metrics.
+
+    kl_nats covers the stochastic steps (and rho); it is None where a deterministic step uses moved weights: such a
+    policy has no density relative to the reference.
+    """
+    noise = Noise(world.noise.seed, Stream.EVALUATE)
+    ode = not policy.stochastic_steps
+    trajectory = evaluation_rollout(world, policy, noise, reference=not ode, tuned_last=ode)
+    seen = episode(world, trajectory)
+    paid = guarded(world.reward, seen, world.plan.max_failed)
+    reward = paid.values.sum(1)
+    figures: dict[str, Any] = mean_and_error("reward", reward[paid.measured])
+    figures |= {f"reward/{name}": part[paid.measured].mean().item() for name, part in paid.parts.items()}
+    if world.heldout is not None:
+        figures |= mean_and_error("heldout", guarded(world.heldout, seen, world.plan.max_failed).values.sum(1))
+    rho = initial_kl(policy, world.reference, trajectory.cond).double()
+    exact = not ode or not policy.trains_denoiser
+    figures["kl_nats"] = (trajectory.kl.sum(1).double() + rho).mean().item() if exact else None
+    figures |= world.domain.metrics(trajectory.sample, trajectory.cond)
+    return Measured(trajectory, reward, figures)
+
+
+def mean_and_error(name: str, values: Tensor) -> dict[str, float]:
+    """Mean and its standard error."""
+    return {name: values.mean().item(), f"{name}_stderr": (values.std() / len(values) ** 0.5).item()}
+
+
+def evaluate(world: World, checkpoint: Path) -> dict[str, Measured]:
+    """base, raw and EMA weights under the training sampler (sde) and the deterministic one (ode).
+
+    Raises ValueError where the checkpoint does not fit the world's policy.
+    """
+    state = load(checkpoint)
+    results = {}
+    for name, policy in (("base", world.reference), ("raw", world.policy), ("ema", world.policy)):
+        if name != "base":
+            load_weights(policy, state["current_model_state" if name == "raw" else "state_dict"], checkpoint)
+        kinds = {"sde": policy} if policy.stochastic_steps else {}
+        for sampler, variant in (kinds | {"ode": policy.with_kernel(ODE)}).items():
+            results[f"{name}/{sampler}"] = measure(world, variant)
+    return results
+
+
+def load_weights(policy: Policy, state: dict[str, Tensor], path: Path) -> None:
+    """The policy's weights out of a module's state."""
+    own = {k.removeprefix("policy."): v for k, v in state.items() if k.startswith("policy.")}
+    try:
+        policy.load_state_dict(own)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise ValueError(f"{path} holds another model than this config's: {reason}") from error
+
+
+def headline(results: dict[str, Measured]) -> dict[str, Any]:
+    """reward_before, reward_after, ... of the training sampler with averaged weights, and the paired gain."""
+    kind = "sde" if "base/sde" in results else "ode"
+    before, after = results[f"base/{kind}"], results[f"ema/{kind}"]
+    gain = after.reward - before.reward
+    summary: dict[str, Any] = {}
+    for name in ("reward", "heldout"):
+        if name in after.figures:
+            summary |= {f"{name}_before": before.figures[name], f"{name}_after": after.figures[name]}
+    summary |= mean_and_error("reward_gain", gain)
+    return summary | {"kl_nats": after.figures["kl_nats"]}
+
+
+def timed(world: World, checkpoint: Path) -> tuple[dict[str, Measured], float]:
+    """evaluate(), and the seconds it took."""
+    started = time.perf_counter()
+    with torch.no_grad():
+        results = evaluate(world, checkpoint)
+    return results, time.perf_counter() - started

@@ -1,0 +1,48 @@
+"""Pictures of a run: samples before and after with the same noise, and the learning curve."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from pgdlab.evaluation.evaluate import Measured
+from pgdlab.runs import METRICS
+from pgdlab.trainers.base import World
+
+SHOWN = 40  # samples a grid
+
+
+def before_after(world: World, results: dict[str, Measured], folder: Path) -> Path:
+    """before_after.png: the same noise through the base and through the tuned policy (averaged weights)."""
+    kind = "sde" if "base/sde" in results else "ode"
+    rows = {}
+    for title, name in (("before", "base"), ("after", "ema")):
+        result = results[f"{name}/{kind}"]
+        rows[f"{title}: reward {result.figures['reward']:.3f}"] = result.trajectory.sample[:SHOWN]
+    world.domain.show(rows, folder / "before_after.png")
+    return folder / "before_after.png"
+
+
+def learning_curve(folder: Path) -> Path:
+    """learning_curve.png: reward (and held-out reward) and KL against reward queries, from metrics.csv."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with (folder / METRICS).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    panels = {"reward": ["reward", "heldout"], "nats from the base": ["kl_nats", "path_kl_nats", "initial_kl_nats"]}
+    panels = {t: [n for n in names if any(r.get(n) for r in rows)] for t, names in panels.items()}
+    panels = {title: names for title, names in panels.items() if names}
+    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.5), squeeze=False, layout="constrained")
+    for axis, (title, names) in zip(axes[0], panels.items(), strict=True):
+        for name in names:
+            known = [r for r in rows if r.get(name)]
+            axis.plot([float(r["queries"]) for r in known], [float(r[name]) for r in known], label=name)
+        axis.set(xlabel="reward queries", ylabel=title)
+        axis.legend(frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(folder / "learning_curve.png", dpi=120)
+    plt.close(figure)
+    return folder / "learning_curve.png"

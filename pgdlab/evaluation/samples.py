@@ -1,0 +1,40 @@
+"""Fresh samples of a policy, on noise that training never sees."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pgdlab.diffusion.policy import Policy
+from pgdlab.noise import Noise
+from pgdlab.rollout import Extras, Trajectory, rollout
+from pgdlab.trainers.base import World
+
+
+def evaluation_conditions(prompts: tuple[int, ...], count: int) -> Int[Tensor, " N"]:
+    """The prompts in turn: the same number of each, in an order that does not depend on the seed."""
+    return torch.tensor([prompts[i % len(prompts)] for i in range(count)])
+
+
+def evaluation_rollout(
+    world: World, policy: Policy, noise: Noise, reference: bool, tuned_last: bool = False
+) -> Trajectory:
+    """plan.eval_samples trajectories; the same noise for the same seed, whatever the policy."""
+    plan, cond = world.plan, evaluation_conditions(world.domain.prompts, world.plan.eval_samples)
+    extras = Extras(reference=reference, estimates=world.reward.needs_estimates(), tuned_last=tuned_last)
+    base = world.reference
+    if policy.kernel != base.kernel:
+        base = base.with_kernel(policy.kernel)
+    return rollout(policy, base, noise, 0, range(plan.eval_samples), cond, [], plan.rollout_batch, extras)
+
+
+def draw(world: World, count: int, noise: Noise) -> tuple[Float[Tensor, "N *D"], Int[Tensor, " N"]]:
+    """count samples of the world's policy, prompts in turn."""
+    cond = evaluation_conditions(world.domain.prompts, count)
+    with torch.no_grad():
+        trajectory = rollout(
+            world.policy, world.reference, noise, 0, range(count), cond, [], world.plan.rollout_batch,
+            Extras(tuned_last=True),
+        )  # fmt: skip
+    return trajectory.sample, trajectory.cond

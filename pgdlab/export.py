@@ -1,0 +1,49 @@
+"""Export: a folder that plain diffusers loads, or LoRA weights for peft, each with a card."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser, DiffusersDenoiser
+from pgdlab.diffusion.tuning import Adapted
+
+LOADING = """```python
+from diffusers import DDIMScheduler, UNet2DModel
+
+unet = UNet2DModel.from_pretrained("{name}", subfolder="unet")
+scheduler = DDIMScheduler.from_pretrained("{name}", subfolder="scheduler")
+```"""
+
+ADAPTERS = """```python
+from diffusers import UNet2DModel
+from peft import PeftModel
+
+unet = PeftModel.from_pretrained(UNet2DModel.from_pretrained("the base folder", subfolder="unet"), "{name}/lora")
+```"""
+
+
+def unwrapped(denoiser: Denoiser) -> Denoiser:
+    """The denoiser that holds the weights."""
+    return unwrapped(denoiser.denoiser) if isinstance(denoiser, ClassifierFreeGuidance) else denoiser
+
+
+def write_base(denoiser: Denoiser, folder: Path, facts: dict[str, Any]) -> None:
+    """Writes unet/ and scheduler/ (diffusers format; for adapters lora/ and scheduler/) and README.md."""
+    inner = unwrapped(denoiser)
+    adapted = isinstance(inner, Adapted)
+    network = inner.denoiser if isinstance(inner, Adapted) else inner
+    assert isinstance(network, DiffusersDenoiser)
+    network.network.save_pretrained(folder / ("lora" if adapted else "unet"), safe_serialization=True)
+    network.schedule.scheduler.save_pretrained(folder / "scheduler")
+    card(folder, facts, (ADAPTERS if adapted else LOADING).format(name=folder.name))
+
+
+def card(folder: Path, facts: dict[str, Any], loading: str) -> None:
+    """README.md: how it was made, how good it is, how to load it."""
+    command = f"python run.py {' '.join(sys.argv[1:])}".strip()
+    lines = [f"# {folder.resolve().parent.name}", "", "Made with pgdlab by", "", f"    {command}", "", "```json"]
+    lines += [json.dumps(facts, indent=2), "```", "", "Load it with", "", loading, ""]
+    (folder / "README.md").write_text("\n".join(lines))

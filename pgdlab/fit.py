@@ -1,0 +1,74 @@
+"""Runs a SteeringModule with Lightning: the one place where a lightning.Trainer is made."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.loggers import Logger
+
+from pgdlab.callbacks import Checkpoint, GracefulStop, Metrics, ProgressBar
+from pgdlab.compose import instantiate
+from pgdlab.loggers import resume_rows
+from pgdlab.module import SteeringModule
+
+LAST = Path("checkpoints") / "last.ckpt"
+
+
+def fit(module: SteeringModule, cfg: Any, folder: Path) -> lightning.Trainer:
+    """Trains for plan.iterations with checkpoints in folder/checkpoints/last.ckpt, from which cfg.resume continues.
+
+    cfg.runtime: lightning.Trainer with the machine's settings (accelerator, devices, strategy, precision). Raises
+    ValueError where the checkpoint to resume from is missing or broken. Afterwards the module holds averaged weights.
+    """
+    plan, updates = module.world.plan, module.algorithm.updates(module.world.plan)
+    done = int(load(folder / LAST)["current_model_state"]["iterations"]) if cfg.resume else 0
+    loggers: list[Logger] = instantiate(cfg.logger)(folder, cfg, resume_rows(folder, done))
+    callbacks = [
+        EMAWeightAveraging(decay=module.optimizer.ema_decay(plan.iterations * updates), use_buffers=False),
+        GracefulStop(),
+        Metrics(),
+        ProgressBar(plan.iterations),
+        Checkpoint(folder / LAST, plan.checkpoint_every, plan.iterations),
+    ]
+    trainer: lightning.Trainer = quiet(
+        instantiate(cfg.runtime),
+        max_epochs=plan.iterations,
+        logger=loggers,
+        callbacks=callbacks,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    trainer.fit(module, ckpt_path=folder / LAST if cfg.resume else None, weights_only=False)
+    return trainer
+
+
+def quiet(make: Callable[..., Any], **settings: Any) -> Any:
+    """Lightning's advice on workers and devices is not for loaders that yield indices."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for pattern in (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*lr_scheduler.step.*"):
+        warnings.filterwarnings("ignore", pattern)
+    warnings.filterwarnings("ignore", ".*Found .* module.* in eval mode.*")
+    return make(**settings)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint's contents. Raises ValueError where it is missing, truncated or not a checkpoint of this program."""
+    if not path.is_file():
+        raise ValueError(f"there is no checkpoint at {path}: the run stopped before its first one; start it anew")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:  # torch raises many kinds for a broken file
+        raise ValueError(f"{path} cannot be read ({error}); it is truncated or not a checkpoint") from error
+    if not isinstance(state, dict) or "iterations" not in state.get("current_model_state", {}):
+        raise ValueError(f"{path} is not a checkpoint of a pgdlab run")
+    return state
+

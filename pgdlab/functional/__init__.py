@@ -1,0 +1,1 @@
+"""Pure maths: every function states its equation and its source."""

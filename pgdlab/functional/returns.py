@@ -1,0 +1,104 @@
+"""Credit: returns, baselines, advantages. All in fp64: equal rewards must give exactly equal advantages."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Baseline = Literal["none", "mean", "leave_one_out", "group"]
+Scale = Literal["none", "batch_std", "group_std"]
+
+
+def reward_to_go(values: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:
+    """R_h = sum_{j >= h} r_j   (Sutton & Barto 2018, eq. 3.7 with gamma 1; the reward of the own action is included)."""
+    return values.double().flip(1).cumsum(1).flip(1)
+
+
+def strictly_later(costs: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:
+    """sum_{j > h} c_j: the cost that action h can still change."""
+    return reward_to_go(costs) - costs.double()
+
+
+def masked_mean(x: Float[Tensor, "B T"], measured: Bool[Tensor, " B"]) -> Float[Tensor, " T"]:
+    """Mean over the measured rows; 0 where there is none."""
+    weight = measured.double()[:, None]
+    return (torch.where(measured[:, None], x, 0.0) * weight).sum(0) / weight.sum().clamp(min=1)
+
+
+def group_sum(x: Float[Tensor, "B T"], groups: Int[Tensor, " B"]) -> Float[Tensor, "B T"]:
+    """For every row the sum over the rows of its group."""
+    total = x.new_zeros(int(groups.max()) + 1, x.shape[1]).index_add(0, groups, x)
+    return total[groups]
+
+
+def baseline(
+    returns: Float[Tensor, "B T"], measured: Bool[Tensor, " B"], groups: Int[Tensor, " B"], kind: Baseline
+) -> Float[Tensor, "B T"]:
+    """What a return is compared with, one value per row and step.
+
+    none: 0. mean: the batch's mean, the own row included (shrinks the gradient by 1 - 1/B). leave_one_out: the mean of
+    the other rows, unbiased (Kool et al. 2019, "Buy 4 REINFORCE samples"; Ahmadian et al. 2024, arXiv:2402.14740, eq. 7).
+    group: leave-one-out among the rows of the same group (same condition); GRPO's mean with the own row (Shao et al.
+    2024, arXiv:2402.03300) gives the same advantage times 1 - 1/G. Rows that were not measured enter no mean.
+    """
+    if kind == "none":
+        return torch.zeros_like(returns)
+    if kind == "mean":
+        return masked_mean(returns, measured).expand_as(returns)
+    same = groups if kind == "group" else torch.zeros_like(groups)
+    weight = measured.to(returns.dtype)[:, None]
+    masked = torch.where(measured[:, None], returns, 0.0)
+    others = group_sum(weight, same) - weight
+    total = group_sum(masked, same) - masked
+    # a row alone in its group has nothing to be compared with: its own return, so that its advantage is 0
+    return torch.where(others > 0, total / others.clamp(min=1), returns)
+
+
+def group_std(
+    returns: Float[Tensor, "B T"], measured: Bool[Tensor, " B"], groups: Int[Tensor, " B"]
+) -> Float[Tensor, "B T"]:
+    """Standard deviation (n - 1) among the measured rows of the same group, one value per row and step."""
+    weight = measured.to(returns.dtype)[:, None]
+    count = group_sum(weight, groups)
+    masked = torch.where(measured[:, None], returns, 0.0)
+    centred = torch.where(measured[:, None], masked - group_sum(masked, groups) / count.clamp(min=1), 0.0)
+    return (group_sum(centred.square(), groups) / (count - 1).clamp(min=1)).sqrt()
+
+
+def dead_rows(
+    returns: Float[Tensor, "B T"], measured: Bool[Tensor, " B"], groups: Int[Tensor, " B"], floor: float = 1e-9
+) -> Bool[Tensor, "B T"]:
+    """Rows whose group has (relatively) equal returns: nothing to learn from but rounding. floor is relative."""
+    size = torch.where(measured[:, None], returns, 0.0).abs()
+    scale = group_sum(size, groups) / group_sum(torch.ones_like(size), groups)
+    return group_std(returns, measured, groups) <= floor * (1 + scale)
+
+
+def advantages(
+    returns: Float[Tensor, "B T"],
+    measured: Bool[Tensor, " B"],
+    groups: Int[Tensor, " B"],
+    kind: Baseline = "leave_one_out",
+    scale: Scale = "none",
+) -> tuple[Float[Tensor, "B T"], float]:
+    """Centred returns, and the one scalar that the whole objective (reward and KL terms alike) is multiplied by.
+
+    scale none: 1. batch_std: 1 over the standard deviation of the first column's returns, detached: it changes the
+    units of the objective, not its optimum. group_std: every row divided by its group's std (GRPO): another objective,
+    which no KL weight repairs; scalar 1. Dead and unmeasured rows get exactly 0.
+    """
+    returns = returns.double()
+    advantage = returns - baseline(returns, measured, groups, kind)
+    if kind != "none":
+        compared = groups if kind == "group" or scale == "group_std" else torch.zeros_like(groups)
+        advantage = advantage.masked_fill(dead_rows(returns, measured, compared), 0.0)
+    advantage = advantage.masked_fill(~measured[:, None], 0.0)
+    if scale == "group_std":
+        return advantage / group_std(returns, measured, groups).clamp(min=1e-12), 1.0
+    if scale == "batch_std":
+        std = group_std(returns[:, :1], measured, torch.zeros_like(groups))[0].item()
+        return advantage, 1.0 / std if std > 1e-9 else 1.0
+    return advantage, 1.0

@@ -1,0 +1,192 @@
+"""The LightningModule: one epoch is one iteration (collect, then the minibatches)."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from pgdlab.trainers.base import Algorithm, Loss, Processes, World
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101), fused.
+
+    lr: the denoiser's; initial_lr: the initial distribution's. clip_norm: largest gradient norm, 0 for none.
+    ema_halflife: of the averaged weights, as a share of all updates. warmup: updates of linear warm-up; final_lr: the
+    share of the learning rate that a cosine decays to at the last update (1: constant).
+    """
+
+    lr: float = 1e-4
+    initial_lr: float = 1e-2
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    ema_halflife: float = 0.1
+    warmup: int = 0
+    final_lr: float = 1.0
+
+    def build(self, world: World) -> torch.optim.AdamW:
+        """An optimizer over exactly the parameters that train."""
+        groups = [
+            {"params": [p for p in part.parameters() if p.requires_grad], "lr": lr}
+            for part, lr in ((world.policy.denoiser, self.lr), (world.policy.initial, self.initial_lr))
+        ]
+        groups = [g for g in groups if g["params"]]
+        if not groups:
+            raise ValueError("nothing to train: set policy=full or policy=lora, or initial=diagonal or conditional")
+        betas = (self.beta1, self.beta2)
+        return torch.optim.AdamW(groups, betas=betas, weight_decay=self.weight_decay, fused=True)
+
+    def lr_factor(self, update: int, updates: int) -> float:
+        """What the learning rates are multiplied by at an update."""
+        ramp = min(1.0, (update + 1) / max(1, self.warmup))
+        return ramp * (self.final_lr + (1 - self.final_lr) * (1 + math.cos(math.pi * min(1.0, update / updates))) / 2)
+
+    def ema_decay(self, updates: int) -> float:
+        """Decay a step, so that the half-life is ema_halflife of all updates."""
+        return 0.5 ** (1 / max(1.0, self.ema_halflife * updates))
+
+
+class SteeringModule(lightning.LightningModule):
+    """Trains a World with an Algorithm. Works for pretraining too: the algorithm decides what an iteration is.
+
+    Everything random is keyed by the buffer `iterations`, so that a resumed run draws what the first one would have.
+    """
+
+    iterations: Tensor
+    queries: Tensor
+    evaluations: Tensor
+    seconds: Tensor
+
+    def __init__(self, world: World, algorithm: Algorithm, optimizer: AdamW) -> None:
+        super().__init__()
+        self.world, self.algorithm, self.optimizer = world, algorithm, optimizer
+        self.policy, self.penalty = world.policy, world.penalty
+        for name in ("iterations", "queries", "evaluations"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.long))
+        self.register_buffer("seconds", torch.zeros((), dtype=torch.float64))
+        self.experience: Any = None
+        self.history: list[dict[str, float]] = []
+        self.sums: dict[str, list[Any]] = {}
+        self.started = 0.0
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SteeringModule:
+        """For Lightning's weight averaging: copies what trains, shares what is frozen."""
+        memo |= {id(p): p for p in self.parameters() if not p.requires_grad}
+        memo |= {id(x): x for x in (self.world.reference, self.world.reward, self.world.heldout, self.world.domain)}
+        memo[id(self.experience)] = None
+        clone = self.__class__.__new__(self.__class__)
+        memo[id(self)] = clone
+        for key, value in self.__getstate__().items():  # Lightning's leaves the trainer out
+            clone.__dict__[key] = copy.deepcopy(value, memo)
+        return clone
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer.build(self.world)
+        if not self.optimizer.warmup and self.optimizer.final_lr == 1:
+            return optimizer
+        updates = self.world.plan.iterations * self.algorithm.updates(self.world.plan)
+        course = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: self.optimizer.lr_factor(k, updates))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": course, "interval": "step"}}
+
+    def train_dataloader(self) -> DataLoader[int]:
+        updates: Any = range(self.algorithm.updates(self.world.plan))
+        return DataLoader(updates, batch_size=None)
+
+    def on_fit_start(self) -> None:
+        """Eval mode unless pretraining: dropout at replay would move the ratio. What is not a submodule follows to the device."""
+        self.train(self.algorithm.dropout)
+        for part in (self.world.reference, self.world.reward, self.world.heldout):
+            if part is not None:
+                part.to(self.device).eval()
+        size = self.trainer.world_size
+        self.world.processes = Processes(self.global_rank, size, self.gather if size > 1 else lambda x: x)
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Rows of all processes, in order of rank."""
+        return self.all_gather(x).flatten(0, 1)  # type: ignore[union-attr]
+
+    def on_train_epoch_start(self) -> None:
+        self.started = time.perf_counter()
+        self.sums = {}
+        self.experience = self.algorithm.collect(self.world, int(self.iterations))
+
+    def training_step(self, update: int) -> Tensor:
+        """One optimiser step, however many passes its pairs take."""
+        pieces = self.algorithm.passes(self.experience, update, self.world)
+        if len(pieces) == 1:
+            return self.pass_loss(pieces[0])
+        return self.many_passes(pieces)
+
+    def many_passes(self, pieces: list[Any]) -> Tensor:
+        """A scalar whose gradient is the sum of the passes' gradients: sum_p <p, g_p>, g_p constant.
+
+        Lightning zeroes gradients between training_step and backward, so they are collected with autograd.grad here and
+        handed to the one backward that Lightning (and DDP's reduction, and clipping) sees. No pass: zero gradient.
+        """
+        trained = [p for p in self.policy.parameters() if p.requires_grad]
+        total = [torch.zeros_like(p) for p in trained]
+        for piece in pieces:
+            some = torch.autograd.grad(self.pass_loss(piece), trained, allow_unused=True)
+            used = [(t, g) for t, g in zip(total, some, strict=True) if g is not None]
+            torch._foreach_add_([t for t, _ in used], [g for _, g in used])
+        return torch.stack([(p * g).sum() for p, g in zip(trained, total, strict=True)]).sum()
+
+    def pass_loss(self, piece: Any) -> Tensor:
+        """The loss of one pass, times the number of processes: DDP averages gradients, the loss is a global sum."""
+        loss: Loss = self.algorithm.loss(self.experience, piece, self.world)
+        size = self.world.processes.size
+        for name, (total, count) in loss.logs.items():
+            self.add(name, total, count)
+        self.add("loss", loss.value, 0.0)  # a count of 0: averaged over the updates
+        return loss.value * size
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        """Lightning's hook; its own clipping refuses a fused optimizer under mixed precision. Logs the norm as it was."""
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(trained, self.optimizer.clip_norm or math.inf)
+        share = 1 / self.world.processes.size  # every process has the same, reduced gradient
+        self.add("gradient_norm", norm * share, share)
+
+    def add(self, name: str, total: Tensor, count: float) -> None:
+        """Adds to the sums that an iteration's logs are made of."""
+        entry = self.sums.setdefault(name, [0.0, 0.0])
+        entry[0], entry[1] = entry[0] + total.detach(), entry[1] + count
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """After the last update: counts and logs the iteration, before any callback asks for it."""
+        if batch_idx + 1 < self.algorithm.updates(self.world.plan):
+            return
+        experience = self.experience
+        self.iterations += 1
+        self.queries += experience.queries
+        self.evaluations += experience.evaluations
+        self.seconds += time.perf_counter() - self.started
+        self.history.append(dict(self.iteration_logs()))
+        self.experience = None
+
+    def iteration_logs(self) -> Iterator[tuple[str, float]]:
+        """What is logged of an iteration; names and formulas in docs/metrics.md."""
+        yield from self.experience.logs.items()
+        updates = self.algorithm.updates(self.world.plan)
+        for name in sorted(self.sums):
+            total, count = self.sums[name]
+            both = torch.tensor([float(total), float(count)], dtype=torch.float64, device=self.device)
+            if self.world.processes.size > 1:
+                both = self.gather(both[None]).sum(0)
+            yield f"train/{name}", (both[0] / (both[1] or updates)).item()
+        yield "iteration", float(self.iterations)
+        for name in ("queries", "evaluations", "seconds"):
+            yield name, float(getattr(self, name))
+

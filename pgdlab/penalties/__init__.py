@@ -1,0 +1,1 @@
+"""Penalties: what keeps the tuned policy near the pretrained one."""

@@ -1,0 +1,83 @@
+"""The path KL: sum over the denoising steps of the exact KL to the pretrained policy, and that of rho to its prior."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pgdlab.functional.returns import reward_to_go, strictly_later
+from pgdlab.penalties.base import Penalty
+from pgdlab.rollout import Trajectory
+
+
+class PathKL(Penalty):
+    """lambda sum_h KL(pi_h || pi_pre_h) + lambda_0 KL(rho || rho_pre), with its full gradient (docs/notation.md).
+
+    Form A: the exact KL of a step is differentiated, and the exact KL of strictly later steps enters its return. Form B:
+    the sampled log pi/pi_pre of this and later steps enters the return, nothing is differentiated (the per-token KL
+    reward of RLHF; more variance). coefficient: lambda, reward units per nat. initial_coefficient: lambda_0, lambda if
+    None. target: nats of path KL that the coefficient is steered to, beta *= 1 + gain clip(kl/target - 1, +-.2)
+    (Ziegler et al. 2019, arXiv:1909.08593, sec. 2.2); None keeps it fixed. lambda_0 keeps its ratio to lambda.
+    """
+
+    coefficient: Tensor
+
+    def __init__(
+        self,
+        *,
+        coefficient: float = 0.05,
+        initial_coefficient: float | None = None,
+        form: Literal["A", "B"] = "A",
+        target: float | None = None,
+        gain: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if coefficient < 0 or (target is not None and (target <= 0 or coefficient == 0)):
+            raise ValueError(
+                f"coefficient {coefficient}, target {target}: the coefficient must be at least 0, and above 0 "
+                "where a target steers it; the target must be above 0"
+            )
+        self.form, self.target, self.gain = form, target, gain
+        self.initial_ratio = 1.0 if initial_coefficient is None else initial_coefficient / max(coefficient, 1e-300)
+        self.fixed_initial = initial_coefficient if coefficient == 0 else None
+        self.register_buffer("coefficient", torch.tensor(coefficient, dtype=torch.float64))
+
+    @property
+    def initial_coefficient(self) -> Tensor:
+        if self.fixed_initial is not None:
+            return torch.full_like(self.coefficient, self.fixed_initial)
+        return self.coefficient * self.initial_ratio
+
+    def needs_reference(self) -> bool:
+        return bool(self.coefficient > 0)
+
+    def shape(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:
+        steps = len(trajectory.slot) - 1
+        if not self.needs_reference():
+            own = trajectory.initial_log_prob.new_zeros(len(trajectory.cond), steps).double()
+            later = own
+        elif self.form == "A":
+            own, later = trajectory.kl.double(), strictly_later(trajectory.kl)
+        else:
+            own, later = trajectory.log_ratio.double(), reward_to_go(trajectory.log_ratio)
+        first = self.coefficient * own.sum(1, keepdim=True)
+        if self.form == "B":
+            first = first + self.initial_coefficient * trajectory.initial_log_ratio.double()[:, None]
+        return torch.cat([first, self.coefficient * later], 1)
+
+    def cost(self, kl: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+        return self.coefficient * kl * (self.form == "A")
+
+    def initial_cost(self, kl: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        return self.initial_coefficient * kl * (self.form == "A")
+
+    def update(self, kl: float) -> None:
+        if self.target is not None:
+            error = min(max(kl / self.target - 1, -0.2), 0.2)
+            self.coefficient.mul_(1 + self.gain * error)
+
+    def logs(self) -> dict[str, float]:
+        return {"penalty/coefficient": self.coefficient.item()}

@@ -1,0 +1,1 @@
+"""Reward modules, and what wraps them."""

@@ -1,0 +1,93 @@
+"""Rewards made of rewards: a weighted sum, and a gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pgdlab.rewards.base import Episode, Paid, Reward, Score
+
+
+def named(name: str, value: Tensor, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A reward's value and its parts, under its name."""
+    return {name: value} | {f"{name}/{key}": part for key, part in parts.items()}
+
+
+class Sum(Reward):
+    """sum_k weight_k reward_k. rewards: name -> reward. weights: name -> weight, 1 where none is given.
+
+    Parts keep every reward's unweighted value under its name. Measured where all are.
+    """
+
+    def __init__(self, *, rewards: dict[str, Reward], weights: dict[str, float] | None = None) -> None:
+        super().__init__()
+        given = weights or {}
+        if not rewards or given.keys() - rewards.keys():
+            raise ValueError(f"weights names {sorted(given)}; the rewards of this sum are {sorted(rewards)}, at least one")
+        self.rewards = nn.ModuleDict(rewards)
+        self.weights = {name: float(given.get(name, 1.0)) for name in rewards}
+
+    def needs_estimates(self) -> bool:
+        return any(r.needs_estimates() for r in self._each().values())
+
+    def _each(self) -> dict[str, Reward]:
+        return {name: r for name, r in self.rewards.items() if isinstance(r, Reward)}
+
+    def score(self, sample: Any, cond: Tensor) -> Score:
+        scores = {name: r.score(sample, cond) for name, r in self._each().items()}
+        value = torch.stack([self.weights[name] * s.value for name, s in scores.items()]).sum(0)
+        measured = torch.stack([s.measured for s in scores.values()]).all(0)
+        return Score(value, measured, _merged({name: named(name, s.value, s.parts) for name, s in scores.items()}))
+
+    def forward(self, episode: Episode) -> Paid:
+        paid = {name: r(episode) for name, r in self._each().items()}
+        values = torch.stack([self.weights[name] * p.values for name, p in paid.items()]).sum(0)
+        initial = torch.stack([self.weights[name] * p.initial for name, p in paid.items()]).sum(0)
+        measured = torch.stack([p.measured for p in paid.values()]).all(0)
+        parts = _merged({name: named(name, p.total, p.parts) for name, p in paid.items()})
+        return Paid(values, initial, measured, parts)
+
+
+def _merged(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {key: part for group in groups.values() for key, part in group.items()}
+
+
+class Gate(Reward):
+    """reward where gate's value of the final sample is at least threshold, else 0 (a bad sample, yet a measured one).
+
+    Parts: the reward's own, "ungated" (its value), "gate" (the gate's value) and "open" (1 or 0).
+    """
+
+    def __init__(self, *, reward: Reward, gate: Reward, threshold: float = 0.5) -> None:
+        super().__init__()
+        self.reward, self.gate, self.threshold = reward, gate, threshold
+
+    def needs_estimates(self) -> bool:
+        return self.reward.needs_estimates()
+
+    def _parts(self, parts: Mapping[str, Tensor], value: Tensor, gate: Score) -> dict[str, Tensor]:
+        is_open = gate.value >= self.threshold
+        return {**parts, "ungated": value, "gate": gate.value, "open": is_open.to(value.dtype)}
+
+    def score(self, sample: Any, cond: Tensor) -> Score:
+        inner, gate = self.reward.score(sample, cond), self.gate.score(sample, cond)
+        is_open = gate.value >= self.threshold
+        # behind a closed gate it does not matter whether the reward could be measured
+        measured = gate.measured & (inner.measured | ~is_open)
+        value = torch.where(is_open, inner.value, 0.0)
+        return Score(value, measured, self._parts(inner.parts, inner.value, gate))
+
+    def forward(self, episode: Episode) -> Paid:
+        paid, gate = self.reward(episode), self.gate.score(episode.sample, episode.cond)
+        is_open = gate.value >= self.threshold
+        return replace(
+            paid,
+            values=torch.where(is_open[:, None], paid.values, 0.0),
+            initial=torch.where(is_open, paid.initial, 0.0),
+            measured=gate.measured & (paid.measured | ~is_open),
+            parts=self._parts(paid.parts, paid.total, gate),
+        )

@@ -1,0 +1,60 @@
+"""Rewards fail: they raise, or return NaN. A failure is counted and masked, and past a limit it stops the run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from pgdlab.rewards.base import Episode, Paid, Reward
+
+
+class RewardError(ValueError):
+    """Too many samples of an iteration could not be scored."""
+
+
+def guarded(reward: Reward, episode: Episode, max_failed: float) -> Paid:
+    """reward(episode) with failures masked: measured is False, and the value 0, where the scorer raised or was not finite.
+
+    Where a batch raises it is halved until the samples at fault stand alone, so that one bad sample costs only itself.
+    Raises RewardError where more than the share max_failed failed, with the first exception as its cause.
+    """
+    failures: list[Exception] = []
+    with torch.no_grad():
+        paid = _attempt(reward, episode, failures)
+    finite = paid.values.isfinite().all(1) & paid.initial.isfinite()
+    measured = paid.measured & finite
+    share = 1 - measured.double().mean().item()
+    if share > max_failed:
+        why = f"the first exception: {failures[0]!r}" if failures else "values were not finite or not measured"
+        raise RewardError(
+            f"reward {type(reward).__name__} failed on {share:.0%} of {len(episode)} samples (plan.max_failed allows "
+            f"{max_failed:.0%}); {why}. Mend the reward, or raise plan.max_failed to train on the rest"
+        ) from (failures[0] if failures else None)
+    values = torch.where(measured[:, None], paid.values, 0.0)
+    return replace(paid, values=values, initial=torch.where(measured, paid.initial, 0.0), measured=measured)
+
+
+def _attempt(reward: Reward, episode: Episode, failures: list[Exception]) -> Paid:
+    try:
+        return reward(episode)
+    except Exception as error:  # a scorer may raise anything; what it was is kept and reported
+        failures.append(error)
+    if len(episode) == 1:
+        zero = torch.zeros(1, episode.steps, dtype=torch.float64, device=episode.cond.device)
+        return Paid(zero, zero[:, 0], torch.zeros(1, dtype=torch.bool, device=zero.device), {})
+    half = len(episode) // 2
+    return _join(
+        [_attempt(reward, episode.rows(a, b), failures) for a, b in ((0, half), (half, len(episode)))]
+    )
+
+
+def _join(parts: list[Paid]) -> Paid:
+    names = sorted({name for p in parts for name in p.parts})
+    unknown = {name: [p.parts.get(name, torch.full_like(p.initial, torch.nan)) for p in parts] for name in names}
+    return Paid(
+        torch.cat([p.values for p in parts]),
+        torch.cat([p.initial for p in parts]),
+        torch.cat([p.measured for p in parts]),
+        {name: torch.cat(some) for name, some in unknown.items()},
+    )

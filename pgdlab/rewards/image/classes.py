@@ -1,0 +1,53 @@
+"""What a classifier makes of an image."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from pgdlab.rewards.base import Reward, Score
+from pgdlab.rewards.learned import load_classifier
+
+
+class ClassProbability(Reward):
+    """p(target | image) under a shipped classifier, 0 to 1; part "log_prob" in nats.
+
+    domain: whose classifier (digits, or as `_target_` writes its class). target: a class, or null for the class of each sample's own prompt. classifier: "reward"
+    to train on, "heldout" to judge by.
+    """
+
+    def __init__(
+        self, *, domain: str, target: int | None = None, classifier: Literal["reward", "heldout"] = "reward"
+    ) -> None:
+        super().__init__()
+        self.classifier, self.target = load_classifier(domain, classifier), target
+        self.classes = self.classifier.head.out_features
+        if target is not None and not 0 <= target < self.classes:
+            raise ValueError(f"target is {target}; {domain} has the classes 0 to {self.classes - 1}")
+
+    def score(self, sample: Float[Tensor, "B 1 S S"], cond: Tensor) -> Score:
+        log_prob = self.classifier(sample).log_softmax(1)
+        if self.target is not None:
+            chosen = log_prob[:, self.target]
+        elif bool((cond >= self.classes).any()):
+            raise ValueError("target is null, which is the class of the prompt, but a prompt here names no class")
+        else:
+            chosen = log_prob.gather(1, cond[:, None]).squeeze(1)
+        return Score.of(chosen.exp(), log_prob=chosen)
+
+
+class AnyClass(Reward):
+    """Being a clear example of any class: confidence minus confusion, the largest probability minus the next, 0 to 1.
+
+    Parts: "confidence" and "confusion". domain, classifier: as in ClassProbability.
+    """
+
+    def __init__(self, *, domain: str, classifier: Literal["reward", "heldout"] = "reward") -> None:
+        super().__init__()
+        self.classifier = load_classifier(domain, classifier)
+
+    def score(self, sample: Float[Tensor, "B 1 S S"], cond: Tensor) -> Score:
+        first, second = self.classifier(sample).softmax(1).topk(2, 1).values.unbind(1)
+        return Score.of(first - second, confidence=first, confusion=second)

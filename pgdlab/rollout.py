@@ -1,0 +1,190 @@
+"""Rollout and replay: trajectories of the denoising MDP, and their Gaussians again with gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pgdlab.diffusion.policy import Policy
+from pgdlab.functional.gaussian import Gaussian, kl, kl_same_std, log_prob
+from pgdlab.noise import Noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectory:
+    """B trajectories, rows first, one preallocated tensor a field; H steps, of which K are kept for training.
+
+    states holds only the M states that the kept steps need: state h is states[:, slot[h]] where slot[h] >= 0, and
+    action h is state h + 1. log_prob is that of the stored (rounded) actions. kl and log_ratio (sampled
+    log pi/pi_pre) cover all H steps, kept or not, 0 at deterministic ones; they and reference_mean are empty (0 columns)
+    unless the reference was asked for. estimates: the reference's x0 estimates of states 0..H-1, or empty.
+    """
+
+    cond: Tensor
+    states: Float[Tensor, "B M *D"]
+    sample: Float[Tensor, "B *D"]
+    initial: Float[Tensor, "B *D"]
+    log_prob: Float[Tensor, "B K"]
+    initial_log_prob: Float[Tensor, " B"]
+    reference_mean: Float[Tensor, "B R *D"]
+    kl: Float[Tensor, "B H0"]
+    log_ratio: Float[Tensor, "B H0"]
+    initial_log_ratio: Float[Tensor, " B"]
+    estimates: Float[Tensor, "B E *D"]
+    kept: tuple[int, ...]
+    slot: tuple[int, ...]
+
+    def to(self, device: torch.device) -> Trajectory:
+        """All tensors on a device."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Trajectory(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()})
+
+
+def concatenate(parts: list[Trajectory]) -> Trajectory:
+    """Trajectories of the same kept steps, one after another."""
+    if len(parts) == 1:
+        return parts[0]
+    tensors = [f.name for f in fields(Trajectory) if f.name not in ("kept", "slot")]
+    return replace(parts[0], **{name: torch.cat([getattr(p, name) for p in parts]) for name in tensors})
+
+
+def slots(kept: list[int], steps: int) -> tuple[int, ...]:
+    """Where state h is stored, -1 where it is not: the states before and after every kept step."""
+    needed = sorted({h for k in kept for h in (k, k + 1)})
+    return tuple(needed.index(h) if h in needed else -1 for h in range(steps + 1))
+
+
+class Extras(NamedTuple):
+    """What a rollout computes besides the samples. Each costs a reference pass a step.
+
+    reference: KL, log-ratio and the reference's means at kept steps. estimates: the reference's x0 estimates.
+    tuned_last: take deterministic steps with the tuned network instead of the reference.
+    """
+
+    reference: bool = False
+    estimates: bool = False
+    tuned_last: bool = False
+
+
+@torch.no_grad()
+def rollout(
+    policy: Policy, reference: Policy, noise: Noise, iteration: int, index: range, cond: Tensor,
+    kept: list[int], batch: int, extras: Extras = Extras(),
+) -> Trajectory:  # fmt: skip
+    """Samples the trajectories of the global sample indices `index` under cond (B, ...), `batch` rows at a time.
+
+    Deterministic steps are taken by the frozen reference (they have no density, and an infinite KL once their network
+    moves) unless extras.tuned_last.
+    """
+    parts = []
+    for start in range(0, len(index), batch):
+        rows = index[start : start + batch]
+        drawn = noise.normal(iteration, rows, policy.steps + 1, policy.space.shape)
+        some = cond[start : start + len(rows)]
+        drawn = drawn.to(device=policy.std.device, dtype=dtype_of(policy))
+        parts.append(_Sampler(policy, reference, some.to(policy.std.device), kept, extras).run(drawn))
+    return concatenate(parts)
+
+
+def dtype_of(policy: Policy) -> torch.dtype:
+    """The dtype of states: fp64 where the policy's parameters are, else fp32 (never less: scores need it)."""
+    double = any(p.dtype == torch.float64 for p in policy.parameters())
+    return torch.float64 if double else torch.float32
+
+
+class _Sampler:
+    """One batch of a rollout."""
+
+    def __init__(self, policy: Policy, reference: Policy, cond: Tensor, kept: list[int], extras: Extras) -> None:
+        self.policy, self.reference, self.cond, self.kept, self.extras = policy, reference, cond, kept, extras
+        self.slot = slots(kept, policy.steps)
+
+    def run(self, drawn: Float[Tensor, "B S *D"]) -> Trajectory:
+        policy, cond, steps = self.policy, self.cond, self.policy.steps
+        shape, rows = policy.space.shape, len(cond)
+        rho, prior = policy.initial(cond), self.reference.initial(cond)
+        x = rho.sample(policy.space.project(drawn[:, 0], cond)).to(drawn.dtype)
+        scored = steps if self.extras.reference else 0
+        out = Trajectory(
+            cond=cond, initial=x, kept=tuple(self.kept), slot=self.slot,
+            states=drawn.new_empty(rows, max(self.slot) + 1, *shape), sample=x,
+            log_prob=drawn.new_empty(rows, len(self.kept)),
+            initial_log_prob=log_prob(rho, x, policy.space, cond),
+            initial_log_ratio=log_prob(rho, x, policy.space, cond) - log_prob(prior, x, policy.space, cond),
+            reference_mean=drawn.new_empty(rows, len(self.kept) if scored else 0, *shape),
+            kl=drawn.new_zeros(rows, scored), log_ratio=drawn.new_zeros(rows, scored),
+            estimates=drawn.new_empty(rows, steps if self.extras.estimates else 0, *shape),
+        )  # fmt: skip
+        self.store(out, x, 0)
+        for h in range(steps):
+            x = self.advance(out, x, h, drawn[:, h + 1])
+            self.store(out, x, h + 1)
+        return replace(out, sample=x)
+
+    def store(self, out: Trajectory, x: Tensor, h: int) -> None:
+        if self.slot[h] >= 0:
+            out.states[:, self.slot[h]] = x
+
+    def advance(self, out: Trajectory, x: Tensor, h: int, drawn: Tensor) -> Tensor:
+        """One step; scores the action as stored."""
+        policy, cond, stochastic = self.policy, self.cond, h in self.policy.stochastic_steps
+        at = torch.full((len(x),), h, device=x.device)
+        compared = self.extras.estimates or (self.extras.reference and stochastic)
+        base = self.reference.estimate(x, at, cond) if compared or not stochastic else None
+        if self.extras.estimates:
+            out.estimates[:, h] = base
+        own = stochastic or self.extras.tuned_last
+        g = policy(x, at, cond) if own else policy.step(x, base, at)
+        action = g.sample(policy.space.project(drawn, cond))
+        if not stochastic:
+            return action
+        score = log_prob(g, action, policy.space, cond)
+        if h in self.kept:
+            out.log_prob[:, self.kept.index(h)] = score
+        if self.extras.reference:
+            pre = policy.step(x, base, at)
+            out.kl[:, h] = kl_same_std(g.mean, pre.mean, g.std, policy.space, cond)
+            out.log_ratio[:, h] = score - log_prob(pre, action, policy.space, cond)
+            if h in self.kept:
+                out.reference_mean[:, self.kept.index(h)] = pre.mean
+        return action
+
+
+class Pairs(NamedTuple):
+    """P (trajectory, step) pairs: rows and columns into Trajectory.log_prob and .reference_mean, each (P,)."""
+
+    row: Int[Tensor, " P"]
+    column: Int[Tensor, " P"]
+
+
+def all_pairs(rows: Int[Tensor, " R"], kept: int) -> Pairs:
+    """Every kept step of the given trajectories."""
+    column = torch.arange(kept, device=rows.device)
+    return Pairs(rows.repeat_interleave(kept), column.repeat(len(rows)))
+
+
+def split(pairs: Pairs, size: int) -> Iterator[Pairs]:
+    """The pairs, `size` at a time."""
+    for row, column in zip(pairs.row.split(size), pairs.column.split(size), strict=True):
+        yield Pairs(row, column)
+
+
+def replay(policy: Policy, trajectory: Trajectory, pairs: Pairs) -> tuple[Gaussian, Float[Tensor, " P"]]:
+    """The Gaussians of any set of pairs in one network forward, and the log-probabilities of the stored actions."""
+    device = trajectory.states.device
+    kept = torch.tensor(trajectory.kept, device=device)
+    slot = torch.tensor(trajectory.slot, device=device)
+    h = kept[pairs.column]
+    cond = trajectory.cond[pairs.row]
+    g = policy(trajectory.states[pairs.row, slot[h]], h, cond)
+    return g, log_prob(g, trajectory.states[pairs.row, slot[h + 1]], policy.space, cond)
+
+
+def initial_kl(policy: Policy, reference: Policy, cond: Tensor) -> Float[Tensor, " B"]:
+    """KL(rho || rho_pre) under each condition, in nats."""
+    return kl(policy.initial(cond), reference.initial(cond), policy.space, cond)

@@ -1,0 +1,249 @@
+"""What a YAML node may say: `_target_` and the keyword arguments of that class, checked against its own signature.
+
+Defaults and types live in the classes. hydra-zen reads the defaults, `typing` the annotations; here both meet the YAML.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+Node = dict[str, Any]
+RESERVED = ("_target_", "_partial_")
+
+
+class ConfigError(ValueError):
+    """A mistake in a configuration: names the key, what was given, what is allowed and the nearest name."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """' Did you mean x?' where something similar is known, and the sorted known names."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return (f" Did you mean {close[0]}?" if close else "") + f" Known: {', '.join(names) or 'none'}."
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """The keyword arguments of a target. defaults: as plain YAML values; open: whether it takes any further keyword."""
+
+    name: str
+    target: Callable[..., Any]
+    hints: Mapping[str, Any]
+    keys: tuple[str, ...]
+    defaults: Mapping[str, Any]
+    open: bool
+
+
+@functools.cache
+def schema(path: str) -> Schema:
+    """The schema of an importable class or function. Raises ImportError where there is none."""
+    from hydra_zen import builds
+
+    module, _, name = path.rpartition(".")
+    target = getattr(importlib.import_module(module or "builtins"), name, None)
+    if not callable(target):
+        raise ImportError(f"{module} has no class or function {name}")
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except ValueError:  # written in C (datetime.timedelta): nothing is known about its arguments
+        return Schema(name, target, {}, (), {}, open=True)
+    config = OmegaConf.structured(builds(target, populate_full_signature=True))
+    defaults = OmegaConf.to_container(config, throw_on_missing=False)
+    assert isinstance(defaults, dict)
+    plain = {str(k): v for k, v in plainly(defaults).items() if k not in RESERVED and v != MISSING}
+    keys = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+    # a dataclass resolves each field in the module that declared it; an __init__ in its own module
+    annotated = target.__init__ if isinstance(target, type) and not dataclasses.is_dataclass(target) else target
+    is_open = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return Schema(name, target, typing.get_type_hints(annotated), keys, plain, is_open)
+
+
+def plainly(value: Any) -> Any:
+    """Lists, dicts and scalars only: what YAML can hold."""
+    if isinstance(value, dict):
+        return {k: plainly(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plainly(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def is_node(value: Any) -> bool:
+    """Whether value is a mapping with a `_target_`."""
+    return isinstance(value, dict) and "_target_" in value
+
+
+def schema_of(node: Node, key: str) -> Schema:
+    """The schema that node must obey."""
+    try:
+        return schema(str(node["_target_"]))
+    except ImportError as error:
+        raise ConfigError(f"{key}._target_ is {node['_target_']!r}, which cannot be imported: {error}") from error
+
+
+def complete(value: Any, key: str = "") -> Any:
+    """Fills in every default of every node in value, and refuses keys that its class does not take."""
+    if isinstance(value, list):
+        return [complete(v, f"{key}[{i}]") for i, v in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    spec = schema_of(value, key) if is_node(value) else None
+    defaults = spec.defaults if spec else {}
+    if spec and not spec.open:
+        for name in value.keys() - {*spec.keys, *RESERVED}:
+            hint = nearest(f"{key}.{name}", (f"{key}.{k}" for k in spec.keys))
+            raise ConfigError(f"{key}.{name} is {value[name]!r}, but {spec.name} has no {name!r}.{hint}")
+    named = {k: value[k] for k in RESERVED if k in value}
+    filled = {**named, **defaults, **{k: under(defaults.get(k), v) for k, v in value.items()}}
+    return {k: complete(v, f"{key}.{k}" if key else str(k)) for k, v in filled.items()}
+
+
+def under(default: Any, value: Any) -> Any:
+    """Value, where it only states what differs from a default that is itself a node."""
+    differs = isinstance(value, dict) and is_node(default) and not is_node(value)
+    return {**default, **value} if differs else value
+
+
+def check(value: Any, key: str = "") -> None:
+    """Raises ConfigError where a node lacks a required argument or an argument is not of its annotated type."""
+    for name, child, full in children(value, key):
+        check(child, full)
+        hint = schema_of(value, key).hints.get(name, Any) if is_node(value) and name not in RESERVED else Any
+        if not fits(child, hint):
+            near = difflib.get_close_matches(str(child), map(str, literals(hint)), n=1, cutoff=0.5)
+            did = f". Did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"{full} is {child!r}; {schema_of(value, key).name} takes {describe(hint)}{did}")
+    if is_node(value) and value.get("_partial_") is not True:
+        spec = schema_of(value, key)
+        for name in (k for k in spec.keys if k not in value):
+            takes = describe(spec.hints.get(name, Any))
+            raise ConfigError(f"{key}.{name} is missing; {spec.name} needs it ({takes})")
+
+
+def children(value: Any, key: str) -> Iterator[tuple[str, Any, str]]:
+    """(name, child, full key) of every item of a mapping or list."""
+    if isinstance(value, dict):
+        yield from ((str(k), v, f"{key}.{k}" if key else str(k)) for k, v in value.items())
+    elif isinstance(value, list):
+        yield from ((str(i), v, f"{key}[{i}]") for i, v in enumerate(value))
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value may be passed where hint is annotated. An int is a float; a bool is no number."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or isinstance(hint, typing.TypeVar):
+        return True
+    if origin is Literal:
+        return any(value == a and type(value) is type(a) for a in args)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, a) for a in args)
+    if isinstance(value, list):
+        return fits_list(value, origin or hint, args)
+    if is_node(value):
+        return node_fits(value, origin or hint)
+    if isinstance(value, dict):
+        items = args[1] if len(args) == 2 else Any
+        return is_a(dict, origin or hint) and all(fits(v, items) for v in value.values())
+    accepted = {float: (int, float), Path: (str,), type(None): (type(None),)}.get(hint, (hint,))
+    return type(value) in accepted
+
+
+def fits_list(value: list[Any], kind: Any, args: tuple[Any, ...]) -> bool:
+    """Whether a YAML list may stand for a list, a tuple or a sequence."""
+    if kind is tuple and args and args[-1] is not Ellipsis:
+        return len(value) == len(args) and all(fits(v, a) for v, a in zip(value, args, strict=True))
+    return (kind is tuple or is_a(list, kind)) and all(fits(v, args[0] if args else Any) for v in value)
+
+
+def node_fits(node: Node, kind: Any) -> bool:
+    """Whether what the node makes can be a `kind`: functions and partials are taken on trust."""
+    target = schema(str(node["_target_"])).target
+    return node.get("_partial_") is True or not isinstance(target, type) or is_a(target, kind)
+
+
+def is_a(cls: type, kind: Any) -> bool:
+    """issubclass, and True for what cannot tell (a Protocol that is not runtime checkable)."""
+    try:
+        return issubclass(cls, kind)
+    except TypeError:
+        return True
+
+
+def literals(hint: Any) -> tuple[Any, ...]:
+    """The values that a Literal, or a union of them, allows."""
+    if typing.get_origin(hint) is Literal:
+        return typing.get_args(hint)
+    return tuple(v for a in typing.get_args(hint) for v in literals(a))
+
+
+def describe(hint: Any) -> str:
+    """A type as a reader would write it; the choices of all its Literals together."""
+    union = typing.get_origin(hint) in (Union, types.UnionType)
+    parts = typing.get_args(hint) if union else (hint,)
+    words = [type_name(a) for a in parts if not literals(a)]
+    choices = list(dict.fromkeys(repr(c) for c in literals(hint)))
+    return " or ".join([*([f"one of {', '.join(choices)}"] if choices else []), *words])
+
+
+def type_name(hint: Any) -> str:
+    """int, null, tuple[int, ...]."""
+    if hint is type(None):
+        return "null"
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+
+
+def instantiate(node: DictConfig | Node | None, **given: Any) -> Any:
+    """Makes what a completed node describes; given: arguments that only the running program has: a `_partial_`
+    node is called once they are there. None stays None.
+
+    Hydra's own instantiate is not used: it deep-copies what it is given, turns dataclasses into dicts and hands lists to
+    fields that are tuples. Raises ConfigError naming the node where a constructor raises ValueError.
+    """
+    if isinstance(node, DictConfig):
+        key = str(node._get_full_key(None))
+        return build(OmegaConf.to_container(node, resolve=True), key, given)
+    return build(node, "", given)
+
+
+def build(value: Any, key: str, given: Mapping[str, Any]) -> Any:
+    """The object of a node, the items of a list or mapping, or the value itself."""
+    made = {name: build(child, full, {}) for name, child, full in children(value, key) if name not in RESERVED}
+    if isinstance(value, list):
+        return list(made.values())
+    if not is_node(value):
+        return made if isinstance(value, dict) else value
+    spec = schema_of(value, key)
+    arguments = {name: typed(child, spec.hints.get(name, Any)) for name, child in made.items()} | dict(given)
+    if value.get("_partial_") is True and not given:
+        return functools.partial(spec.target, **arguments)
+    try:
+        return spec.target(**arguments)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{key} ({spec.name}): {error}" if key else f"{spec.name}: {error}") from error
+
+
+def typed(value: Any, hint: Any) -> Any:
+    """Value as its annotation wants it: a tuple, a float or a Path where YAML has a list, an int or a string."""
+    alternatives = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+    kinds = {typing.get_origin(a) or a: typing.get_args(a) for a in alternatives}
+    if isinstance(value, list):
+        as_tuple = list not in kinds and (tuple in kinds or Sequence in kinds)
+        args = next((kinds[k] for k in (list, tuple, Sequence) if kinds.get(k)), (Any,))
+        each = args if len(args) == len(value) and args[-1] is not Ellipsis else (args[0],) * len(value)
+        items = [typed(v, a) for v, a in zip(value, each, strict=True)]
+        return tuple(items) if as_tuple else items
+    if type(value) is int and float in kinds and int not in kinds:
+        return float(value)
+    return Path(value) if isinstance(value, str) and Path in kinds and str not in kinds else value

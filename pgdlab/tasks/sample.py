@@ -1,0 +1,27 @@
+"""task=sample: samples of a run's policy (resume=runs/<name>) or of the domain's base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pgdlab.build import build_world
+from pgdlab.evaluation.evaluate import load_weights
+from pgdlab.evaluation.samples import draw
+from pgdlab.fit import LAST, load
+from pgdlab.noise import Noise, Stream
+from pgdlab.runs import run_folder
+
+
+def main(cfg: Any) -> None:
+    """Writes samples.png and samples.pt (plan.eval_samples rows and their conditions) to the run folder."""
+    world = build_world(cfg)
+    folder = run_folder(cfg)
+    if cfg.resume:
+        load_weights(world.policy, load(Path(cfg.resume) / LAST)["state_dict"], Path(cfg.resume) / LAST)
+    sample, cond = draw(world, world.plan.eval_samples, Noise(cfg.seed, Stream.EVALUATE))
+    torch.save({"sample": sample, "cond": cond}, folder / "samples.pt")
+    world.domain.show({"samples": sample[:64]}, folder / "samples.png")
+    print(f"{len(sample)} samples in {folder / 'samples.pt'}; the first {min(64, len(sample))} in {folder / 'samples.png'}")

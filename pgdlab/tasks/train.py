@@ -1,0 +1,82 @@
+"""task=train: steers the domain's base toward the reward, and shows what changed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from pgdlab.build import build_module
+from pgdlab.doctor import examine, require
+from pgdlab.evaluation.evaluate import Measured, headline, timed
+from pgdlab.evaluation.pictures import before_after, learning_curve
+from pgdlab.fit import LAST, fit
+from pgdlab.module import SteeringModule
+from pgdlab.runs import SUMMARY, run_folder, save_config, versions, write_json
+from pgdlab.tasks.doctor import table
+
+
+def main(cfg: Any) -> None:
+    """Doctor, training, evaluation, pictures, summary."""
+    started = time.perf_counter()
+    module = build_module(cfg)
+    folder = run_folder(cfg)
+    if not cfg.resume:
+        save_config(cfg, folder)
+        findings = examine(module)
+        table(findings)
+        require(findings)
+    trainer = fit(module, cfg, folder)
+    if not trainer.is_global_zero:
+        return
+    if int(module.iterations) < module.world.plan.iterations:
+        print(f"stopped after iteration {int(module.iterations)}; go on with: python run.py resume={folder}")
+        return
+    results, seconds = timed(module.world, folder / LAST)
+    summary = summarise(cfg, module, results) | {
+        "evaluation_seconds": seconds,
+        "seconds": time.perf_counter() - started,
+    }
+    write_json(summary, folder / SUMMARY)
+    pictures = [before_after(module.world, results, folder), learning_curve(folder)]
+    for logger in trainer.loggers:
+        publish(logger, pictures, summary, int(module.iterations))
+    print(sentence(summary, folder))
+
+
+def summarise(cfg: Any, module: SteeringModule, results: dict[str, Measured]) -> dict[str, Any]:
+    """summary.json: the headline, what it cost, and every evaluation; names in docs/metrics.md."""
+    return headline(results) | {
+        "reward_queries": int(module.queries),
+        "network_evaluations": int(module.evaluations),
+        "training_seconds": float(module.seconds),
+        "iterations": int(module.iterations),
+        "seed": cfg.seed,
+        "evaluation_samples": module.world.plan.eval_samples,
+        "evaluations": {name: result.figures for name, result in results.items()},
+        "versions": versions(),
+    }
+
+
+def publish(logger: Any, pictures: list[Path], summary: dict[str, Any], step: int) -> None:
+    """Pictures and the headline figures to loggers that take them."""
+    from lightning.pytorch.loggers import WandbLogger
+
+    if isinstance(logger, WandbLogger):
+        for picture in pictures:
+            logger.log_image(picture.stem, [str(picture)])
+        logger.experiment.summary.update({k: v for k, v in summary.items() if isinstance(v, (int, float))})
+    logger.finalize("success")
+
+
+def sentence(summary: dict[str, Any], folder: Path) -> str:
+    """What happened, and where to look, in three lines."""
+    kl = "" if summary["kl_nats"] is None else f", {summary['kl_nats']:.2f} nats from the base"
+    held = f"; held out {summary['heldout_before']:.3f} -> {summary['heldout_after']:.3f}" if "heldout_after" in summary else ""
+    error = 1.96 * summary["reward_gain_stderr"]
+    return (
+        f"reward {summary['reward_before']:.3f} -> {summary['reward_after']:.3f} (+-{error:.3f}){held}{kl}\n"
+        f"{summary['reward_queries']:,} reward queries, {summary['network_evaluations']:,} network evaluations, "
+        f"{summary['seconds']:.0f} s\n"
+        f"look at {folder / 'before_after.png'} and {folder / 'learning_curve.png'}; figures in {folder / SUMMARY}"
+    )

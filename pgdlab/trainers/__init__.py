@@ -1,0 +1,1 @@
+"""Training algorithms: one a file, over one base."""

@@ -1,0 +1,88 @@
+"""The seam of training algorithms: collect an experience, cut it into minibatches and passes, state the loss."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pgdlab.diffusion.policy import Policy
+from pgdlab.domains.base import Domain
+from pgdlab.noise import Noise
+from pgdlab.penalties.base import Penalty
+from pgdlab.plan import Plan
+from pgdlab.rewards.base import Reward
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that share the work. gather: (n, ...) of each -> (size n, ...) in order of rank."""
+
+    rank: int = 0
+    size: int = 1
+    gather: Callable[[Tensor], Tensor] = field(default=lambda x: x)
+
+    def share(self, total: int) -> range:
+        """The indices of 0..total-1 that this process owns: equal, contiguous parts."""
+        if total % self.size:
+            raise ValueError(f"{total} samples do not divide among {self.size} processes")
+        part = total // self.size
+        return range(self.rank * part, (self.rank + 1) * part)
+
+
+@dataclass
+class World:
+    """What an algorithm works with."""
+
+    domain: Domain
+    policy: Policy
+    reference: Policy
+    reward: Reward
+    heldout: Reward | None
+    penalty: Penalty
+    plan: Plan
+    noise: Noise
+    processes: Processes = field(default_factory=Processes)
+
+    @property
+    def device(self) -> torch.device:
+        return self.policy.std.device
+
+
+@dataclass(frozen=True)
+class Loss:
+    """value: to be minimised, summed over this pass and already divided by global counts, so that passes and processes
+    add up. logs: name -> (sum, count), added up likewise."""
+
+    value: Tensor
+    logs: dict[str, tuple[Tensor, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Algorithm(ABC):
+    """One iteration: collect(), then for every update k the passes of its minibatch, each with a loss().
+
+    dropout: whether the network is trained with its dropout on; never where a ratio of densities is taken.
+    """
+
+    dropout: ClassVar[bool] = False
+
+    @abstractmethod
+    def updates(self, plan: Plan) -> int:
+        """Optimiser steps an iteration."""
+
+    @abstractmethod
+    def collect(self, world: World, iteration: int) -> Any:
+        """The iteration's experience; it has `logs: dict[str, float]`, `queries` and `evaluations`, all global."""
+
+    @abstractmethod
+    def passes(self, experience: Any, update: int, world: World) -> list[Any]:
+        """This process's part of minibatch `update`, cut into pieces that fit one forward and backward pass. May be empty."""
+
+    @abstractmethod
+    def loss(self, experience: Any, piece: Any, world: World) -> Loss:
+        """The loss of one piece."""

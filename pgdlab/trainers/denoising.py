@@ -1,0 +1,104 @@
+"""The denoising loss, and the two algorithms that are nothing but it: pretraining, and reward-weighted regression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pgdlab.diffusion.denoisers import Denoiser
+from pgdlab.diffusion.schedules import DiffusersSchedule
+from pgdlab.functional.gaussian import expand
+from pgdlab.plan import Plan
+from pgdlab.trainers.base import Algorithm, Loss, World
+
+
+def denoising_loss(
+    denoiser: Denoiser,
+    x0: Float[Tensor, "B *D"],
+    t: Int[Tensor, " B"],
+    noise: Float[Tensor, "B *D"],
+    cond: Tensor,
+) -> Float[Tensor, " B"]:
+    """Mean over dimensions of ||x0 - x0hat(alpha x0 + sigma noise, t)||^2 / sigma^2: the squared error of v
+    (Salimans & Ho 2022, arXiv:2202.00512, sec. 4), whatever the network predicts."""
+    alpha, sigma = expand(denoiser.schedule.alpha(t), x0), expand(denoiser.schedule.sigma(t), x0)
+    estimate = denoiser(alpha * x0 + sigma * noise, t, cond)
+    return ((x0 - estimate) / sigma).square().flatten(1).mean(1)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Clean samples (N, *D) with conditions and weights (N,), all processes alike; weights sum to N."""
+
+    x0: Float[Tensor, "N *D"]
+    cond: Tensor
+    weight: Float[Tensor, " N"]
+    iteration: int
+    logs: dict[str, float] = field(default_factory=dict)
+    queries: int = 0
+    evaluations: int = 0
+
+
+class Piece(NamedTuple):
+    """Rows of the samples with their times and noise, and the size of the global minibatch."""
+
+    rows: Int[Tensor, " R"]
+    t: Int[Tensor, " R"]
+    noise: Float[Tensor, "R *D"]
+    cond: Tensor
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoisingAlgorithm(Algorithm):
+    """Weighted denoising regression. steps: updates an iteration; batch: samples an update, over all processes;
+    drop: probability that the condition is hidden, for classifier-free guidance."""
+
+    steps: int = 100
+    batch: int = 128
+    drop: float = 0.15
+
+    def updates(self, plan: Plan) -> int:
+        return self.steps
+
+    def passes(self, experience: Samples, update: int, world: World) -> list[Piece]:
+        g = world.noise.generator(experience.iteration, 10 + update)
+        n, size = len(experience.x0), self.batch
+        start = update * size % n
+        order = torch.randperm(n, generator=world.noise.generator(experience.iteration, 3 + update * size // n))
+        rows = order.repeat(1 + (start + size) // n)[start : start + size]
+        schedule = world.policy.denoiser.schedule
+        assert isinstance(schedule, DiffusersSchedule)
+        # stratified over the minibatch: the same expectation as independent times, half the noise of the loss
+        spread = (torch.arange(size) + torch.rand(size, generator=g)) / size
+        t = (spread * schedule.train_times).long()
+        noise = torch.randn(size, *experience.x0.shape[1:], generator=g)
+        hidden = torch.rand(size, generator=g) < self.drop
+        cond = experience.cond.cpu()[rows].masked_fill(hidden, world.domain.conditions)
+        own = torch.arange(world.processes.rank, size, world.processes.size)
+        pieces = []
+        for part in own.split(world.plan.pass_size):
+            moved = [x[part].to(world.device) for x in (rows, t, noise, cond)]
+            pieces.append(Piece(*moved, count=size))
+        return pieces
+
+    def loss(self, experience: Samples, piece: Piece, world: World) -> Loss:
+        x0, weight = experience.x0[piece.rows], experience.weight[piece.rows]
+        each = denoising_loss(world.policy.denoiser, x0, piece.t, piece.noise.to(x0.dtype), piece.cond)
+        total = (weight * each).sum() / piece.count
+        return Loss(total, {"denoising_loss": (each.detach().sum(), len(each))})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(DenoisingAlgorithm):
+    """Denoising score matching on the domain's training data (Ho et al. 2020, arXiv:2006.11239, eq. 14)."""
+
+    dropout = True
+
+    def collect(self, world: World, iteration: int) -> Samples:
+        x0, cond = world.domain.data("train")
+        return Samples(x0.to(world.device), cond, torch.ones(len(x0), device=world.device), iteration)

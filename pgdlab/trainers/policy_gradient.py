@@ -1,0 +1,203 @@
+"""The common part of all policy-gradient algorithms: rollout, reward, credit, replay."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pgdlab.functional.gaussian import kl_same_std, log_prob
+from pgdlab.functional.returns import Baseline, Scale, advantages, dead_rows, reward_to_go
+from pgdlab.rewards.base import Episode, Paid
+from pgdlab.rewards.guard import guarded
+from pgdlab.rollout import Extras, Pairs, Trajectory, all_pairs, initial_kl, replay, rollout, split
+from pgdlab.trainers.base import Algorithm, Loss, World
+
+
+@dataclass(frozen=True)
+class Experience:
+    """This process's trajectories with their credit.
+
+    advantage: (B, K) for the kept steps, initial_advantage: (B,) for rho; fp64. objective_scale multiplies the whole
+    objective. step_scale multiplies the sum over kept steps. order: (epochs, samples) global sample indices, shuffled;
+    measured: (samples,) all processes'. index: the global indices of the rows here.
+    """
+
+    trajectory: Trajectory
+    advantage: Float[Tensor, "B K"]
+    initial_advantage: Float[Tensor, " B"]
+    objective_scale: float
+    step_scale: float
+    order: Int[Tensor, "E N"]
+    measured: Bool[Tensor, " N"]
+    index: range
+    logs: dict[str, float] = field(default_factory=dict)
+    queries: int = 0
+    evaluations: int = 0
+
+
+class Piece(NamedTuple):
+    """One pass: pairs for the denoiser, rows for rho, and the number of measured trajectories in the global minibatch."""
+
+    pairs: Pairs
+    rows: Int[Tensor, " R"]
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyGradient(Algorithm):
+    """Maximises E[sum_h surrogate_h] minus the penalty.
+
+    baseline, scale: see functional.returns.advantages. epochs: passes over an iteration's trajectories. minibatches:
+    optimiser steps an epoch, each on a random part of the trajectories with all their kept steps.
+    """
+
+    baseline: Baseline = "leave_one_out"
+    scale: Scale = "none"
+    epochs: int = 1
+    minibatches: int = 1
+
+    @abstractmethod
+    def surrogate(self, log_ratio: Float[Tensor, " P"], advantage: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+        """To be maximised; also used for rho, whose log-ratio is that of s_0."""
+
+    @abstractmethod
+    def diagnostics(self, log_ratio: Float[Tensor, " P"]) -> dict[str, tuple[Tensor, float]]:
+        """What to log of the ratios: name -> (sum, count)."""
+
+    def updates(self, plan: object) -> int:
+        return self.epochs * self.minibatches
+
+    @torch.no_grad()
+    def collect(self, world: World, iteration: int) -> Experience:
+        plan, policy, shuffle = world.plan, world.policy, world.noise.generator(iteration, 1)
+        index = world.processes.share(plan.samples)
+        groups = torch.arange(plan.samples, device=world.device) // plan.group
+        kept = plan.steps.select(policy.stochastic_steps, shuffle) if policy.trains_denoiser else []
+        extras = Extras(world.penalty.needs_reference(), world.reward.needs_estimates())
+        cond = draw_conditions(world, iteration)
+        trajectory = rollout(
+            policy, world.reference, world.noise, iteration, index, cond[index.start : index.stop], kept,
+            plan.rollout_batch, extras,
+        )  # fmt: skip
+        paid = guarded(world.reward, episode(world, trajectory), plan.max_failed)
+        gather = world.processes.gather
+        measured = gather(paid.measured)
+        returns = gather(returns_table(paid, world.penalty.shape(trajectory)))
+        advantage, scalar = advantages(returns, measured, groups, self.baseline, self.scale)
+        local = advantage[index.start : index.stop]
+        order = torch.stack([torch.randperm(plan.samples, generator=shuffle) for _ in range(self.epochs)])
+        experience = Experience(
+            trajectory=trajectory, advantage=local[:, [h + 1 for h in kept]], initial_advantage=local[:, 0],
+            objective_scale=scalar, measured=measured, index=index, order=order.to(world.device),
+            step_scale=plan.steps.scale(len(policy.stochastic_steps), len(kept)) if kept else 1.0,
+            logs=summarise(world, trajectory, paid, groups), queries=plan.samples,
+            evaluations=evaluations(world, extras),
+        )  # fmt: skip
+        world.penalty.update(experience.logs.get("kl_nats", 0.0))
+        return experience
+
+    def passes(self, experience: Experience, update: int, world: World) -> list[Piece]:
+        epoch, part = divmod(update, self.minibatches)
+        chosen = experience.order[epoch].tensor_split(self.minibatches)[part]
+        count = max(1, int(experience.measured[chosen].sum()))
+        here = chosen[(chosen >= experience.index.start) & (chosen < experience.index.stop)]
+        rows = (here[experience.measured[here]] - experience.index.start).to(world.device)
+        if not len(rows):
+            return []
+        none = rows[:0]
+        if not world.policy.trains_denoiser:
+            return [Piece(Pairs(none, none), rows, count)]
+        pairs = list(split(all_pairs(rows, len(experience.trajectory.kept)), world.plan.pass_size))
+        first = rows if world.policy.trains_initial else none
+        return [Piece(p, first if i == 0 else none, count) for i, p in enumerate(pairs)]
+
+    def loss(self, experience: Experience, piece: Piece, world: World) -> Loss:
+        value, logs = torch.zeros((), device=world.device, dtype=torch.float64), {}
+        if len(piece.pairs.row):
+            steps, logs = self.step_loss(experience, piece.pairs, world)
+            value = value + experience.step_scale * steps
+        if len(piece.rows):
+            value = value + self.initial_loss(experience, piece.rows, world)
+        return Loss(value * experience.objective_scale / piece.count, logs)
+
+    def step_loss(
+        self, experience: Experience, pairs: Pairs, world: World
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, float]]]:
+        """Sum over the pairs of penalty cost minus surrogate."""
+        trajectory, penalty = experience.trajectory, world.penalty
+        g, score = replay(world.policy, trajectory, pairs)
+        log_ratio = score - trajectory.log_prob[pairs.row, pairs.column]
+        gain = self.surrogate(log_ratio, experience.advantage[pairs.row, pairs.column].to(score.dtype))
+        logs = self.diagnostics(log_ratio.detach())
+        if not penalty.needs_reference():
+            return -gain.double().sum(), logs
+        mean = trajectory.reference_mean[pairs.row, pairs.column]
+        exact = kl_same_std(g.mean, mean, g.std, world.policy.space, trajectory.cond[pairs.row])
+        return (penalty.cost(exact) - gain).double().sum(), logs
+
+    def initial_loss(self, experience: Experience, rows: Int[Tensor, " R"], world: World) -> Tensor:
+        """Sum over the rows of rho's penalty cost minus its surrogate."""
+        trajectory, policy = experience.trajectory, world.policy
+        cond = trajectory.cond[rows]
+        score = log_prob(policy.initial(cond), trajectory.initial[rows], policy.space, cond)
+        advantage = experience.initial_advantage[rows].to(score.dtype)
+        gain = self.surrogate(score - trajectory.initial_log_prob[rows], advantage)
+        cost = world.penalty.initial_cost(initial_kl(policy, world.reference, cond))
+        return (cost - gain).double().sum()
+
+
+def draw_conditions(world: World, iteration: int) -> Int[Tensor, " N"]:
+    """The conditions of all processes' samples: one prompt a group, uniform."""
+    plan, prompts = world.plan, torch.tensor(world.domain.prompts)
+    groups = plan.samples // plan.group
+    chosen = torch.randint(len(prompts), (groups,), generator=world.noise.generator(iteration, 2))
+    return prompts[chosen].repeat_interleave(plan.group).to(world.device)
+
+
+def episode(world: World, trajectory: Trajectory) -> Episode:
+    """What the reward sees: everything decoded once."""
+    estimates = trajectory.estimates
+    decode = world.domain.decode
+    seen = [decode(estimates[:, h]) for h in range(estimates.shape[1])]
+    steps = len(trajectory.slot) - 1
+    return Episode(decode(trajectory.sample), trajectory.cond, steps, seen.__getitem__ if seen else None)
+
+
+def returns_table(paid: Paid, shape: Float[Tensor, "B H1"]) -> Float[Tensor, "B H1"]:
+    """Column 0: rho's return. Column h + 1: the reward-to-go of action h. Less the penalty's part."""
+    return torch.cat([paid.total[:, None].double(), reward_to_go(paid.values)], 1) - shape
+
+
+def summarise(world: World, trajectory: Trajectory, paid: Paid, groups: Int[Tensor, " N"]) -> dict[str, float]:
+    """Means over all processes' measured samples; formulas in docs/metrics.md."""
+    gather = world.processes.gather
+    measured = gather(paid.measured)
+    total = gather(paid.values.sum(1).double())
+    columns = {f"reward/{name}": part.double() for name, part in paid.parts.items()}
+    if world.heldout is not None:
+        columns["heldout"] = world.heldout(episode(world, trajectory)).values.sum(1)
+    if world.penalty.needs_reference():
+        columns["path_kl_nats"] = trajectory.kl.sum(1).double()
+    if world.policy.trains_initial:
+        columns["initial_kl_nats"] = initial_kl(world.policy, world.reference, trajectory.cond).double()
+    logs = {name: gather(column)[measured].mean().item() for name, column in columns.items()}
+    logs["reward"] = total[measured].mean().item()
+    logs["reward_std"] = total[measured].std().item()
+    logs["failed"] = 1 - measured.double().mean().item()
+    logs["dead_groups"] = dead_rows(total[:, None], measured, groups)[:, 0].double().mean().item()
+    if world.penalty.needs_reference():
+        logs["kl_nats"] = logs["path_kl_nats"] + logs.get("initial_kl_nats", 0.0)
+    return logs | world.penalty.logs()
+
+
+def evaluations(world: World, extras: Extras) -> int:
+    """Network rows of one iteration's rollout, over all processes: policy and reference (guidance counts once)."""
+    steps, stochastic = world.policy.steps, len(world.policy.stochastic_steps)
+    reference = steps if extras.estimates else (stochastic if extras.reference else 0)
+    deterministic = 0 if extras.estimates else steps - stochastic
+    return world.plan.samples * (stochastic + reference + deterministic)

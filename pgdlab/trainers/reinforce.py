@@ -1,0 +1,32 @@
+"""REINFORCE on the denoising chain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from pgdlab.functional import surrogates
+from pgdlab.trainers.policy_gradient import PolicyGradient
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reinforce(PolicyGradient):
+    """sum_h log pi_h(a_h|s_h) A_h   (Williams 1992; for diffusion: Fan & Lee 2023, arXiv:2301.13362, eq. 6).
+
+    On-policy: exactly one update per rollout. Raises ValueError where epochs or minibatches ask for more.
+    """
+
+    def __post_init__(self) -> None:
+        if self.epochs * self.minibatches != 1:
+            raise ValueError(
+                f"Reinforce is on-policy: one update per rollout, not {self.epochs} epochs of {self.minibatches} "
+                "minibatches; trainer=ppo reuses samples"
+            )
+
+    def surrogate(self, log_ratio: Float[Tensor, " P"], advantage: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+        return surrogates.reinforce(log_ratio, advantage)
+
+    def diagnostics(self, log_ratio: Float[Tensor, " P"]) -> dict[str, tuple[Tensor, float]]:
+        return {"log_ratio_abs": (log_ratio.abs().sum(), len(log_ratio))}

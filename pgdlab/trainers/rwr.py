@@ -1,0 +1,54 @@
+"""Reward-weighted regression: denoising on the policy's own samples, weighted by their reward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from pgdlab.rewards.guard import guarded
+from pgdlab.rollout import Extras, rollout
+from pgdlab.trainers.base import World
+from pgdlab.trainers.denoising import DenoisingAlgorithm, Samples
+from pgdlab.trainers.policy_gradient import draw_conditions, episode, evaluations, summarise
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardWeightedRegression(DenoisingAlgorithm):
+    """Minimises sum_i w_i denoising_loss(x_i), w = softmax(r / temperature) over an iteration's measured samples
+    (Peters & Schaal 2007; for diffusion: the RWR baseline of Black et al. 2023, arXiv:2305.13301, sec. 4.1).
+
+    temperature: in reward units. Not a policy gradient: no path KL, no initial distribution. Raises ValueError (at the
+    first iteration) where either is asked for.
+    """
+
+    temperature: float = 0.1
+    steps: int = 8
+    batch: int = 128
+    drop: float = 0.0
+
+    @torch.no_grad()
+    def collect(self, world: World, iteration: int) -> Samples:
+        if world.policy.trains_initial or world.penalty.needs_reference():
+            raise ValueError(
+                "reward-weighted regression has no gradient for the initial distribution and no path KL: "
+                "set initial=standard penalty=none"
+            )
+        plan, processes = world.plan, world.processes
+        index = processes.share(plan.samples)
+        cond, extras = draw_conditions(world, iteration), Extras(estimates=world.reward.needs_estimates())
+        mine = cond[index.start : index.stop]
+        trajectory = rollout(
+            world.policy, world.reference, world.noise, iteration, index, mine, [], plan.rollout_batch, extras
+        )
+        paid = guarded(world.reward, episode(world, trajectory), plan.max_failed)
+        total, measured = processes.gather(paid.total.double()), processes.gather(paid.measured)
+        score = torch.where(measured, total / self.temperature, -torch.inf)
+        groups = torch.arange(plan.samples, device=world.device) // plan.group
+        sample = processes.gather(trajectory.sample)
+        weight = (score.softmax(0) * plan.samples).to(sample.dtype)
+        logs = summarise(world, trajectory, paid, groups) | {
+            "effective_samples": (weight.sum() ** 2 / weight.square().sum()).item()
+        }
+        queries, evaluated = plan.samples, evaluations(world, extras)
+        return Samples(sample, cond, weight, iteration, logs, queries=queries, evaluations=evaluated)

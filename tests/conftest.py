@@ -1,0 +1,47 @@
+"""For all tests: one thread a worker, nothing fetched, and a guard on torch's global state."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+# before torch is imported. pgdlab is not imported here: the shape checker hooks into its import later
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+os.environ["MPLBACKEND"] = "Agg"
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+def global_state() -> dict[str, object]:
+    """What a test must leave as it found it."""
+    return {
+        "default dtype": torch.get_default_dtype(),
+        "default device": torch.get_default_device(),
+        "grad mode": torch.is_grad_enabled(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "deterministic warn only": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "cudnn": (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark),
+        "matmul precision": torch.get_float32_matmul_precision(),
+        "anomaly mode": torch.is_anomaly_enabled(),
+        "threads": torch.get_num_threads(),
+        "process group": torch.distributed.is_available() and torch.distributed.is_initialized(),
+    }
+
+
+@pytest.fixture(autouse=True)
+def guard() -> Iterator[None]:
+    """Fails a test that leaves torch's global state changed, and puts the state back for the next one."""
+    before = global_state()
+    yield
+    after = global_state()
+    changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+    torch.set_default_dtype(before["default dtype"])
+    torch.set_grad_enabled(before["grad mode"])
+    torch.use_deterministic_algorithms(
+        before["deterministic algorithms"], warn_only=before["deterministic warn only"]
+    )  # fmt: skip
+    torch.set_num_threads(before["threads"])
+    assert not changed, f"the test changed torch's global state (before, after): {changed}"
