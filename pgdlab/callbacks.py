@@ -12,10 +12,26 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
+from lightning.pytorch.callbacks import WeightAveraging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pgdlab.module import SteeringModule
+
+
+class Average(WeightAveraging):
+    """Exponential moving average of the trained weights, saved beside the raw ones in every checkpoint.
+
+    By lerp, a + w (b - a): what is shared with the live module, such as the base under adapters, stays bit for bit; Lightning's
+    own d a + (1 - d) b rounds and would move it with every update.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Lightning would overwrite the live weights (and counters) with the average; a checkpoint has both."""
 
 
 class Checkpoint(LightningCheckpoint):

@@ -49,8 +49,8 @@ def prepare_environment() -> None:
     """Sets what has to be set before torch is imported; whatever the user has set stays.
 
     Spinning OpenMP threads on a shared 2-core machine made a forward pass 12 times slower than passive ones.
-    OpenMP counts the cores it may run on, but not a container's share of them: only a smaller share is written down, since
-    Lightning divides the cores among processes only where OMP_NUM_THREADS is unset.
+    OpenMP counts the cores it may run on, but not a container's share of them: only a smaller share is written down,
+    since Lightning divides the cores among processes only where OMP_NUM_THREADS is unset.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("KMP_BLOCKTIME", "0")
@@ -70,7 +70,7 @@ def container_cores(file: Path) -> int | None:
 
 
 def user_errors() -> tuple[type[Exception], ...]:
-    """What a user can mend: ValueError says what was given and allowed, OSError is the disk, and Lightning has its own."""
+    """What a user can mend: ValueError says what was given and allowed, OSError is the disk; Lightning has its own."""
     lightning = sys.modules.get("lightning.fabric.utilities.exceptions")
     return (ValueError, OSError, *((lightning.MisconfigurationException,) if lightning else ()))
 
@@ -135,7 +135,7 @@ def tasks() -> dict[str, Path]:
 
 
 def help_text() -> str:
-    """Tasks, groups with their options, experiments with their first comment, examples. Imports no task and no torch."""
+    """Tasks, groups with their options, experiments with their first comment, examples. Imports no task, no torch."""
     groups = {slot: ", ".join(options(place.group)) for slot, place in slots().items() if slot != "experiment"}
     parts = [
         "pgdlab steers diffusion models with reinforcement learning.",
@@ -153,7 +153,9 @@ def table(title: str, rows: dict[str, str]) -> str:
     width = max((len(name) for name in rows), default=0) + 2
     pad = " " * (width + 2)
     lines = [
-        textwrap.fill(text or "(none)", 110, initial_indent=f"  {name:{width}}", subsequent_indent=pad, break_on_hyphens=False)
+        textwrap.fill(
+            text or "(none)", 110, initial_indent=f"  {name:{width}}", subsequent_indent=pad, break_on_hyphens=False
+        )
         for name, text in rows.items()
     ]
     return "\n".join([f"{title}:", *lines])

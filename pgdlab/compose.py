@@ -1,14 +1,14 @@
 """Composes a run's configuration: Hydra's groups and experiments, checked and filled in from the classes' signatures.
 
-Only Hydra's compose API is used: no launcher, no working directory of its own, no logging. `a.b=c` may name any keyword of
-any node; `group=option` replaces the whole node, also what an experiment had set in it.
+Only Hydra's compose API is used: no launcher, no working directory of its own, no logging. `a.b=c` may name any keyword
+of any node; `group=option` replaces the whole node, also what an experiment had set in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -23,7 +23,7 @@ RESUMABLE = ("task", "plan", "runtime", "logger")  # what may differ when a run'
 
 
 class Slot(NamedTuple):
-    """A place that takes a group's option. group: as Hydra writes it (`reward@heldout`). optional: null leaves it empty."""
+    """A place that takes a group's option. group: as Hydra writes it (`reward@heldout`). optional: null empties it."""
 
     group: str
     optional: bool
@@ -73,7 +73,7 @@ def draft(overrides: Sequence[str] = (), config_dir: Path = CONFIGS) -> DictConf
 
 
 def load_run(folder: str | Path, overrides: Sequence[str] = (), config_dir: Path = CONFIGS) -> DictConfig:
-    """The configuration saved in a run's folder, with overrides. Training goes on as it began: only RESUMABLE may differ.
+    """The configuration saved in a run's folder, with overrides. Resumed training may only differ in RESUMABLE.
 
     Raises ConfigError where there is no such run, or an override would make it another one.
     """
@@ -167,31 +167,36 @@ def assign(cfg: DictConfig, values: Iterable[tuple[str, Any]], known: DictConfig
 
 def suggest(key: str, known: DictConfig) -> str:
     """The nearest names to an unknown key: keys of that name inside the nodes, or else similar ones at the top."""
-    top = {str(name): node for name, node in complete(OmegaConf.to_container(known)).items()}
+    top = complete(plain(known))
     inside = [f"{name}.{key}" for name, node in top.items() if isinstance(node, dict) and key in node]
     return f" Did you mean {' or '.join(inside)}?" if inside else nearest(key, top)
 
 
 def check_root(cfg: DictConfig, known: DictConfig) -> None:
-    """Raises ConfigError where a top-level key is unknown, or is not what config.yaml has there: a node, an int, a str."""
-    for key, value in OmegaConf.to_container(cfg).items():
-        if key not in known:
-            raise ConfigError(f"{key} is not a key (an experiment sets it).{nearest(str(key), map(str, known))}")
-        default = OmegaConf.to_container(known)[key]
-        kind = str if default is None else type(default)
-        if type(value) is not kind and not (value is None and default is None):
+    """Raises ConfigError where a top-level key is unknown, or is not what config.yaml has there: a node, int, str."""
+    allowed = plain(known)
+    for key, value in plain(cfg).items():
+        if key not in allowed:
+            raise ConfigError(f"{key} is not a key (an experiment sets it).{nearest(key, allowed)}")
+        kind = str if allowed[key] is None else type(allowed[key])
+        if type(value) is not kind and not (value is None and allowed[key] is None):
             raise ConfigError(f"{key} is {value!r}; it takes {'a node' if kind is dict else kind.__name__}")
 
 
 def finish(cfg: DictConfig) -> DictConfig:
     """Fills in the defaults, resolves interpolations and checks every value against its annotation."""
-    filled = OmegaConf.create(complete(OmegaConf.to_container(cfg)))
+    filled = OmegaConf.create(complete(plain(cfg)))
     try:
         OmegaConf.resolve(filled)
     except OmegaConfBaseException as error:
         raise ConfigError(f"an interpolation cannot be resolved: {paragraph(error)}") from error
-    check(OmegaConf.to_container(filled))
+    check(plain(filled))
     return filled
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as dicts, lists and scalars, its interpolations as they are written."""
+    return {str(key): value for key, value in cast("dict[Any, Any]", OmegaConf.to_container(cfg)).items()}
 
 
 def paragraph(error: Exception) -> str:

@@ -16,12 +16,13 @@ from pgdlab.functional.gaussian import kl_same_std
 from pgdlab.functional.returns import dead_rows
 from pgdlab.module import SteeringModule
 from pgdlab.noise import Noise, Stream
-from pgdlab.rewards.guard import guarded
+from pgdlab.rewards.guard import RewardError, guarded
 from pgdlab.rollout import Extras, Pairs, Trajectory, all_pairs, initial_kl, replay, rollout
 from pgdlab.trainers.base import World
 from pgdlab.trainers.policy_gradient import episode
+from pgdlab.trainers.ppo import PPO
 
-ROWS = 8  # trajectories that the checks use
+ROWS = 16  # trajectories that the checks use
 PAIRS = 32  # (trajectory, step) pairs for gradients
 RATIO_LIMIT = 0.02  # nats; fp32 rounding gives below 1e-3, a wrong replay at once far more
 
@@ -40,21 +41,34 @@ class DoctorError(ValueError):
 
 
 def examine(module: SteeringModule) -> list[Check]:
-    """All checks, in the order in which a reader would ask. Nothing of the module is changed."""
+    """All checks, in the order in which a reader would ask. Weights, modes and torch's generator are left as they were."""
     world = module.world
     noise = Noise(world.noise.seed, Stream.DOCTOR)
-    module.eval()
-    started = time.perf_counter()
-    trajectory = _rollout(world, noise)
-    sampling = ROWS / (time.perf_counter() - started)
     checks: list[Callable[[], Iterator[Check]]] = [
         lambda: _optimizer(module),
         lambda: _noise(world, noise),
         lambda: _ratio(world, trajectory),
         lambda: _kl(world, trajectory),
         lambda: _reward(world, trajectory, sampling),
+        lambda: _updates(module),
     ]
-    return [finding for check in checks for finding in check()]
+    with _as_in_training(module), torch.random.fork_rng(devices=[]):
+        started = time.perf_counter()
+        trajectory = _rollout(world, noise)
+        sampling = ROWS / (time.perf_counter() - started)
+        return [finding for check in checks for finding in check()]
+
+
+@contextmanager
+def _as_in_training(module: SteeringModule) -> Iterator[None]:
+    """The modes that fit() trains in; afterwards every part has its own again."""
+    modes = {part: part.training for part in module.modules()}
+    module.train(module.algorithm.dropout)
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 def require(checks: list[Check]) -> None:
@@ -65,10 +79,16 @@ def require(checks: list[Check]) -> None:
 
 
 def _rollout(world: World, noise: Noise) -> Trajectory:
-    cond = evaluation_conditions(world.domain.prompts, ROWS)
+    group = _group(world)
+    cond = evaluation_conditions(world.domain.prompts, -(-ROWS // group)).repeat_interleave(group)[:ROWS]
     kept = world.policy.stochastic_steps
     extras = Extras(reference=bool(kept), estimates=world.reward.needs_estimates())
     return rollout(world.policy, world.reference, noise, 0, range(ROWS), cond, kept, ROWS, extras)
+
+
+def _group(world: World) -> int:
+    """Trajectories of one condition, as in training where they are few enough."""
+    return min(world.plan.group, ROWS)
 
 
 def _check(name: str, good: bool, message: str, cause: str) -> Check:
@@ -78,15 +98,21 @@ def _check(name: str, good: bool, message: str, cause: str) -> Check:
 def _optimizer(module: SteeringModule) -> Iterator[Check]:
     """Exactly the parameters that require gradients are in the optimizer, and nothing frozen requires one."""
     world = module.world
-    held = {id(p) for group in module.optimizer.build(world).param_groups for p in group["params"]}
+    made = module.configure_optimizers()
+    optimizer = made["optimizer"] if isinstance(made, dict) else made
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     missing = [n for n, p in world.policy.named_parameters() if p.requires_grad and id(p) not in held]
+    frozen = [n for n, p in world.policy.named_parameters() if not p.requires_grad and id(p) in held]
     own = {id(p) for p in world.policy.parameters()}
     outside = [part for part in (world.reference, world.reward, world.heldout, world.penalty) if part is not None]
     loose = [n for part in outside for n, p in part.named_parameters() if p.requires_grad and id(p) not in own]
     stray = len(held - own)
-    good = not (missing or loose or stray)
+    good = not (missing or frozen or loose or stray)
     count = sum(p.numel() for p in world.policy.parameters() if p.requires_grad)
-    cause = f"not in the optimizer: {missing[:3]}; trainable but frozen by design: {loose[:3]}; foreign: {stray}"
+    cause = (
+        f"not in the optimizer: {missing[:3]}; in it though frozen: {frozen[:3]}; trainable outside the policy: {loose[:3]}; "
+        f"in it though not the policy's: {stray}"
+    )
     yield _check("parameters", good, f"{count:,} trained, all in the optimizer", cause)
 
 
@@ -136,40 +162,57 @@ def _kl(world: World, trajectory: Trajectory) -> Iterator[Check]:
     on = _kl_gradient(world, trajectory, trained)
     with _nudged(trained):
         off = _kl_gradient(world, trajectory, trained)
+    if on == off == 0 and world.penalty.cost(torch.ones(1, device=world.device, requires_grad=True)).requires_grad:
+        yield Check("kl gradient", "ok", "the penalty differentiates nothing: it acts through the returns alone")
+        return
     message = f"norm {on:.1e} on the reference, {off:.1e} off it"
     cause = "the penalty would not hold the policy (computed without gradient, or against a reference that moves)"
     yield _check("kl gradient", off > 0 and on < 1e-2 * off, message, cause)
 
 
 def _kl_gradient(world: World, trajectory: Trajectory, trained: list[Tensor]) -> float:
-    total = initial_kl(world.policy, world.reference, trajectory.cond).sum()
-    if world.policy.trains_denoiser:
+    """Norm of the gradient of the penalty's cost; 0 where nothing can be differentiated."""
+    penalty, policy = world.penalty, world.policy
+    total = penalty.initial_cost(initial_kl(policy, world.reference, trajectory.cond)).sum()
+    if policy.trains_denoiser:
         every = all_pairs(torch.arange(ROWS, device=world.device), len(trajectory.kept))
         stride = max(1, len(every.row) // PAIRS)
         pairs = Pairs(every.row[::stride], every.column[::stride])
-        g, _ = replay(world.policy, trajectory, pairs)
+        g, _ = replay(policy, trajectory, pairs)
         mean = trajectory.reference_mean[pairs.row, pairs.column]
-        total = total + kl_same_std(g.mean, mean, g.std, world.policy.space, trajectory.cond[pairs.row]).sum()
+        exact = kl_same_std(g.mean, mean, g.std, policy.space, trajectory.cond[pairs.row])
+        total = total + penalty.cost(exact).sum()
+    if not total.requires_grad:
+        return 0.0
     some = torch.autograd.grad(total, trained, allow_unused=True)
-    return torch.stack([g.double().norm() for g in some if g is not None]).norm().item()
+    return torch.stack([torch.zeros((), device=world.device).double(), *(g.double().norm() for g in some if g is not None)]).norm().item()
 
 
 def _reward(world: World, trajectory: Trajectory, sampling: float) -> Iterator[Check]:
-    """Finite, the same twice, not equal everywhere, and not slower than the policy."""
+    """Finite, the same twice, not equal in every group, and not slower than the policy."""
     seen, limit = episode(world, trajectory), world.plan.max_failed
     started = time.perf_counter()
-    first = guarded(world.reward, seen, limit)
-    rate = ROWS / (time.perf_counter() - started)
-    again = guarded(world.reward, seen, limit)
-    measured = first.measured
-    finite = bool(first.values[measured].isfinite().all())
-    same = torch.equal(first.values, again.values)
-    total = first.total[:, None]
+    try:
+        first = guarded(world.reward, seen, limit)
+        rate = ROWS / (time.perf_counter() - started)
+        again = guarded(world.reward, seen, limit)
+    except RewardError as error:
+        yield Check("reward", "failed", str(error))
+        return
+    measured, total = first.measured, first.total[:, None]
+    same = torch.equal(first.values, again.values) and torch.equal(measured, again.measured)
     message = f"mean {total[measured].mean():.3f}, {int(measured.sum())} of {ROWS} measured"
-    yield _check("reward", finite and same, message, "not finite, or another value for the same samples")
-    dead = dead_rows(total, measured, torch.zeros(ROWS, dtype=torch.long, device=total.device)).all()
-    spread = "no two samples differ in reward: there is nothing to learn from yet" if dead else "samples differ in reward"
-    yield Check("groups", "warning" if dead else "ok", spread)
+    yield _check("reward", same, message, "the same samples were paid otherwise the second time: is the scorer random?")
+    groups = torch.arange(ROWS, device=world.device) // _group(world)
+    dead = dead_rows(total, measured, groups)[:, 0].double().mean().item()
+    spread = f"{dead:.0%} of groups have equal rewards" + ("; there is nothing to learn from yet" if dead == 1 else "")
+    yield Check("groups", "warning" if dead == 1 else "ok", spread)
     slow = "; the reward is the bottleneck" if rate < sampling else ""
     speed = f"reward {rate:,.0f} samples/s, policy {sampling:,.0f} samples/s{slow}"
     yield Check("throughput", "warning" if slow else "ok", speed)
+
+
+def _updates(module: SteeringModule) -> Iterator[Check]:
+    """A clipped ratio needs a second update to differ from 1."""
+    if isinstance(module.algorithm, PPO) and module.algorithm.updates(module.world.plan) == 1:
+        yield Check("clip", "warning", "one update a rollout: the ratio stays 1, so that clipping does nothing")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser, DiffusersDenoiser
 from pgdlab.diffusion.tuning import Adapted
+from pgdlab.runs import COMMAND
 
 LOADING = """```python
 from diffusers import DDIMScheduler, UNet2DModel
@@ -31,7 +31,8 @@ def unwrapped(denoiser: Denoiser) -> Denoiser:
 
 
 def write_base(denoiser: Denoiser, folder: Path, facts: dict[str, Any]) -> None:
-    """Writes unet/ and scheduler/ (diffusers format; for adapters lora/ and scheduler/) and README.md."""
+    """Writes unet/ and scheduler/ (diffusers format; for adapters lora/ and scheduler/) and README.md into a folder of the
+    run's."""
     inner = unwrapped(denoiser)
     adapted = isinstance(inner, Adapted)
     network = inner.denoiser if isinstance(inner, Adapted) else inner
@@ -43,7 +44,8 @@ def write_base(denoiser: Denoiser, folder: Path, facts: dict[str, Any]) -> None:
 
 def card(folder: Path, facts: dict[str, Any], loading: str) -> None:
     """README.md: how it was made, how good it is, how to load it."""
-    command = f"python run.py {' '.join(sys.argv[1:])}".strip()
+    made = folder.parent / COMMAND
+    command = made.read_text().strip() if made.is_file() else "(the command was not kept)"
     lines = [f"# {folder.resolve().parent.name}", "", "Made with pgdlab by", "", f"    {command}", "", "```json"]
     lines += [json.dumps(facts, indent=2), "```", "", "Load it with", "", loading, ""]
     (folder / "README.md").write_text("\n".join(lines))

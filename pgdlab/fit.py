@@ -10,10 +10,9 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import Logger
 
-from pgdlab.callbacks import Checkpoint, GracefulStop, Metrics, ProgressBar
+from pgdlab.callbacks import Average, Checkpoint, GracefulStop, Metrics, ProgressBar
 from pgdlab.compose import instantiate
 from pgdlab.loggers import resume_rows
 from pgdlab.module import SteeringModule
@@ -25,13 +24,13 @@ def fit(module: SteeringModule, cfg: Any, folder: Path) -> lightning.Trainer:
     """Trains for plan.iterations with checkpoints in folder/checkpoints/last.ckpt, from which cfg.resume continues.
 
     cfg.runtime: lightning.Trainer with the machine's settings (accelerator, devices, strategy, precision). Raises
-    ValueError where the checkpoint to resume from is missing or broken. Afterwards the module holds averaged weights.
+    ValueError where the checkpoint to resume from is missing or broken. Afterwards the module holds the raw weights; the checkpoint has the averages too.
     """
     plan, updates = module.world.plan, module.algorithm.updates(module.world.plan)
     done = int(load(folder / LAST)["current_model_state"]["iterations"]) if cfg.resume else 0
     loggers: list[Logger] = instantiate(cfg.logger)(folder, cfg, resume_rows(folder, done))
     callbacks = [
-        EMAWeightAveraging(decay=module.optimizer.ema_decay(plan.iterations * updates), use_buffers=False),
+        Average(module.optimizer.ema_decay(plan.iterations * updates)),
         GracefulStop(),
         Metrics(),
         ProgressBar(plan.iterations),
@@ -54,9 +53,8 @@ def fit(module: SteeringModule, cfg: Any, folder: Path) -> lightning.Trainer:
 def quiet(make: Callable[..., Any], **settings: Any) -> Any:
     """Lightning's advice on workers and devices is not for loaders that yield indices."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for pattern in (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*lr_scheduler.step.*"):
-        warnings.filterwarnings("ignore", pattern)
-    warnings.filterwarnings("ignore", ".*Found .* module.* in eval mode.*")
+    for advice in ("does not have many workers", "smaller than the logging", "in eval mode", "treespec", "srun"):
+        warnings.filterwarnings("ignore", f".*{advice}.*")
     return make(**settings)
 
 

@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pgdlab.trainers.base import Algorithm, Loss, Processes, World
+
+MASKS = 1_000_000  # first of the generator purposes for dropout, beyond those of the algorithms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,14 +123,24 @@ class SteeringModule(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         self.started = time.perf_counter()
         self.sums = {}
-        self.experience = self.algorithm.collect(self.world, int(self.iterations))
+        with self.trainer.precision_plugin.forward_context():  # the precision of replay: else the ratio is not 1
+            self.experience = self.algorithm.collect(self.world, int(self.iterations))
 
     def training_step(self, update: int) -> Tensor:
         """One optimiser step, however many passes its pairs take."""
         pieces = self.algorithm.passes(self.experience, update, self.world)
-        if len(pieces) == 1:
-            return self.pass_loss(pieces[0])
-        return self.many_passes(pieces)
+        with self.masks(update):
+            return self.pass_loss(pieces[0]) if len(pieces) == 1 else self.many_passes(pieces)
+
+    @contextmanager
+    def masks(self, update: int) -> Iterator[None]:
+        """Keys dropout, which draws from torch's global generator, by seed, iteration, update and process."""
+        used, processes = self.algorithm.dropout, self.world.processes
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else [], enabled=used):
+            if used:
+                purpose = MASKS + update * processes.size + processes.rank
+                torch.manual_seed(self.world.noise.generator(int(self.iterations), purpose).initial_seed())
+            yield
 
     def many_passes(self, pieces: list[Any]) -> Tensor:
         """A scalar whose gradient is the sum of the passes' gradients: sum_p <p, g_p>, g_p constant.

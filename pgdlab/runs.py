@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
-CONFIG, SUMMARY, METRICS = "config.yaml", "summary.json", "metrics.csv"
+from pgdlab import __version__
+
+CONFIG, SUMMARY, METRICS, COMMAND = "config.yaml", "summary.json", "metrics.csv", "command.txt"
 
 
 def run_folder(cfg: Any) -> Path:
@@ -17,37 +22,46 @@ def run_folder(cfg: Any) -> Path:
     written."""
     if cfg.resume:
         return Path(cfg.resume)
-    inherited = os.environ.get("PGDLAB_RUN")  # the processes of one run share the first one's choice
-    if inherited:
-        return Path(inherited)
-    root, name = Path("runs"), cfg.name or cfg.task
-    folder, number = root / name, 2
-    while folder.exists():
-        folder, number = root / f"{name}-{number}", number + 1
-    try:
-        folder.mkdir(parents=True)
-        (folder / CONFIG).touch()
-    except OSError as error:
-        raise ValueError(f"cannot write the run folder {folder.resolve()}: {error.strerror}") from error
+    if int(os.environ.get("LOCAL_RANK", 0)):
+        return Path(os.environ["PGDLAB_RUN"])  # the processes of one run share the first one's choice
+    name = cfg.name or cfg.task
+    for number in itertools.count(1):
+        folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            (folder / CONFIG).touch()
+            break
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ValueError(f"cannot write the run folder {folder.resolve()}: {error.strerror}") from error
     os.environ["PGDLAB_RUN"] = str(folder)
     return folder
 
 
 def save_config(cfg: Any, folder: Path) -> None:
-    """The resolved config, which `resume` and the other tasks read back."""
+    """The resolved config, which `resume` and the other tasks read back, and the command that made the run."""
     from omegaconf import OmegaConf
 
-    (folder / CONFIG).write_text(OmegaConf.to_yaml(cfg, resolve=True))
+    if not cfg.resume:
+        write(f"python run.py {shlex.join(sys.argv[1:])}".strip() + "\n", folder / COMMAND)
+    own = OmegaConf.merge(cfg, {"resume": None})  # a resumed run may have been extended: later ones start from that
+    write(OmegaConf.to_yaml(own, resolve=True), folder / CONFIG)
+
+
+def write(text: str, path: Path) -> None:
+    """Written whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    part.replace(path)
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:
-    """Written whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    part.replace(path)
+    """As `write`. Raises ValueError for what is not finite."""
+    write(json.dumps(content, indent=2, allow_nan=False) + "\n", path)
 
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
-    names = ("pgdlab", "torch", "lightning", "diffusers", "torchmetrics", "peft", "numpy", "rdkit", "wandb")
-    return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}
+    names = ("torch", "lightning", "diffusers", "torchmetrics", "peft", "numpy", "rdkit", "wandb")
+    return {"pgdlab": __version__, "python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}

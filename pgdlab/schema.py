@@ -64,7 +64,8 @@ def schema(path: str) -> Schema:
     plain = {str(k): v for k, v in plainly(defaults).items() if k not in RESERVED and v != MISSING}
     keys = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
     # a dataclass resolves each field in the module that declared it; an __init__ in its own module
-    annotated = target.__init__ if isinstance(target, type) and not dataclasses.is_dataclass(target) else target
+    from_init = isinstance(target, type) and not dataclasses.is_dataclass(target)
+    annotated: Any = target.__init__ if from_init else target
     is_open = any(p.kind is p.VAR_KEYWORD for p in parameters)
     return Schema(name, target, typing.get_type_hints(annotated), keys, plain, is_open)
 
@@ -206,8 +207,8 @@ def instantiate(node: DictConfig | Node | None, **given: Any) -> Any:
     """Makes what a completed node describes; given: arguments that only the running program has: a `_partial_`
     node is called once they are there. None stays None.
 
-    Hydra's own instantiate is not used: it deep-copies what it is given, turns dataclasses into dicts and hands lists to
-    fields that are tuples. Raises ConfigError naming the node where a constructor raises ValueError.
+    Hydra's own instantiate is not used: it deep-copies what it is given, turns dataclasses into dicts and hands
+    lists to fields that are tuples. Raises ConfigError naming the node where a constructor raises ValueError.
     """
     if isinstance(node, DictConfig):
         key = str(node._get_full_key(None))

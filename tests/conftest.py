@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 # before torch is imported. pgdlab is not imported here: the shape checker hooks into its import later
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
@@ -15,7 +16,7 @@ import torch
 torch.set_num_threads(1)
 
 
-def global_state() -> dict[str, object]:
+def global_state() -> dict[str, Any]:
     """What a test must leave as it found it."""
     return {
         "default dtype": torch.get_default_dtype(),
@@ -38,10 +39,15 @@ def guard() -> Iterator[None]:
     yield
     after = global_state()
     changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
-    torch.set_default_dtype(before["default dtype"])
-    torch.set_grad_enabled(before["grad mode"])
-    torch.use_deterministic_algorithms(
-        before["deterministic algorithms"], warn_only=before["deterministic warn only"]
-    )  # fmt: skip
-    torch.set_num_threads(before["threads"])
+    if changed:
+        restore(before)
     assert not changed, f"the test changed torch's global state (before, after): {changed}"
+
+
+def restore(state: dict[str, Any]) -> None:
+    """Puts back what most tests depend on."""
+    torch.set_default_dtype(state["default dtype"])
+    torch.set_default_device(state["default device"])
+    torch.set_grad_enabled(state["grad mode"])
+    torch.use_deterministic_algorithms(state["deterministic algorithms"], warn_only=state["deterministic warn only"])
+    torch.set_num_threads(state["threads"])

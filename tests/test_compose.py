@@ -272,7 +272,9 @@ def test_mistakes_on_the_command_line(argv: list[str], message: str, capsys: pyt
 def test_help_is_quick_and_imports_no_torch(tmp_path: Path) -> None:
     code = "import sys; from pgdlab.cli import main; main(['--help']); assert 'torch' not in sys.modules"
     path = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
-    shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=path, check=True, capture_output=True, text=True)
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=path, check=True, capture_output=True, text=True
+    )
     for task in cli.tasks():
         assert f"\n  {task} " in shown.stdout
     assert "ddp_cpu" in shown.stdout

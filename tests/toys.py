@@ -44,11 +44,11 @@ class Clipped(Trainer):
 
 
 class Model:
-    def __init__(self, space: object, width: int = 4, folder: Path = Path("data"), *, steps: Steps | None = None) -> None:
+    def __init__(
+        self, space: object, width: int = 4, folder: Path = Path("data"), *, steps: Steps | None = None
+    ) -> None:
         self.space, self.width, self.folder, self.steps = space, width, folder, steps
 
 
 def reward(scale: float, name: str = "x") -> dict[str, object]:
     return {"scale": scale, "name": name}
-
-

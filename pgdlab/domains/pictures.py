@@ -37,6 +37,7 @@ def picture(rows: dict[str, Tensor], path: Path) -> None:
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")
+        axis.set_anchor("N")
     for axis, (title, pixels) in zip(axes, grids.items(), strict=False):
         axis.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axis.set_title(title, fontsize=12)

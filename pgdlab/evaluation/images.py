@@ -10,11 +10,17 @@ from torch import Tensor
 def kid(features: Float[Tensor, "B F"], reference: Float[Tensor, "N F"]) -> float:
     """Kernel inception distance: the unbiased squared MMD under k(x, y) = (x.y / F + 1)^3
     (Binkowski et al. 2018, arXiv:1801.01401, eq. 3 and 4), over all pairs rather than random subsets. 0 where the two
-    sets are of one distribution; may be negative. At least 2 rows each.
+    sets are of one distribution; may be negative. At least 2 rows each; torchmetrics' poly_mmd is right for sets of one
+    size only.
     """
-    from torchmetrics.image.kid import poly_mmd
+    x, y = features.double(), reference.double()
+    within = [(k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1)) for k in (cubic(x, x), cubic(y, y))]
+    return float(within[0] + within[1] - 2 * cubic(x, y).mean())
 
-    return float(poly_mmd(reference.double(), features.double()))
+
+def cubic(x: Float[Tensor, "A F"], y: Float[Tensor, "B F"]) -> Float[Tensor, "A B"]:
+    """k(x, y) = (x.y / F + 1)^3 of all pairs."""
+    return (x @ y.T / x.shape[1] + 1) ** 3
 
 
 def diversity(features: Float[Tensor, "B F"]) -> float:

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+LARGEST = 80.0  # nats of log-ratio; exp overflows at 88.7 in fp32
+
 
 def reinforce(log_ratio: Float[Tensor, " P"], advantage: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
     """log pi(a|s) A, up to a constant   (Williams 1992; Sutton et al. 1999). Its gradient is the policy gradient at
@@ -23,6 +25,6 @@ def ppo_clip(
 ) -> Float[Tensor, " P"]:
     """min(w A, clip(w, e^low, e^high) A), w = pi(a|s) / pi_old(a|s)   (after Schulman et al. 2017, arXiv:1707.06347,
     eq. 7); low < 0 < high in nats."""
-    # clamp the log-ratio, so that an overflowing weight with a positive advantage still gives a finite value
-    clipped = log_ratio.clamp(low, high).exp() * advantage
-    return torch.minimum(log_ratio.exp() * advantage, clipped)
+    # an infinite weight would make the gradient nan even where the minimum does not pick it (0 times inf)
+    free = log_ratio.clamp(max=LARGEST).exp() * advantage
+    return torch.minimum(free, log_ratio.clamp(low, high).exp() * advantage)

@@ -45,7 +45,7 @@ class PlainCNN(Classifier):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
-        strides = (1, 2, 1) if size < 16 else (2, 2, 2)
+        strides = (1, 2, 1) if size < 16 else (1, 2, 2)
         side = functools.reduce(lambda s, k: (s - 1) // k + 1, strides, size)
         convs = [nn.Conv2d(i, o, 3, k, 1) for i, o, k in zip((1, 32, 64), (32, 64, 64), strides, strict=True)]
         layers = [layer for conv in convs for layer in (conv, nn.ReLU())]
@@ -91,7 +91,7 @@ class PatchCNN(Classifier):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
-        patch = 3 if size < 16 else 6
+        patch = 3 if size < 16 else 4
         self.body = nn.Sequential(
             nn.Conv2d(1, 96, patch, patch // 2, 1), nn.SiLU(),
             nn.Conv2d(96, 96, 5, padding=2, groups=96), nn.Conv2d(96, 96, 1), nn.SiLU(),
@@ -125,7 +125,7 @@ class ClassifierFit(LightningModule):
     shift: pixels, each way. noise: the largest standard deviation, in units of the grey scale [0, 1].
     """
 
-    def __init__(self, network: Classifier, steps: int, seed: int, shift: int, noise: float = 0.15, lr: float = 2e-3):
+    def __init__(self, network: Classifier, steps: int, seed: int, shift: int, noise: float = 0.1, lr: float = 2e-3):
         super().__init__()
         self.network, self.steps, self.lr, self.shift, self.noise = network, steps, lr, shift, noise
         self.generator = torch.Generator().manual_seed(seed)
@@ -163,7 +163,7 @@ def fit(domain: Labelled, kind: str, seed: int, steps: int, batch: int) -> Class
             max_steps=steps, logger=False, enable_checkpointing=False, enable_model_summary=False,
             enable_progress_bar=False, accelerator="auto", devices=1,
         )  # fmt: skip
-        trainer.fit(ClassifierFit(network, steps, seed, shift=image.shape[-1] // 14), loader)
+        trainer.fit(ClassifierFit(network, steps, seed, shift=image.shape[-1] // 28), loader)
     return network.cpu().eval().requires_grad_(False)
 
 
@@ -175,7 +175,7 @@ def predict(network: Classifier, image: Tensor, features: bool = False, batch: i
 
 
 def fit_classifiers(
-    domain: Labelled, *, steps: int = 1500, batch: int = 128, seed: int = 0, folder: Path | None = None
+    domain: Labelled, *, steps: int = 2500, batch: int = 128, seed: int = 0, folder: Path | None = None
 ) -> dict[str, float]:
     """Fits all three into `folder` (default: the package's assets of the domain), with a card `classifiers.json`.
 

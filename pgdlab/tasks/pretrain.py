@@ -8,9 +8,10 @@ from typing import Any
 from pgdlab.build import build_policy_for
 from pgdlab.compose import instantiate
 from pgdlab.domains.base import Domain
+from pgdlab.evaluation.evaluate import load_weights
 from pgdlab.evaluation.samples import draw
 from pgdlab.export import write_base
-from pgdlab.fit import fit
+from pgdlab.fit import LAST, fit, load
 from pgdlab.module import SteeringModule
 from pgdlab.noise import Noise, Stream
 from pgdlab.penalties.base import NoPenalty
@@ -28,13 +29,19 @@ def main(cfg: Any) -> None:
     folder = run_folder(cfg)
     save_config(cfg, folder)
     module = SteeringModule(world, instantiate(cfg.trainer), instantiate(cfg.optimizer))
-    fit(module, cfg, folder)
+    trainer = fit(module, cfg, folder)
+    if not trainer.is_global_zero:
+        return
+    if int(module.iterations) < world.plan.iterations:
+        print(f"stopped after iteration {int(module.iterations)}; go on with: python run.py resume={folder}")
+        return
     report(cfg, module, folder)
 
 
 def report(cfg: Any, module: SteeringModule, folder: Path) -> None:
-    """Sample grid, quality figures, and the exported base with its card."""
+    """Sample grid, quality figures, and the exported base with its card, all of the averaged weights."""
     world = module.world
+    load_weights(world.policy, load(folder / LAST)["state_dict"], folder / LAST)
     sample, cond = draw(world, world.plan.eval_samples, Noise(cfg.seed, Stream.EVALUATE))
     figures = world.domain.metrics(sample, cond)
     data = world.domain.data("test")[0][:64]

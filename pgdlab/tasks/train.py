@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
+
 from pgdlab.build import build_module
 from pgdlab.doctor import examine, require
 from pgdlab.evaluation.evaluate import Measured, headline, timed
@@ -20,12 +22,14 @@ def main(cfg: Any) -> None:
     """Doctor, training, evaluation, pictures, summary."""
     started = time.perf_counter()
     module = build_module(cfg)
-    folder = run_folder(cfg)
-    if not cfg.resume:
-        save_config(cfg, folder)
+    first = rank_zero_only.rank == 0  # the other processes of a run follow the first one
+    if first and not cfg.resume:
         findings = examine(module)
         table(findings)
         require(findings)
+    folder = run_folder(cfg)
+    if first:
+        save_config(cfg, folder)
     trainer = fit(module, cfg, folder)
     if not trainer.is_global_zero:
         return

@@ -1,0 +1,133 @@
+"""Densities and divergences against torch.distributions, over the true degrees of freedom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
+
+from pgdlab.diffusion.space import Dense, Space
+from pgdlab.functional.gaussian import Gaussian, expand, kl, kl_same_std, log_prob
+
+ROWS, SHAPE = 5, (2, 3, 4)
+NONE = torch.zeros(ROWS, dtype=torch.long)
+# sums of 24 fp64 terms of size 1 to 100: rounding below 1e-13
+EXACT = {"rtol": 1e-12, "atol": 1e-12}
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def pair(per_coordinate: bool) -> tuple[Gaussian, Gaussian]:
+    """Two Gaussians, std per row or per coordinate."""
+    std_shape = SHAPE if per_coordinate else (1, 1, 1)
+    return (
+        Gaussian(draw(ROWS, *SHAPE, seed=1), draw(ROWS, *std_shape, seed=2).exp()),
+        Gaussian(draw(ROWS, *SHAPE, seed=3), draw(ROWS, *std_shape, seed=4).exp()),
+    )
+
+
+def as_torch(g: Gaussian) -> Independent:
+    return Independent(Normal(g.mean, g.std.expand_as(g.mean)), len(SHAPE))
+
+
+@pytest.mark.parametrize("per_coordinate", [False, True])
+def test_log_prob_is_the_density(per_coordinate: bool) -> None:
+    """Trap 4: a sum over dimensions, never a mean."""
+    g, _ = pair(per_coordinate)
+    x = draw(ROWS, *SHAPE, seed=5)
+    torch.testing.assert_close(log_prob(g, x, Dense(SHAPE), NONE), as_torch(g).log_prob(x), **EXACT)
+
+
+@pytest.mark.parametrize("per_coordinate", [False, True])
+def test_kl_is_the_divergence(per_coordinate: bool) -> None:
+    p, q = pair(per_coordinate)
+    torch.testing.assert_close(kl(p, q, Dense(SHAPE), NONE), kl_divergence(as_torch(p), as_torch(q)), **EXACT)
+    torch.testing.assert_close(kl(p, p, Dense(SHAPE), NONE), torch.zeros(ROWS).double(), rtol=0, atol=0)
+
+
+def test_kl_of_a_step_and_its_gradient() -> None:
+    """Trap 5: ||dmean||^2 / (2 std^2) exactly, with a gradient, and the gradient (m_p - m_q) / std^2 is not zero."""
+    p, q = pair(per_coordinate=False)
+    mean = p.mean.clone().requires_grad_()
+    step = kl_same_std(mean, q.mean, p.std, Dense(SHAPE), NONE)
+    expected = kl_divergence(as_torch(p), as_torch(Gaussian(q.mean, p.std)))
+    torch.testing.assert_close(step.detach(), expected, **EXACT)
+    (gradient,) = torch.autograd.grad(step.sum(), mean)
+    torch.testing.assert_close(gradient, (p.mean - q.mean) / p.std**2, **EXACT)
+    assert gradient.abs().min() > 0
+
+
+def test_sample_and_expand() -> None:
+    g, _ = pair(per_coordinate=False)
+    z = draw(ROWS, *SHAPE, seed=6)
+    assert torch.equal(g.sample(z)[3], g.mean[3] + g.std[3] * z[3])
+    assert expand(torch.arange(5), z).shape == (5, 1, 1, 1)
+    assert expand(torch.arange(5), z).dtype == torch.float64
+
+
+def test_an_empty_batch_is_allowed() -> None:
+    g = Gaussian(draw(0, 3), draw(0, 1))
+    assert log_prob(g, draw(0, 3), Dense((3,)), NONE[:0]).shape == (0,)
+
+
+@dataclass(frozen=True)
+class ZeroCentre(Space):
+    """n points in space whose mean is zero: 3 (n - 1) degrees of freedom."""
+
+    shape: tuple[int, ...]
+
+    def project(self, noise: Tensor, cond: Tensor) -> Tensor:
+        return noise - noise.mean(1, keepdim=True)
+
+    def squared_norm(self, x: Tensor, cond: Tensor) -> Tensor:
+        return x.square().sum((1, 2))
+
+    def log_volume(self, log_std: Tensor, cond: Tensor) -> Tensor:
+        return log_std.mean((1, 2)) * 3 * (self.shape[0] - 1)
+
+
+@dataclass(frozen=True)
+class Symmetric(Space):
+    """Symmetric matrices without their diagonal: n (n - 1) / 2 degrees of freedom."""
+
+    shape: tuple[int, ...]
+
+    def project(self, noise: Tensor, cond: Tensor) -> Tensor:
+        return noise.triu(1) + noise.triu(1).mT
+
+    def squared_norm(self, x: Tensor, cond: Tensor) -> Tensor:
+        return x.triu(1).square().sum((1, 2))
+
+    def log_volume(self, log_std: Tensor, cond: Tensor) -> Tensor:
+        return log_std.triu(1).sum((1, 2))
+
+
+def test_zero_centre_of_mass_counts_its_own_dimensions() -> None:
+    """Against a full-rank Gaussian in an orthonormal basis of the subspace."""
+    n, space = 4, ZeroCentre((4, 3))
+    basis = torch.linalg.qr(torch.eye(n, dtype=torch.float64) - 1 / n).Q[:, : n - 1]  # orthonormal, sums to zero
+    mean, x = space.project(draw(ROWS, n, 3, seed=1), NONE), space.project(draw(ROWS, n, 3, seed=2), NONE)
+    std = draw(ROWS, 1, 1, seed=3).exp()
+    packed = [torch.einsum("nk,bnc->bkc", basis, v).flatten(1) for v in (mean, x)]
+    exact = MultivariateNormal(packed[0], std.reshape(-1, 1, 1) ** 2 * torch.eye(9, dtype=torch.float64))
+    torch.testing.assert_close(log_prob(Gaussian(mean, std), x, space, NONE), exact.log_prob(packed[1]), **EXACT)
+    wider = MultivariateNormal(packed[1], 4 * std.reshape(-1, 1, 1) ** 2 * torch.eye(9, dtype=torch.float64))
+    torch.testing.assert_close(
+        kl(Gaussian(mean, std), Gaussian(x, 2 * std), space, NONE), kl_divergence(exact, wider), **EXACT
+    )
+
+
+def test_symmetric_matrices_count_each_entry_once() -> None:
+    n, space = 5, Symmetric((5, 5))
+    mean, x = space.project(draw(ROWS, n, n, seed=1), NONE), space.project(draw(ROWS, n, n, seed=2), NONE)
+    std = draw(ROWS, 1, 1, seed=3).exp()
+    i, j = torch.triu_indices(n, n, 1)
+    exact = Independent(Normal(mean[:, i, j], std[:, 0]), 1)
+    torch.testing.assert_close(log_prob(Gaussian(mean, std), x, space, NONE), exact.log_prob(x[:, i, j]), **EXACT)
+    other = Independent(Normal(x[:, i, j], std[:, 0]), 1)
+    torch.testing.assert_close(kl_same_std(mean, x, std, space, NONE), kl_divergence(exact, other), **EXACT)

@@ -1,0 +1,147 @@
+"""Credit, by hand-made numbers and by enumeration."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from pgdlab.functional.returns import (
+    advantages, baseline, dead_rows, group_std, masked_mean, reward_to_go, strictly_later,
+)  # fmt: skip
+
+ALL = torch.ones(4, dtype=torch.bool)
+ONE_GROUP = torch.zeros(4, dtype=torch.long)
+PAIRS = torch.tensor([0, 0, 1, 1])
+EXACT = {"rtol": 1e-13, "atol": 1e-13}  # a few fp64 operations on numbers of size 1 to 100
+
+
+def column(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)[:, None]
+
+
+def test_returns_include_the_own_step_and_later_costs_do_not() -> None:
+    r = torch.tensor([[1.0, 10.0, 100.0], [0.5, 0.0, -2.0]])
+    assert reward_to_go(r).tolist() == [[111, 110, 100], [-1.5, -2, -2]]
+    assert strictly_later(r).tolist() == [[110, 100, 0], [-2, -2, 0]]
+    assert reward_to_go(r).dtype == strictly_later(r).dtype == torch.float64
+
+
+def test_masked_mean_ignores_what_was_not_measured() -> None:
+    x = torch.tensor([[1.0, 2.0], [float("nan"), float("inf")], [5.0, 4.0]], dtype=torch.float64)
+    measured = torch.tensor([True, False, True])
+    assert masked_mean(x, measured).tolist() == [3.0, 3.0]
+    assert masked_mean(x, torch.zeros(3, dtype=torch.bool)).tolist() == [0.0, 0.0]
+
+
+def test_baselines_by_hand() -> None:
+    r = column(1, 2, 6, 11)
+    assert baseline(r, ALL, PAIRS, "none").flatten().tolist() == [0, 0, 0, 0]
+    assert baseline(r, ALL, PAIRS, "mean").flatten().tolist() == [5, 5, 5, 5]
+    torch.testing.assert_close(baseline(r, ALL, PAIRS, "leave_one_out"), column(19 / 3, 6, 14 / 3, 3), **EXACT)
+    assert baseline(r, ALL, PAIRS, "group").flatten().tolist() == [2, 1, 11, 6]
+
+
+def test_what_was_not_measured_enters_no_mean_and_earns_nothing() -> None:
+    r, measured = column(1, float("nan"), 6, 11), torch.tensor([True, False, True, True])
+    torch.testing.assert_close(
+        baseline(r, measured, PAIRS, "leave_one_out")[measured], column(8.5, 6, 3.5), **EXACT
+    )
+    a, _ = advantages(r, measured, PAIRS, "leave_one_out")
+    torch.testing.assert_close(a, column(-7.5, 0, 0, 7.5), **EXACT)
+    a, _ = advantages(r, measured, PAIRS, "group")
+    assert a.flatten().tolist() == [0, 0, -5, 5], "a row whose whole group failed has nothing to be compared with"
+    a, _ = advantages(r, measured, PAIRS, "mean")
+    torch.testing.assert_close(a, column(-5, 0, 0, 5), **EXACT)
+    torch.testing.assert_close(group_std(r, measured, ONE_GROUP), column(5, 5, 5, 5), **EXACT)
+
+
+def test_the_mean_with_the_own_sample_shrinks_by_one_over_n() -> None:
+    """Trap 7: r_i - mean = (1 - 1/G) (r_i - mean of the others), exactly, also within groups."""
+    r = torch.randn(12, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    every = torch.ones(12, dtype=torch.bool)
+    loo, _ = advantages(r, every, torch.zeros(12, dtype=torch.long), "leave_one_out")
+    mean, _ = advantages(r, every, torch.zeros(12, dtype=torch.long), "mean")
+    torch.testing.assert_close(mean, (1 - 1 / 12) * loo, **EXACT)
+    group, _ = advantages(r, every, torch.arange(12) // 4, "group")
+    own = r - r.reshape(3, 4, 3).mean(1).repeat_interleave(4, 0)
+    torch.testing.assert_close(own, (1 - 1 / 4) * group, **EXACT)
+
+
+@pytest.mark.parametrize(("kind", "factor"), [("none", 1.0), ("leave_one_out", 1.0), ("mean", 1 - 1 / 3)])
+def test_leave_one_out_is_unbiased_by_enumeration(kind: str, factor: float) -> None:
+    """Trap 7: a Bernoulli(p) policy, 3 samples, all 8 outcomes with their probabilities: E[sum_i A_i dlog p_i / n]
+    is the gradient d/dp E[r] = r(1) - r(0), and with the own sample in the mean 2/3 of it."""
+    p, paid = 0.3, (0.7, 2.5)
+    total = 0.0
+    for outcome in itertools.product((0, 1), repeat=3):
+        weight = torch.tensor([p if b else 1 - p for b in outcome]).double().prod()
+        score = torch.tensor([1 / p if b else -1 / (1 - p) for b in outcome], dtype=torch.float64)
+        a, _ = advantages(column(*[paid[b] for b in outcome]), ALL[:3], ONE_GROUP[:3], kind)  # type: ignore[arg-type]
+        total += float(weight * (a[:, 0] * score).mean())
+    assert total == pytest.approx(factor * (paid[1] - paid[0]), rel=1e-6)  # 1e-6: p is rounded to fp32 once
+
+
+@pytest.mark.parametrize("kind", ["mean", "leave_one_out", "group"])
+@pytest.mark.parametrize("scale", ["none", "group_std", "batch_std"])
+@pytest.mark.parametrize("value", [1.0, 0.1, 1 / 3, -123.456, 1e5])
+def test_equal_rewards_give_exactly_no_advantage(kind: str, scale: str, value: float) -> None:
+    """Trap 6: rounding noise must not become an advantage; 7 rows, so that the mean of 1/3 is not exact."""
+    r = torch.full((7, 2), value)  # fp32, as rewards come
+    a, scalar = advantages(
+        r.double(), torch.ones(7, dtype=torch.bool), torch.zeros(7, dtype=torch.long), kind, scale  # type: ignore[arg-type]
+    )
+    assert torch.equal(a, torch.zeros(7, 2, dtype=torch.float64))
+    assert scalar == 1.0
+
+
+def test_rounding_around_equal_rewards_is_dead_too() -> None:
+    """Trap 6: a binary reward that carries fp64 rounding; groups of ones, of zeros and a mixed one."""
+    jitter = 1e-13 * torch.randn(12, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    r = column(1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0, 1) + jitter
+    groups, every = torch.arange(12) // 4, torch.ones(12, dtype=torch.bool)
+    a, _ = advantages(r, every, groups, "group", "group_std")
+    assert torch.equal(a[:8], torch.zeros(8, 1, dtype=torch.float64))
+    # leave-one-out: +-2/3, over the (n - 1) std of (1, 0, 0, 1), 1/sqrt 3
+    torch.testing.assert_close(a[8:], column(1, -1, -1, 1) * 2 / 3**0.5, rtol=1e-10, atol=0)
+    assert dead_rows(r, every, groups)[:, 0].tolist() == [True] * 8 + [False] * 4
+
+
+def test_a_small_difference_is_not_dead() -> None:
+    a, _ = advantages(column(1e5, 1e5 + 1e-2, 1e5, 1e5), ALL, ONE_GROUP, "leave_one_out")
+    torch.testing.assert_close(a[1], column(1e-2)[0], rtol=1e-8, atol=0)  # 1e5 carries 1e-11 in fp64
+
+
+def test_group_std_against_torch() -> None:
+    r = torch.randn(12, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    expected = r.reshape(3, 4, 2).std(1).repeat_interleave(4, 0)
+    torch.testing.assert_close(group_std(r, torch.ones(12, dtype=torch.bool), torch.arange(12) // 4), expected, **EXACT)
+
+
+def test_a_sample_alone_in_its_group_has_no_advantage() -> None:
+    groups = torch.tensor([0, 1, 1, 2])
+    a, _ = advantages(column(3, 1, 2, 5), ALL, groups, "group")
+    assert a.flatten().tolist() == [0, -1, 1, 0]
+
+
+def test_batch_std_is_one_scalar_of_the_first_column() -> None:
+    """Trap 17: the scalar is returned, to multiply reward and KL alike; the advantages stay as they are."""
+    r = torch.tensor([[1.0, 7.0], [2.0, 7.5], [4.0, 8.0], [9.0, 0.0]], dtype=torch.float64)
+    plain, one = advantages(r, ALL, PAIRS, "leave_one_out")
+    scaled, scalar = advantages(r, ALL, PAIRS, "leave_one_out", "batch_std")
+    assert torch.equal(plain, scaled)
+    assert one == 1.0
+    assert scalar == pytest.approx(1 / r[:, 0].std().item(), rel=1e-12)
+
+
+def test_advantages_are_fp64_whatever_comes_in() -> None:
+    """Trap 2."""
+    a, _ = advantages(torch.randn(4, 2), ALL, PAIRS)
+    assert a.dtype == torch.float64
+
+
+def test_no_baseline_keeps_equal_rewards() -> None:
+    a, _ = advantages(column(2, 2, 2, 2), ALL, PAIRS, "none")
+    assert a.flatten().tolist() == [2, 2, 2, 2], "without a baseline a constant reward is no rounding noise"

@@ -1,0 +1,125 @@
+"""Small worlds for the tests of whole runs: a random base of some thousand weights on the real digits, tiny plans."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pgdlab.build import build_world
+from pgdlab.compose import compose, instantiate
+from pgdlab.domains.image import SCHEDULER
+from pgdlab.fit import fit
+from pgdlab.module import SteeringModule
+from pgdlab.rewards.base import Reward, Score
+
+_FOLDERS = tempfile.TemporaryDirectory(prefix="pgdlab-bases-")
+
+TINY = [
+    "policy.steps=4", "plan.samples=8", "plan.group=4", "plan.iterations=2", "plan.eval_samples=4",
+    "plan.checkpoint_every=1",
+]  # fmt: skip
+BRIGHT = "reward={_target_: tests.worlds.Bright}"
+
+
+@functools.cache
+def base(size: int = 8, dropout: float = 0.0) -> Path:
+    """A folder with a random base of a domain of size x size images."""
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    folder = Path(_FOLDERS.name) / f"{size}-{dropout}"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = UNet2DModel(
+            sample_size=size, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=4,
+            block_out_channels=(4, 8), down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+            num_class_embeds=11, attention_head_dim=4, dropout=dropout,
+        )  # fmt: skip
+    network.save_pretrained(folder / "unet")
+    DDPMScheduler.from_config(SCHEDULER).save_pretrained(folder / "scheduler")
+    return folder
+
+
+class Bright(Reward):
+    """Mean grey level; parts keep the darkest pixel."""
+
+    def score(self, sample: Any, cond: Tensor) -> Score:
+        return Score.of(sample.flatten(1).mean(1), darkest=sample.flatten(1).amin(1))
+
+
+class Patchy(Reward):
+    """Mean grey level, which cannot be measured (NaN) where the first pixel is brighter than `limit`."""
+
+    def __init__(self, *, limit: float = 0.8) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def score(self, sample: Any, cond: Tensor) -> Score:
+        return Score.of(sample.flatten(1).mean(1).masked_fill(sample[:, 0, 0, 0] > self.limit, torch.nan))
+
+
+class Broken(Reward):
+    """Raises for every sample."""
+
+    def score(self, sample: Any, cond: Tensor) -> Score:
+        raise KeyError("scorer went away")
+
+
+def tiny(*overrides: str) -> list[str]:
+    """The command line of a tiny run; later overrides win."""
+    return [f"domain.weights={base()}", *TINY, *overrides]
+
+
+class Recorder(SteeringModule):
+    """Keeps the gradient before clipping and the weights after it, of every update."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.gradients: list[dict[str, Tensor]] = []
+        self.weights: list[dict[str, Tensor]] = []
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        trained = ((n, p) for n, p in self.policy.named_parameters() if p.requires_grad)
+        self.gradients.append({n: p.grad.clone() for n, p in trained if p.grad is not None})
+
+    def on_train_batch_end(self, *given: Any) -> None:
+        super().on_train_batch_end(*given)
+        self.weights.append({n: p.detach().clone() for n, p in self.policy.named_parameters()})
+
+
+def recorder(*overrides: str, double: bool = False, nudge: float = 0.0) -> tuple[Recorder, Any]:
+    """A module and its config; nudge: how far the trained weights are moved off the reference first."""
+    cfg = compose(tiny(*overrides))
+    module = Recorder(build_world(cfg), instantiate(cfg.trainer), instantiate(cfg.optimizer))
+    if double:
+        module.double()
+        module.world.reference.double()
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in module.policy.parameters():
+            if p.requires_grad and nudge:
+                p += nudge * torch.randn(p.shape, generator=g).to(p)
+    return module, cfg
+
+
+def fitted(folder: Path, *overrides: str, double: bool = False, nudge: float = 0.0) -> Recorder:
+    """A recorder after its run in folder."""
+    module, cfg = recorder(*overrides, double=double, nudge=nudge)
+    fit(module, cfg, folder)
+    return module
+
+
+def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """||a - b|| / ||b|| over all tensors of two states with the same names."""
+    assert a.keys() == b.keys()
+    off, size = (torch.stack([x.double().norm() for x in some]).norm() for some in ([a[k] - b[k] for k in b], b.values()))
+    return float(off / size)
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Bitwise."""
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in b)
