@@ -104,8 +104,9 @@ class ProgressBar(Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.is_global_zero and self.console.is_terminal:
             self.bar.start()
-        done = trainer.current_epoch
-        self.task = self.bar.add_task("steering", total=self.iterations, completed=done, figures="first rollout")
+        assert isinstance(pl_module, SteeringModule)
+        name, done = type(pl_module.algorithm).__name__, trainer.current_epoch
+        self.task = self.bar.add_task(name, total=self.iterations, completed=done, figures="first rollout")
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, SteeringModule)

@@ -6,7 +6,6 @@ import copy
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +15,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pgdlab.trainers.base import Algorithm, Loss, Processes, World
-
-MASKS = 1_000_000  # first of the generator purposes for dropout, beyond those of the algorithms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,18 +126,7 @@ class SteeringModule(lightning.LightningModule):
     def training_step(self, update: int) -> Tensor:
         """One optimiser step, however many passes its pairs take."""
         pieces = self.algorithm.passes(self.experience, update, self.world)
-        with self.masks(update):
-            return self.pass_loss(pieces[0]) if len(pieces) == 1 else self.many_passes(pieces)
-
-    @contextmanager
-    def masks(self, update: int) -> Iterator[None]:
-        """Keys dropout, which draws from torch's global generator, by seed, iteration, update and process."""
-        used, processes = self.algorithm.dropout, self.world.processes
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else [], enabled=used):
-            if used:
-                purpose = MASKS + update * processes.size + processes.rank
-                torch.manual_seed(self.world.noise.generator(int(self.iterations), purpose).initial_seed())
-            yield
+        return self.pass_loss(pieces[0]) if len(pieces) == 1 else self.many_passes(pieces)
 
     def many_passes(self, pieces: list[Any]) -> Tensor:
         """A scalar whose gradient is the sum of the passes' gradients: sum_p <p, g_p>, g_p constant.

@@ -77,7 +77,7 @@ class Plan:
     group: int = 8
     steps: Steps = field(default_factory=AllSteps)
     rollout_batch: int = 256
-    pass_size: int = 1024
+    pass_size: int = 256
     eval_samples: int = 256
     checkpoint_every: int = 5
     max_failed: float = 0.25

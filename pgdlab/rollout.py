@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -41,16 +41,19 @@ class Trajectory:
 
     def to(self, device: torch.device) -> Trajectory:
         """All tensors on a device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Trajectory(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()})
+        moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in TENSORS}
+        return replace(self, **moved)
+
+
+TENSORS = tuple(f.name for f in fields(Trajectory) if f.name not in ("kept", "slot"))
 
 
 def concatenate(parts: list[Trajectory]) -> Trajectory:
     """Trajectories of the same kept steps, one after another."""
     if len(parts) == 1:
         return parts[0]
-    tensors = [f.name for f in fields(Trajectory) if f.name not in ("kept", "slot")]
-    return replace(parts[0], **{name: torch.cat([getattr(p, name) for p in parts]) for name in tensors})
+    joined: dict[str, Any] = {name: torch.cat([getattr(p, name) for p in parts]) for name in TENSORS}
+    return replace(parts[0], **joined)
 
 
 def slots(kept: list[int], steps: int) -> tuple[int, ...]:
@@ -135,10 +138,10 @@ class _Sampler:
         policy, cond, stochastic = self.policy, self.cond, h in self.policy.stochastic_steps
         at = torch.full((len(x),), h, device=x.device)
         compared = self.extras.estimates or (self.extras.reference and stochastic)
-        base = self.reference.estimate(x, at, cond) if compared or not stochastic else None
+        own = stochastic or self.extras.tuned_last
+        base = self.reference.estimate(x, at, cond) if compared or not own else x  # x: not used
         if self.extras.estimates:
             out.estimates[:, h] = base
-        own = stochastic or self.extras.tuned_last
         g = policy(x, at, cond) if own else policy.step(x, base, at)
         action = g.sample(policy.space.project(drawn, cond))
         if not stochastic:

@@ -85,9 +85,18 @@ def test_dropout_is_off_at_replay(tmp_path: Path, start_training: bool) -> None:
     assert module.history[0]["train/log_ratio_abs"] < 1e-4
 
 
+def test_rollout_and_replay_have_one_precision(tmp_path: Path) -> None:
+    """A bf16 replay of an fp32 rollout is off by thousandths of a nat and more before the first update."""
+    one_update = ("trainer=ppo", "trainer.epochs=1", "trainer.minibatches=1", "runtime.precision=bf16-mixed")
+    module = fitted(tmp_path, *ONE, *one_update)
+    assert module.experience is None
+    assert all(g.dtype == torch.float32 for g in module.gradients[0].values())
+    assert module.history[0]["train/log_ratio_abs"] < 1e-4
+
+
 def test_dropout_is_on_in_pretraining_and_keyed(tmp_path: Path) -> None:
     """The same seed gives the same masks whatever torch's global state is, so that a resumed run draws the same."""
-    weights = []
+    gradients = []
     for state in (1, 2):
         sizes = ("plan.iterations=1", "trainer.steps=2", "trainer.batch=4", f"domain.weights={base(dropout=0.5)}")
         module, cfg = recorder("experiment=pretrain/digits", *sizes)
@@ -95,11 +104,11 @@ def test_dropout_is_on_in_pretraining_and_keyed(tmp_path: Path) -> None:
             torch.manual_seed(state)
             fit(module, cfg, tmp_path / str(state))
         assert dropouts(module) == {True}
-        weights.append(module.weights[-1])
-    assert equal(*weights)
+        gradients.append(module.gradients[-1])
+    assert equal(*gradients)
     without, cfg = recorder("experiment=pretrain/digits", *sizes[:-1])
     fit(without, cfg, tmp_path / "without")
-    assert distance(without.weights[-1], weights[0]) > 1e-3
+    assert distance(without.gradients[-1], gradients[0]) > 1e-2
 
 
 def test_the_average_is_the_one_computed_by_hand(tmp_path: Path) -> None:

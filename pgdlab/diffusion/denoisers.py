@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -33,6 +34,8 @@ class DiffusersDenoiser(Denoiser):
     epsilon: x0 = (x - sigma eps) / alpha; v: x0 = alpha x - sigma v (Salimans & Ho 2022, arXiv:2202.00512); sample: x0.
     A network with class embeddings gets cond as class_labels.
     """
+
+    network: Any  # what diffusers and peft add to a Module is not in its type
 
     def __init__(self, network: nn.Module, schedule: DiffusersSchedule) -> None:
         super().__init__()

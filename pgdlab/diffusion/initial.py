@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 
 import torch
@@ -24,8 +25,9 @@ class InitialDistribution(nn.Module, ABC):
         """mean and std, each (B, *D)."""
 
     def prior(self) -> Standard:
-        """rho_pre."""
-        return Standard(space=self.space, conditions=self.conditions, std=self.std)
+        """rho_pre, in this one's dtype and on its device."""
+        own = next(itertools.chain(self.parameters(), self.buffers()))
+        return Standard(space=self.space, conditions=self.conditions, std=self.std).to(own)
 
     def gaussian(self, mean: Tensor, log_scale: Tensor, cond: Tensor) -> Gaussian:
         """N(mean, (std e^log_scale)^2) inside the space; mean and log_scale (B, *D)."""
@@ -34,6 +36,8 @@ class InitialDistribution(nn.Module, ABC):
 
 class Standard(InitialDistribution):
     """N(0, std^2 I): the pretrained prior. Nothing to train."""
+
+    zero: Tensor
 
     def __init__(self, *, space: Space, conditions: int, std: float) -> None:
         super().__init__(space=space, conditions=conditions, std=std)

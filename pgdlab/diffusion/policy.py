@@ -20,6 +20,11 @@ class Policy(nn.Module):
     forward takes any set of (state, step) pairs in one network pass. Coefficients are fp64 vectors over the steps.
     """
 
+    times: Tensor
+    from_x: Tensor
+    from_x0: Tensor
+    std: Tensor
+
     def __init__(
         self, denoiser: Denoiser, space: Space, initial: InitialDistribution, kernel: Kernel, steps: int
     ) -> None:

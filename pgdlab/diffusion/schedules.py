@@ -39,10 +39,12 @@ class DiffusersSchedule(Schedule):
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
-        """config: the scheduler's `scheduler_config.json`. Raises ValueError where the spacing asked for is unknown."""
+        """config: the scheduler's `scheduler_config.json`. Raises ValueError for dynamic thresholding, which is not here."""
         from diffusers import DDIMScheduler
 
         self.scheduler = DDIMScheduler.from_config(config)
+        if self.scheduler.config.thresholding:
+            raise ValueError("the scheduler's config asks for thresholding; only clip_sample is implemented")
         # diffusers keeps fp32 tables; the fp64 ones are the same numbers, so that both step alike
         self.table = torch.cat([self.scheduler.alphas_cumprod, self.scheduler.final_alpha_cumprod.reshape(1)]).double()
 

@@ -42,7 +42,7 @@ class LoRA(Tuning):
     """
 
     rank: int = 8
-    scale: float | None = None
+    scale: int | None = None
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "time_emb_proj")
 
     def apply(self, denoiser: DiffusersDenoiser) -> Denoiser:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pgdlab.diffusion.denoisers import Denoiser, DiffusersDenoiser
+from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.space import Dense, Space
 from pgdlab.domains.base import Domain
@@ -63,7 +63,7 @@ class ImageDomain(Domain):
         object.__setattr__(self, "space", Dense((1, self.size, self.size)))
         unknown = [p for p in self.prompts if not 0 <= p <= self.conditions]
         if unknown or not self.prompts:
-            raise ValueError(f"prompts is {list(self.prompts)}; classes are 0 to 9, and {self.conditions} means no class")
+            raise ValueError(f"prompts is {list(self.prompts)}; classes are 0 to 9, {self.conditions} means no class")
 
     @abstractmethod
     def images(self) -> tuple[Tensor, Int[Tensor, " N"], Int[Tensor, " M"]]:
@@ -78,25 +78,25 @@ class ImageDomain(Domain):
         """Where the base is read from, and where task=pretrain of the shipped base writes it."""
         return ASSETS / self.name if self.weights is None else Path(self.weights).expanduser()
 
-    def fresh(self, generator: torch.Generator) -> Denoiser:
+    def fresh(self, generator: torch.Generator) -> DiffusersDenoiser:
         from diffusers import UNet2DModel
 
         depth = len(self.channels)
         with torch.random.fork_rng():
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-            network = UNet2DModel(
+            network: Any = UNet2DModel(
                 sample_size=self.size, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=8,
                 block_out_channels=self.channels, down_block_types=("DownBlock2D",) * depth, dropout=self.dropout,
                 up_block_types=("UpBlock2D",) * depth, num_class_embeds=self.conditions + 1, attention_head_dim=8,
             )  # fmt: skip
         return DiffusersDenoiser(network, DiffusersSchedule(SCHEDULER))
 
-    def base(self) -> Denoiser:
+    def base(self) -> DiffusersDenoiser:
         from diffusers import UNet2DModel
         from safetensors import SafetensorError
 
         folder = self.folder_of_weights
-        again = f"Make it with `python run.py task=pretrain domain={self.name}`, or name another folder in domain.weights"
+        again = f"Make it with `python run.py task=pretrain domain={self.name}`, or name another in domain.weights"
         try:
             scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
             network, found = UNet2DModel.from_pretrained(
@@ -113,7 +113,7 @@ class ImageDomain(Domain):
                 f"{folder} is no base of {self.name}: (channels, size, classes + 1) is {has}, {wanted} is wanted; "
                 f"{len(found['missing_keys'])} weights missing, {len(found['unexpected_keys'])} unknown. {again}"
             )
-        return DiffusersDenoiser(network.eval(), schedule)
+        return DiffusersDenoiser(network, schedule).eval()
 
     @functools.cached_property
     def _splits(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -154,7 +154,8 @@ class ImageDomain(Domain):
         network, kept = load_classifier(self.name, "features", folder), {}
         for name, split in (("train", "reward"), ("test", "test")):
             sample, label = self.data(split)
-            rows = torch.randperm(len(label), generator=torch.Generator().manual_seed(2))[:REFERENCE_IMAGES].sort().values
+            order = torch.randperm(len(label), generator=torch.Generator().manual_seed(2))
+            rows = order[:REFERENCE_IMAGES].sort().values
             kept[f"{name}_features"] = predict(network, self.decode(sample[rows]), features=True).half()
             kept[f"{name}_labels"] = label[rows].to(torch.uint8)
         seen, unseen = self.decode(self.data("train")[0]), self.decode(self.data("test")[0])
@@ -168,7 +169,8 @@ class ImageDomain(Domain):
             return {}
         image, cond, real = self.decode(sample.detach().cpu()), cond.cpu(), self._reference
         prompted = cond.unique() if int(cond.max()) < self.conditions else torch.arange(self.conditions)
-        train, test = (real[f"{s}_features"][torch.isin(real[f"{s}_labels"].long(), prompted)] for s in ("train", "test"))
+        kept = {s: torch.isin(real[f"{s}_labels"].long(), prompted) for s in ("train", "test")}
+        train, test = (real[f"{s}_features"][rows] for s, rows in kept.items())
         network, judge = self._networks
         features = predict(network, image, features=True)
         out = {

@@ -24,7 +24,7 @@ def grid(image: Float[Tensor, "B 1 S S"], columns: int = 8) -> Float[Tensor, "R 
 
 
 def picture(rows: dict[str, Tensor], path: Path) -> None:
-    """Writes a PNG with a titled grid for every entry (title -> images (B, 1, S, S) in [0, 1]), two beside each other."""
+    """Writes a PNG with a titled grid for every entry (title -> images (B, 1, S, S) in [0, 1]), two to a row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

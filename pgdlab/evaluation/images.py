@@ -31,12 +31,12 @@ def diversity(features: Float[Tensor, "B F"]) -> float:
 def nearest(
     image: Float[Tensor, "B C S S"], training: Float[Tensor, "N C S S"], rows: int = 256
 ) -> Float[Tensor, " B"]:
-    """Distance of every image to its nearest training image: root mean square over pixels, in units of the grey scale."""
+    """Distance of every image to its nearest training image: root mean square over pixels, in grey levels of [0, 1]."""
     data = training.flatten(1)
     found = [torch.cdist(part, data).amin(1) for part in image.flatten(1).split(rows)]
     return torch.cat(found) / data.shape[1] ** 0.5
 
 
 def copies(distance: Float[Tensor, " B"], real: Float[Tensor, " N"], quantile: float = 0.05) -> float:
-    """Share of samples nearer to a training image than the nearest 5 % of unseen real images are: 0.05 for real ones."""
+    """Share of samples nearer to a training image than the nearest 5 % of unseen real images: 0.05 for real ones."""
     return float((distance < real.quantile(quantile)).double().mean())

@@ -40,7 +40,7 @@ class PathKL(Penalty):
                 f"coefficient {coefficient}, target {target}: the coefficient must be at least 0, and above 0 "
                 "where a target steers it; the target must be above 0"
             )
-        self.form, self.target, self.gain = form, target, gain
+        self.form, self.target, self.gain, self.positive = form, target, gain, coefficient > 0
         self.initial_ratio = 1.0 if initial_coefficient is None else initial_coefficient / max(coefficient, 1e-300)
         self.fixed_initial = initial_coefficient if coefficient == 0 else None
         self.register_buffer("coefficient", torch.tensor(coefficient, dtype=torch.float64))
@@ -52,7 +52,7 @@ class PathKL(Penalty):
         return self.coefficient * self.initial_ratio
 
     def needs_reference(self) -> bool:
-        return bool(self.coefficient > 0)
+        return self.positive  # a steered coefficient never reaches 0
 
     def shape(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:
         steps = len(trajectory.slot) - 1

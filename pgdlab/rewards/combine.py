@@ -27,7 +27,7 @@ class Sum(Reward):
         super().__init__()
         given = weights or {}
         if not rewards or given.keys() - rewards.keys():
-            raise ValueError(f"weights names {sorted(given)}; the rewards of this sum are {sorted(rewards)}, at least one")
+            raise ValueError(f"weights names {sorted(given)}; this sum's rewards are {sorted(rewards)}, one or more")
         self.rewards = nn.ModuleDict(rewards)
         self.weights = {name: float(given.get(name, 1.0)) for name in rewards}
 

@@ -16,7 +16,7 @@ def estimate_score(reward: Reward, episode: Episode, h: int) -> Score:
     if h == episode.steps:
         return reward.score(episode.sample, episode.cond)
     if episode.estimate is None:
-        raise ValueError(f"{type(reward).__name__} looks at intermediate states, but the episode came without estimates")
+        raise ValueError(f"{type(reward).__name__} looks at intermediate states: the episode came without estimates")
     return reward.score(episode.estimate(h), episode.cond)
 
 
@@ -67,6 +67,4 @@ class Shaped(Reward):
         phi = self.weight * torch.stack([s.value.double() for s in scores], 1)
         following = torch.cat([phi[:, 1:], torch.zeros_like(phi[:, :1])], 1)
         measured = torch.stack([paid.measured, *[s.measured for s in scores]]).all(0)
-        return replace(
-            paid, values=paid.values + following - phi, initial=paid.initial + phi[:, 0], measured=measured
-        )
+        return replace(paid, values=paid.values + following - phi, initial=paid.initial + phi[:, 0], measured=measured)

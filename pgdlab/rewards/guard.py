@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from pgdlab.rewards.base import Episode, Paid, Reward
 
@@ -13,22 +15,29 @@ class RewardError(ValueError):
     """Too many samples of an iteration could not be scored."""
 
 
-def guarded(reward: Reward, episode: Episode, max_failed: float) -> Paid:
+def alone(x: Tensor) -> Tensor:
+    """The rows of all processes where there is one."""
+    return x
+
+
+def guarded(reward: Reward, episode: Episode, max_failed: float, gather: Callable[[Tensor], Tensor] = alone) -> Paid:
     """reward(episode) with failures masked: measured is False, and the value 0, where the scorer raised or was not finite.
 
     Where a batch raises it is halved until the samples at fault stand alone, so that one bad sample costs only itself.
-    Raises RewardError where more than the share max_failed failed, with the first exception as its cause.
+    Raises RewardError where more than the share max_failed failed, with the first exception as its cause. gather: from
+    this process's rows to all processes', over which the share is taken, so that all of them stop or none does.
     """
     failures: list[Exception] = []
     with torch.no_grad():
         paid = _attempt(reward, episode, failures)
     finite = paid.values.isfinite().all(1) & paid.initial.isfinite()
     measured = paid.measured & finite
-    share = 1 - measured.double().mean().item()
+    everywhere = gather(measured)
+    share = (~everywhere).double().mean().item()
     if share > max_failed:
         why = f"the first exception: {failures[0]!r}" if failures else "values were not finite or not measured"
         raise RewardError(
-            f"reward {type(reward).__name__} failed on {share:.0%} of {len(episode)} samples (plan.max_failed allows "
+            f"reward {type(reward).__name__} failed on {share:.0%} of {len(everywhere)} samples (plan.max_failed allows "
             f"{max_failed:.0%}); {why}. Mend the reward, or raise plan.max_failed to train on the rest"
         ) from (failures[0] if failures else None)
     values = torch.where(measured[:, None], paid.values, 0.0)

@@ -9,7 +9,7 @@ import functools
 import json
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -109,6 +109,7 @@ class PatchCNN(Classifier):
 ARCHITECTURES: dict[str, type[Classifier]] = {"reward": PlainCNN, "heldout": ResidualCNN, "features": PatchCNN}
 
 
+@runtime_checkable
 class Labelled(Protocol):
     """What a fit needs of a domain: its name, its splits ("test", and one named after each classifier), decoded."""
 
@@ -212,7 +213,7 @@ def load_classifier(domain: str, kind: str, folder: Path | None = None) -> Class
     domain = domain.rpartition(".")[2].lower()
     known = sorted(path.parent.name for path in ASSETS.glob("*/classifiers.json"))
     if folder is None and domain not in known:
-        raise ValueError(f"domain is {domain!r}; classifiers are there for {', '.join(known)} (task=classifiers fits more)")
+        raise ValueError(f"domain is {domain!r}; classifiers exist for {', '.join(known)} (task=classifiers fits more)")
     if kind not in ARCHITECTURES:
         raise ValueError(f"classifier is {kind!r}; a domain has {', '.join(ARCHITECTURES)}")
     base = ASSETS / domain if folder is None else folder

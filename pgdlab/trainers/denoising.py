@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -43,14 +42,16 @@ class Samples:
     evaluations: int = 0
 
 
-class Piece(NamedTuple):
-    """Rows of the samples with their times and noise, and the size of the global minibatch."""
+@dataclass(frozen=True)
+class Piece:
+    """Rows of the samples with their times and noise, the size of the global minibatch, and the seed of its dropout."""
 
     rows: Int[Tensor, " R"]
     t: Int[Tensor, " R"]
     noise: Float[Tensor, "R *D"]
     cond: Tensor
     count: int
+    seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,15 +83,19 @@ class DenoisingAlgorithm(Algorithm):
         own = torch.arange(world.processes.rank, size, world.processes.size)
         pieces = []
         for part in own.split(world.plan.pass_size):
-            moved = [x[part].to(world.device) for x in (rows, t, noise, cond)]
-            pieces.append(Piece(*moved, count=size))
+            seed = int(torch.randint(2**31, (), generator=g)) + world.processes.rank
+            here = [x[part].to(world.device) for x in (rows, t, noise, cond)]
+            pieces.append(Piece(rows=here[0], t=here[1], noise=here[2], cond=here[3], count=size, seed=seed))
         return pieces
 
     def loss(self, experience: Samples, piece: Piece, world: World) -> Loss:
         x0, weight = experience.x0[piece.rows], experience.weight[piece.rows]
-        each = denoising_loss(world.policy.denoiser, x0, piece.t, piece.noise.to(x0.dtype), piece.cond)
+        with torch.random.fork_rng(enabled=self.dropout):  # dropout draws from torch's global generator
+            if self.dropout:
+                torch.manual_seed(piece.seed)
+            each = denoising_loss(world.policy.denoiser, x0, piece.t, piece.noise.to(x0.dtype), piece.cond)
         total = (weight * each).sum() / piece.count
-        return Loss(total, {"denoising_loss": (each.detach().sum(), len(each))})
+        return Loss(total, {"denoising_loss": (each.detach().sum(), float(len(each)))})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -40,7 +39,8 @@ class Experience:
     evaluations: int = 0
 
 
-class Piece(NamedTuple):
+@dataclass(frozen=True)
+class Piece:
     """One pass: pairs for the denoiser, rows for rho, and the number of measured trajectories in the global minibatch."""
 
     pairs: Pairs
@@ -84,8 +84,9 @@ class PolicyGradient(Algorithm):
             policy, world.reference, world.noise, iteration, index, cond[index.start : index.stop], kept,
             plan.rollout_batch, extras,
         )  # fmt: skip
-        paid = guarded(world.reward, episode(world, trajectory), plan.max_failed)
+        seen = episode(world, trajectory)
         gather = world.processes.gather
+        paid = guarded(world.reward, seen, plan.max_failed, gather)
         measured = gather(paid.measured)
         returns = gather(returns_table(paid, world.penalty.shape(trajectory)))
         advantage, scalar = advantages(returns, measured, groups, self.baseline, self.scale)
@@ -95,7 +96,7 @@ class PolicyGradient(Algorithm):
             trajectory=trajectory, advantage=local[:, [h + 1 for h in kept]], initial_advantage=local[:, 0],
             objective_scale=scalar, measured=measured, index=index, order=order.to(world.device),
             step_scale=plan.steps.scale(len(policy.stochastic_steps), len(kept)) if kept else 1.0,
-            logs=summarise(world, trajectory, paid, groups), queries=plan.samples,
+            logs=summarise(world, trajectory, seen, paid, groups), queries=plan.samples,
             evaluations=evaluations(world, extras),
         )  # fmt: skip
         world.penalty.update(experience.logs.get("kl_nats", 0.0))
@@ -117,7 +118,8 @@ class PolicyGradient(Algorithm):
         return [Piece(p, first if i == 0 else none, count) for i, p in enumerate(pairs)]
 
     def loss(self, experience: Experience, piece: Piece, world: World) -> Loss:
-        value, logs = torch.zeros((), device=world.device, dtype=torch.float64), {}
+        value = torch.zeros((), device=world.device, dtype=torch.float64)
+        logs: dict[str, tuple[Tensor, float]] = {}
         if len(piece.pairs.row):
             steps, logs = self.step_loss(experience, piece.pairs, world)
             value = value + experience.step_scale * steps
@@ -173,14 +175,18 @@ def returns_table(paid: Paid, shape: Float[Tensor, "B H1"]) -> Float[Tensor, "B 
     return torch.cat([paid.total[:, None].double(), reward_to_go(paid.values)], 1) - shape
 
 
-def summarise(world: World, trajectory: Trajectory, paid: Paid, groups: Int[Tensor, " N"]) -> dict[str, float]:
+def summarise(
+    world: World, trajectory: Trajectory, seen: Episode, paid: Paid, groups: Int[Tensor, " N"]
+) -> dict[str, float]:
     """Means over all processes' measured samples; formulas in docs/metrics.md."""
     gather = world.processes.gather
     measured = gather(paid.measured)
     total = gather(paid.values.sum(1).double())
-    columns = {f"reward/{name}": part.double() for name, part in paid.parts.items()}
+    # a process whose samples all failed knows no parts; what is gathered must be the same, in the same order, everywhere
+    known = gather(torch.tensor([len(paid.parts)], device=world.device)) == len(paid.parts)
+    columns = {f"reward/{n}": paid.parts[n].double() for n in sorted(paid.parts)} if known.all() else {}
     if world.heldout is not None:
-        columns["heldout"] = world.heldout(episode(world, trajectory)).values.sum(1)
+        columns["heldout"] = guarded(world.heldout, seen, max_failed=1.0).values.sum(1)
     if world.penalty.needs_reference():
         columns["path_kl_nats"] = trajectory.kl.sum(1).double()
     if world.policy.trains_initial:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -26,12 +27,15 @@ class PPO(PolicyGradient):
     def __post_init__(self) -> None:
         if self.clip <= 0:
             raise ValueError(f"clip is {self.clip}; it is a positive number of nats")
+        if self.epochs * self.minibatches == 1:
+            text = "one update per rollout: the ratio is identically 1 and the clip does nothing; this is trainer=reinforce"
+            warnings.warn(text, stacklevel=3)
 
     def surrogate(self, log_ratio: Float[Tensor, " P"], advantage: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
         return surrogates.ppo_clip(log_ratio, advantage, -self.clip, self.clip)
 
     def diagnostics(self, log_ratio: Float[Tensor, " P"]) -> dict[str, tuple[Tensor, float]]:
-        n = len(log_ratio)
+        n = float(len(log_ratio))
         return {
             "log_ratio_abs": (log_ratio.abs().sum(), n),
             "clip_fraction_high": ((log_ratio > self.clip).sum(), n),

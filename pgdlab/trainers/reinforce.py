@@ -29,4 +29,4 @@ class Reinforce(PolicyGradient):
         return surrogates.reinforce(log_ratio, advantage)
 
     def diagnostics(self, log_ratio: Float[Tensor, " P"]) -> dict[str, tuple[Tensor, float]]:
-        return {"log_ratio_abs": (log_ratio.abs().sum(), len(log_ratio))}
+        return {"log_ratio_abs": (log_ratio.abs().sum(), float(len(log_ratio)))}

@@ -41,13 +41,14 @@ class RewardWeightedRegression(DenoisingAlgorithm):
         trajectory = rollout(
             world.policy, world.reference, world.noise, iteration, index, mine, [], plan.rollout_batch, extras
         )
-        paid = guarded(world.reward, episode(world, trajectory), plan.max_failed)
+        seen = episode(world, trajectory)
+        paid = guarded(world.reward, seen, plan.max_failed, processes.gather)
         total, measured = processes.gather(paid.total.double()), processes.gather(paid.measured)
         score = torch.where(measured, total / self.temperature, -torch.inf)
         groups = torch.arange(plan.samples, device=world.device) // plan.group
         sample = processes.gather(trajectory.sample)
         weight = (score.softmax(0) * plan.samples).to(sample.dtype)
-        logs = summarise(world, trajectory, paid, groups) | {
+        logs = summarise(world, trajectory, seen, paid, groups) | {
             "effective_samples": (weight.sum() ** 2 / weight.square().sum()).item()
         }
         queries, evaluated = plan.samples, evaluations(world, extras)

@@ -14,8 +14,8 @@ from pgdlab.rewards.learned import load_classifier
 class ClassProbability(Reward):
     """p(target | image) under a shipped classifier, 0 to 1; part "log_prob" in nats.
 
-    domain: whose classifier (digits, or as `_target_` writes its class). target: a class, or null for the class of each sample's own prompt. classifier: "reward"
-    to train on, "heldout" to judge by.
+    domain: whose classifier (digits, or as `_target_` writes its class). target: a class, or null for the class of each
+    sample's own prompt. classifier: "reward" to train on, "heldout" to judge by.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ class Quality(Reward):
     """sharpness * s + contrast * c - total_variation * v, each in grey levels of [0, 1]; the arguments are the weights.
 
     Parts: "sharpness" (standard deviation of the Laplacian), "contrast" (standard deviation of the pixels), and
-    "total_variation" (mean over pixels of |down| + |right| differences, Rudin, Osher & Fatemi 1992), which noise raises.
+    "total_variation" (mean over pixels of |down| + |right| differences, Rudin, Osher & Fatemi 1992), raised by noise.
     """
 
     def __init__(self, *, sharpness: float = 1.0, contrast: float = 1.0, total_variation: float = 0.5) -> None:

@@ -1,0 +1,154 @@
+"""Rewards that fail: masked where they may be, the end of the run where they fail too often."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pgdlab.rewards.base import Episode, Paid, Reward, Score
+from pgdlab.rewards.guard import RewardError, guarded
+
+
+class Scripted(Reward):
+    """Values are the samples, and whatever a function does with them."""
+
+    def __init__(self, change: Callable[[Tensor], Score]) -> None:
+        super().__init__()
+        self.change = change
+        self.sizes: list[int] = []
+
+    def score(self, sample: Any, cond: Tensor) -> Score:
+        self.sizes.append(len(sample))
+        return self.change(sample)
+
+
+def episode(*values: float, steps: int = 3) -> Episode:
+    return Episode(torch.tensor(values, dtype=torch.float32), torch.zeros(len(values), dtype=torch.long), steps)
+
+
+def plain(x: Tensor) -> Score:
+    return Score.of(x, double=2 * x)
+
+
+def raises_at(bad: float) -> Callable[[Tensor], Score]:
+    def change(x: Tensor) -> Score:
+        if (x == bad).any():
+            raise RuntimeError(f"cannot score {bad}")
+        return plain(x)
+
+    return change
+
+
+def test_nothing_fails() -> None:
+    paid = guarded(Scripted(plain), episode(1, 2, 3), 0.0)
+    assert paid.values.tolist() == [[0, 0, 1], [0, 0, 2], [0, 0, 3]]
+    assert paid.measured.tolist() == [True] * 3
+    assert paid.parts["double"].tolist() == [2, 4, 6]
+    assert paid.values.dtype == torch.float64
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_values_that_are_not_finite_are_masked(bad: float) -> None:
+    paid = guarded(Scripted(plain), episode(1, bad, 3, 4), 0.25)
+    assert paid.measured.tolist() == [True, False, True, True]
+    assert paid.total.tolist() == [1, 0, 3, 4]
+
+
+def test_a_scorer_may_say_that_it_failed() -> None:
+    paid = guarded(Scripted(lambda x: Score(x, x < 3)), episode(1, 2, 3, 4), 0.5)
+    assert paid.measured.tolist() == [True, True, False, False]
+    assert paid.total.tolist() == [1, 2, 0, 0]
+
+
+class StartPays(Reward):
+    """A reward on s_0 that is not finite for one sample."""
+
+    def score(self, sample: Any, cond: Tensor) -> Score:
+        return plain(sample)
+
+    def forward(self, episode: Episode) -> Paid:
+        return Paid(torch.zeros(len(episode), 3).double(), episode.sample.double(), episode.cond == 0, {})
+
+
+def test_what_the_initial_state_earns_is_masked_too() -> None:
+    paid = guarded(StartPays(), episode(1, math.nan, 3), 0.5)
+    assert paid.measured.tolist() == [True, False, True]
+    assert paid.initial.tolist() == [1, 0, 3]
+
+
+@pytest.mark.parametrize("at", range(7))
+def test_one_sample_that_raises_costs_only_itself(at: int) -> None:
+    values = [float(i) for i in range(7)]
+    reward = Scripted(raises_at(at))
+    paid = guarded(reward, episode(*values), 0.2)
+    assert paid.measured.tolist() == [i != at for i in range(7)]
+    assert paid.total.tolist() == [0.0 if i == at else i for i in range(7)]
+    rest = [i for i in range(7) if i != at]
+    assert paid.parts["double"][rest].tolist() == [2 * i for i in rest]
+    assert math.isnan(paid.parts["double"][at])
+    assert len(reward.sizes) <= 2 * 7, "it is halved, not tried one by one again and again"
+
+
+def test_estimates_are_cut_with_the_samples() -> None:
+    """A reward of intermediate states sees the rows of its own half."""
+
+    class Early(Scripted):
+        def needs_estimates(self) -> bool:
+            return True
+
+        def forward(self, episode: Episode) -> Paid:
+            assert episode.estimate is not None
+            self.score(episode.sample, episode.cond)
+            early = episode.estimate(0).double()
+            return Paid(early[:, None].expand(-1, 3), torch.zeros_like(early), torch.ones_like(early) > 0, {})
+
+    seen = Episode(torch.arange(5.0), torch.zeros(5, dtype=torch.long), 3, lambda h: 10 * torch.arange(5.0) + h)
+    paid = guarded(Early(raises_at(3.0)), seen, 0.5)
+    assert paid.values[:, 0].tolist() == [0, 10, 20, 0, 40]
+
+
+def test_a_reward_that_always_raises_stops_the_run_and_says_why() -> None:
+    def broken(x: Tensor) -> Score:
+        raise KeyError("no such property")
+
+    with pytest.raises(
+        RewardError, match=r"reward Scripted failed on 100% of 4 samples .*KeyError\('no such property'\)"
+    ) as e:
+        guarded(Scripted(broken), episode(1, 2, 3, 4), 0.25)
+    assert isinstance(e.value.__cause__, KeyError)
+
+
+def test_too_many_nans_stop_the_run() -> None:
+    with pytest.raises(
+        RewardError, match=r"failed on 50% of 4 samples \(plan.max_failed allows 25%\); values were not"
+    ):
+        guarded(Scripted(plain), episode(1, math.nan, math.nan, 4), 0.25)
+
+
+@pytest.mark.parametrize(("failed", "of"), [(3, 10), (1, 10), (7, 10), (1, 3), (29, 100)])
+def test_the_limit_itself_is_allowed(failed: int, of: int) -> None:
+    """1 - mean(measured) would be 0.30000000000000004 for 3 of 10."""
+    values = [math.nan] * failed + [1.0] * (of - failed)
+    assert int(guarded(Scripted(plain), episode(*values), failed / of).measured.sum()) == of - failed
+    with pytest.raises(RewardError):
+        guarded(Scripted(plain), episode(*values), (failed - 0.5) / of)
+
+
+def test_interrupts_are_not_swallowed() -> None:
+    def stop(x: Tensor) -> Score:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        guarded(Scripted(stop), episode(1, 2), 1.0)
+
+
+def test_no_gradient_reaches_a_reward() -> None:
+    """A reward network in a policy-gradient run is never differentiated."""
+    weight = torch.ones((), requires_grad=True)
+    paid = guarded(Scripted(lambda x: Score.of(weight * x)), episode(1, 2), 0.0)
+    assert not paid.values.requires_grad

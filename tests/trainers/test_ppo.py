@@ -1,0 +1,106 @@
+"""PPO: REINFORCE at ratio 1, clipped beyond it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import pytest
+import torch
+
+from pgdlab.diffusion.policy import Policy
+from pgdlab.functional.gaussian import log_prob
+from pgdlab.penalties.path_kl import PathKL
+from pgdlab.rollout import all_pairs, replay
+from pgdlab.trainers.ppo import PPO
+from pgdlab.trainers.reinforce import Reinforce
+from tests.tiny import FastNoise, gradient, moved, tiny_policy, tiny_world
+
+
+def start(rho: bool = True) -> tuple[Policy, Policy]:
+    policy = tiny_policy(0.7, rho=rho)
+    reference = policy.reference()
+    return moved(policy), reference
+
+
+def test_at_ratio_one_it_is_reinforce() -> None:
+    """The same gradient, penalty and rho included, for the first update of a rollout."""
+    policy, reference = start()
+    world = tiny_world(policy, reference, penalty=PathKL(coefficient=0.5), samples=64)
+    one, two = gradient(world, Reinforce()), gradient(world, PPO(epochs=2, minibatches=1))
+    for name in one:
+        # replay rounds the log-ratio to 1e-15 instead of 0
+        torch.testing.assert_close(two[name], one[name], rtol=1e-11, atol=1e-13)
+    assert max(g.abs().max() for g in one.values()) > 0.01
+
+
+def test_off_policy_ratios_average_to_one() -> None:
+    """E_old[pi / pi_old] = 1, for a step, and for rho: the weight is a density's, not a mean over dimensions (trap 4)."""
+    policy, reference = start()
+    n = 40_000
+    world = tiny_world(policy, reference, noise=FastNoise(1), samples=n)
+    out = PPO().collect(world, 0).trajectory
+    moved(policy, seed=9, size=0.3)
+    with torch.no_grad():
+        steps = replay(policy, out, all_pairs(torch.arange(n), 3))[1].reshape(n, 3) - out.log_prob
+        first = log_prob(policy.initial(out.cond), out.initial, policy.space, out.cond) - out.initial_log_prob
+        ratio = torch.cat([steps, first[:, None]], 1).exp()
+    assert ratio.std(0).min() > 0.05, "the policy has not moved"
+    assert ((ratio.mean(0) - 1).abs() < 4.5 * ratio.std(0) / n**0.5).all()
+
+
+def test_clip_fractions_by_hand() -> None:
+    c = 0.2
+    log_ratio = torch.tensor([0.3, 0.21, 0.19, 0.0, -0.19, -0.21])
+    logs = {name: float(total) / count for name, (total, count) in PPO(clip=c).diagnostics(log_ratio).items()}
+    assert logs["clip_fraction_high"] == pytest.approx(2 / 6)
+    assert logs["clip_fraction_low"] == pytest.approx(1 / 6)
+    assert logs["log_ratio_abs"] == pytest.approx(log_ratio.abs().mean().item())
+
+
+def test_beyond_the_clip_there_is_no_gradient() -> None:
+    """After a large move every good sample that became likelier by more than c, and every bad one that became less
+    likely, has no surrogate gradient; the others have."""
+    trainer = PPO(clip=0.2)
+    log_ratio = torch.tensor([0.5, 0.5, -0.5, -0.5, 0.1], dtype=torch.float64, requires_grad=True)
+    advantage = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0], dtype=torch.float64)
+    (slope,) = torch.autograd.grad(trainer.surrogate(log_ratio, advantage).sum(), log_ratio)
+    assert slope.tolist() == pytest.approx([0, -math.exp(0.5), math.exp(-0.5), 0, math.exp(0.1)])
+
+
+def test_updates_after_the_first_use_the_moved_ratio() -> None:
+    """The old log-probabilities stay those of the rollout while the policy moves: the loss changes accordingly."""
+    policy, reference = start(rho=False)
+    world, trainer = tiny_world(policy, reference, samples=64), PPO(clip=0.05)
+    experience = trainer.collect(world, 0)
+    old = experience.trajectory.log_prob.clone()
+    first = gradient(world, trainer, experience)
+    moved(policy, seed=3, size=0.5)
+    second = gradient(world, trainer, experience)
+    assert torch.equal(experience.trajectory.log_prob, old)
+    assert not torch.allclose(first["denoiser.shift"], second["denoiser.shift"])
+    (piece,) = trainer.passes(experience, 0, world)[:1]
+    logs = trainer.loss(experience, piece, world).logs
+    assert logs["clip_fraction_high"][0] > 0
+    assert logs["clip_fraction_low"][0] > 0
+
+
+@pytest.mark.parametrize("clip", [0.0, -0.1])
+def test_a_clip_that_is_not_positive_is_refused(clip: float) -> None:
+    with pytest.raises(ValueError, match="positive number of nats"):
+        PPO(clip=clip)
+
+
+def test_one_update_a_rollout_is_warned_about() -> None:
+    """Trap 12."""
+    with pytest.warns(UserWarning, match="ratio is identically 1 and the clip does nothing"):
+        PPO(epochs=1, minibatches=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PPO(epochs=1, minibatches=2)
+
+
+@pytest.mark.parametrize(("epochs", "minibatches"), [(2, 1), (1, 2)])
+def test_reinforce_refuses_to_reuse_samples(epochs: int, minibatches: int) -> None:
+    with pytest.raises(ValueError, match=f"not {epochs} epochs of {minibatches} minibatches"):
+        Reinforce(epochs=epochs, minibatches=minibatches)

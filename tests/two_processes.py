@@ -1,0 +1,36 @@
+"""Fits every scenario of test_processes; started by it, and once more by Lightning for the second process."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from tests.worlds import BRIGHT, fitted
+
+PATCHY = ("reward={_target_: tests.worlds.Patchy, limit: 0.7}", "plan.max_failed=0.9")
+JOINT = ("initial=diagonal", "penalty=path_kl", "trainer=ppo")
+# name -> (whether in fp64, overrides)
+SCENARIOS: dict[str, tuple[bool, tuple[str, ...]]] = {
+    "fp32": (False, (*JOINT, BRIGHT, "trainer.minibatches=2", "plan.iterations=1")),
+    "ppo": (True, (*JOINT, *PATCHY, "trainer.minibatches=4", "plan.iterations=3")),
+    "passes": (True, (*JOINT, *PATCHY, "trainer.minibatches=2", "plan.iterations=3", "plan.pass_size=3")),
+    "target": (True, ("penalty=target_kl", "trainer=reinforce", "trainer.scale=batch_std", *PATCHY, "plan.iterations=3")),
+    "grpo": (True, ("trainer=grpo", "penalty=none", "policy=lora", *PATCHY, "plan.iterations=3", "plan.rollout_batch=3")),
+    "rwr": (True, ("trainer=rwr", "penalty=none", *PATCHY, "plan.iterations=3", "trainer.steps=3", "trainer.batch=6")),
+    "rho": (True, ("policy=frozen", "initial=conditional", "trainer=ppo", *PATCHY, "plan.iterations=3")),
+}
+
+
+def main(folder: Path) -> None:
+    """Results of the first process as <folder>/<name>.pt."""
+    for name, (double, overrides) in SCENARIOS.items():
+        module = fitted(folder / name, "runtime=ddp_cpu", *overrides, double=double)
+        if module.global_rank == 0:
+            kept = {"gradient": module.gradients[0], "weights": module.weights[-1], "history": module.history}
+            torch.save(kept, folder / f"{name}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
