@@ -46,5 +46,7 @@ def build_world(cfg: Any, denoiser: DiffusersDenoiser | None = None) -> World:
 
 
 def build_module(cfg: Any) -> SteeringModule:
-    """The LightningModule of a run."""
-    return SteeringModule(build_world(cfg), instantiate(cfg.trainer), instantiate(cfg.optimizer))
+    """The LightningModule of a run. Raises ValueError where its parts do not go together."""
+    world, algorithm = build_world(cfg), instantiate(cfg.trainer)
+    algorithm.refuse(world)
+    return SteeringModule(world, algorithm, instantiate(cfg.optimizer))

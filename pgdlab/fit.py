@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pgdlab.callbacks import Average, Checkpoint, GracefulStop, Metrics, Progres
 from pgdlab.compose import instantiate
 from pgdlab.loggers import resume_rows
 from pgdlab.module import SteeringModule
+from pgdlab.trainers.base import Processes
 
 LAST = Path("checkpoints") / "last.ckpt"
 
@@ -36,26 +37,37 @@ def fit(module: SteeringModule, cfg: Any, folder: Path) -> lightning.Trainer:
         ProgressBar(plan.iterations),
         Checkpoint(folder / LAST, plan.checkpoint_every, plan.iterations),
     ]
-    trainer: lightning.Trainer = quiet(
-        instantiate(cfg.runtime),
+    trainer: lightning.Trainer = make_trainer(
+        cfg.runtime,
         max_epochs=plan.iterations,
         logger=loggers,
         callbacks=callbacks,
-        use_distributed_sampler=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
     )
+    module.world.processes = Processes(size=trainer.world_size)
+    module.algorithm.refuse(module.world)  # before other processes are started
     trainer.fit(module, ckpt_path=folder / LAST if cfg.resume else None, weights_only=False)
     return trainer
 
 
-def quiet(make: Callable[..., Any], **settings: Any) -> Any:
-    """Lightning's advice on workers and devices is not for loaders that yield indices."""
+def make_trainer(runtime: Any, **settings: Any) -> lightning.Trainer:
+    """lightning.Trainer of cfg.runtime. Raises ValueError where it sets what the run itself decides.
+
+    Lightning's advice on workers and devices is silenced: it is not for a loader that yields numbers.
+    """
+    defaults = inspect.signature(lightning.Trainer).parameters
+    taken = [key for key in settings if runtime.get(key, defaults[key].default) != defaults[key].default]
+    if taken:
+        raise ValueError(
+            f"runtime.{taken[0]} is set by the run itself: iterations, checkpoints and loggers come from plan and logger"
+        )
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for advice in ("does not have many workers", "smaller than the logging", "in eval mode", "treespec", "srun"):
         warnings.filterwarnings("ignore", f".*{advice}.*")
-    return make(**settings)
+    trainer: lightning.Trainer = instantiate(runtime)(**settings, use_distributed_sampler=False)
+    return trainer
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -79,6 +79,7 @@ class SteeringModule(lightning.LightningModule):
         self.experience: Any = None
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, list[Any]] = {}
+        self.rows = 0
         self.started = 0.0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SteeringModule:
@@ -119,7 +120,7 @@ class SteeringModule(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.started = time.perf_counter()
-        self.sums = {}
+        self.sums, self.rows = {}, 0
         with self.trainer.precision_plugin.forward_context():  # the precision of replay: else the ratio is not 1
             self.experience = self.algorithm.collect(self.world, int(self.iterations))
 
@@ -149,6 +150,7 @@ class SteeringModule(lightning.LightningModule):
         for name, (total, count) in loss.logs.items():
             self.add(name, total, count)
         self.add("loss", loss.value, 0.0)  # a count of 0: averaged over the updates
+        self.rows += loss.rows
         return loss.value * size
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
@@ -170,7 +172,8 @@ class SteeringModule(lightning.LightningModule):
         experience = self.experience
         self.iterations += 1
         self.queries += experience.queries
-        self.evaluations += experience.evaluations
+        trained = torch.tensor([self.rows], device=self.device)
+        self.evaluations += experience.evaluations + self.world.processes.gather(trained).sum()
         self.seconds += time.perf_counter() - self.started
         self.history.append(dict(self.iteration_logs()))
         self.experience = None

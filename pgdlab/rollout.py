@@ -39,11 +39,6 @@ class Trajectory:
     kept: tuple[int, ...]
     slot: tuple[int, ...]
 
-    def to(self, device: torch.device) -> Trajectory:
-        """All tensors on a device."""
-        moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in TENSORS}
-        return replace(self, **moved)
-
 
 TENSORS = tuple(f.name for f in fields(Trajectory) if f.name not in ("kept", "slot"))
 
@@ -74,10 +69,13 @@ class Extras(NamedTuple):
     tuned_last: bool = False
 
 
+SAMPLES = Extras()
+
+
 @torch.no_grad()
 def rollout(
     policy: Policy, reference: Policy, noise: Noise, iteration: int, index: range, cond: Tensor,
-    kept: list[int], batch: int, extras: Extras = Extras(),
+    kept: list[int], batch: int, extras: Extras = SAMPLES,
 ) -> Trajectory:  # fmt: skip
     """Samples the trajectories of the global sample indices `index` under cond (B, ...), `batch` rows at a time.
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from pgdlab import cli
 from pgdlab.runs import METRICS, SUMMARY
 from pgdlab.trainers.base import Processes
 from tests.two_processes import SCENARIOS
@@ -39,12 +40,14 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_two_processes_give_what_one_gives(name: str, both: Path, tmp_path: Path) -> None:
-    """fp32: sums are taken in another order, 1e-5. fp64: three iterations of AdamW, which amplifies tiny gradients, 1e-8."""
+    """The gradient of the first update that has one; the weights after three iterations of AdamW, which amplifies tiny
+    gradients: in fp64 only."""
     double, overrides = SCENARIOS[name]
     two = torch.load(both / f"{name}.pt", weights_only=False)
     one = fitted(tmp_path, *overrides, double=double)
-    assert distance(two["gradient"], one.gradients[0]) < (1e-12 if double else 1e-5)
-    assert distance(two["weights"], one.weights[-1]) < (1e-8 if double else 1e-5)
+    first = next(k for k, gradient in enumerate(one.gradients) if any(g.any() for g in gradient.values()))
+    assert distance(two["gradients"][first], one.gradients[first]) < (1e-9 if double else 1e-5)
+    assert not double or distance(two["weights"], one.weights[-1]) < 1e-8
     for a, b in zip(two["history"], one.history, strict=True):
         assert a.keys() == b.keys()
         assert a == pytest.approx(b | {"seconds": a["seconds"]}, rel=1e-6 if double else 1e-3, abs=1e-9 if double else 1e-6)
@@ -82,10 +85,8 @@ def test_the_shipped_runtime_makes_one_run(tmp_path: Path) -> None:
     assert done.stdout.count("reward queries") == 1
 
 
-def test_what_does_not_divide_is_refused(tmp_path: Path) -> None:
-    done = python(
-        str(ROOT / "run.py"), *tiny(BRIGHT, "runtime=ddp_cpu", "plan.samples=9", "plan.group=3"), cwd=tmp_path
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "9 samples do not divide among 2 processes" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_what_does_not_divide_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(tiny(BRIGHT, "runtime=ddp_cpu", "plan.samples=9", "plan.group=3")) == 2
+    assert "9 samples do not divide among 2 processes" in capsys.readouterr().err
+    assert not torch.distributed.is_initialized()

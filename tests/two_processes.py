@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
     for name, (double, overrides) in SCENARIOS.items():
         module = fitted(folder / name, "runtime=ddp_cpu", *overrides, double=double)
         if module.global_rank == 0:
-            kept = {"gradient": module.gradients[0], "weights": module.weights[-1], "history": module.history}
+            kept = {"gradients": module.gradients, "weights": module.weights[-1], "history": module.history}
             torch.save(kept, folder / f"{name}.pt")
 
 

@@ -32,7 +32,7 @@ def learning_curve(folder: Path) -> Path:
 
     with (folder / METRICS).open(newline="") as file:
         rows = list(csv.DictReader(file))
-    panels = {"reward": ["reward", "heldout"], "nats from the base": ["kl_nats", "path_kl_nats", "initial_kl_nats"]}
+    panels = {"reward": ["reward", "heldout"], "nats from the base": ["path_kl_nats", "initial_kl_nats"]}
     panels = {t: [n for n in names if any(r.get(n) for r in rows)] for t, names in panels.items()}
     panels = {title: names for title, names in panels.items() if names}
     figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.5), squeeze=False, layout="constrained")

@@ -83,22 +83,27 @@ def advantages(
     groups: Int[Tensor, " B"],
     kind: Baseline = "leave_one_out",
     scale: Scale = "none",
+    earned: Float[Tensor, "B T"] | None = None,
 ) -> tuple[Float[Tensor, "B T"], float]:
     """Centred returns, and the one scalar that the whole objective (reward and KL terms alike) is multiplied by.
 
-    scale none: 1. batch_std: 1 over the standard deviation of the first column's returns, detached: it changes the
-    units of the objective, not its optimum. group_std: every row divided by its group's std (GRPO): another objective,
-    which no KL weight repairs; scalar 1. Dead and unmeasured rows get exactly 0.
+    scale none: 1. batch_std: 1 over the standard deviation of the first column earned, detached: it changes the units
+    of the objective, not its optimum. group_std: every row divided by its group's std (GRPO): another objective, which
+    no KL weight repairs; scalar 1. earned: the returns without a penalty's part, whose spread is what is divided by; a
+    group that earned the same is dead there, else its KL, divided by its own tiny spread, would stand in for a reward.
+    Dead and unmeasured rows get exactly 0.
     """
     returns = returns.double()
+    spread = returns if earned is None or scale == "none" else earned.double()
     advantage = returns - baseline(returns, measured, groups, kind)
     if kind != "none":
         compared = groups if kind == "group" or scale == "group_std" else torch.zeros_like(groups)
-        advantage = advantage.masked_fill(dead_rows(returns, measured, compared), 0.0)
+        judged = spread if scale == "group_std" else returns
+        advantage = advantage.masked_fill(dead_rows(judged, measured, compared), 0.0)
     advantage = advantage.masked_fill(~measured[:, None], 0.0)
     if scale == "group_std":
-        return advantage / group_std(returns, measured, groups).clamp(min=1e-12), 1.0
+        return advantage / group_std(spread, measured, groups).clamp(min=1e-12), 1.0
     if scale == "batch_std":
-        std = group_std(returns[:, :1], measured, torch.zeros_like(groups))[0].item()
+        std = group_std(spread[:, :1], measured, torch.zeros_like(groups))[0].item()
         return advantage, 1.0 / std if std > 1e-9 else 1.0
     return advantage, 1.0

@@ -35,10 +35,10 @@ class PathKL(Penalty):
         gain: float = 0.1,
     ) -> None:
         super().__init__()
-        if coefficient < 0 or (target is not None and (target <= 0 or coefficient == 0)):
+        if min(coefficient, initial_coefficient or 0) < 0 or (target is not None and (target <= 0 or coefficient == 0)):
             raise ValueError(
-                f"coefficient {coefficient}, target {target}: the coefficient must be at least 0, and above 0 "
-                "where a target steers it; the target must be above 0"
+                f"coefficient {coefficient}, initial_coefficient {initial_coefficient}, target {target}: coefficients must "
+                "be at least 0, and the first above 0 where a target steers it; the target must be above 0"
             )
         self.form, self.target, self.gain, self.positive = form, target, gain, coefficient > 0
         self.initial_ratio = 1.0 if initial_coefficient is None else initial_coefficient / max(coefficient, 1e-300)

@@ -56,9 +56,10 @@ class World:
 @dataclass(frozen=True)
 class Loss:
     """value: to be minimised, summed over this pass and already divided by global counts, so that passes and processes
-    add up. logs: name -> (sum, count), added up likewise."""
+    add up. logs: name -> (sum, count), added up likewise. rows: what the network was evaluated on."""
 
     value: Tensor
+    rows: int = 0
     logs: dict[str, tuple[Tensor, float]] = field(default_factory=dict)
 
 
@@ -74,6 +75,10 @@ class Algorithm(ABC):
     @abstractmethod
     def updates(self, plan: Plan) -> int:
         """Optimiser steps an iteration."""
+
+    @abstractmethod
+    def refuse(self, world: World) -> None:
+        """Raises ValueError, before a run begins, where the world asks for what this algorithm cannot give."""
 
     @abstractmethod
     def collect(self, world: World, iteration: int) -> Any:

@@ -95,7 +95,7 @@ class DenoisingAlgorithm(Algorithm):
                 torch.manual_seed(piece.seed)
             each = denoising_loss(world.policy.denoiser, x0, piece.t, piece.noise.to(x0.dtype), piece.cond)
         total = (weight * each).sum() / piece.count
-        return Loss(total, {"denoising_loss": (each.detach().sum(), float(len(each)))})
+        return Loss(total, len(each), {"denoising_loss": (each.detach().sum(), float(len(each)))})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +103,9 @@ class Pretrain(DenoisingAlgorithm):
     """Denoising score matching on the domain's training data (Ho et al. 2020, arXiv:2006.11239, eq. 14)."""
 
     dropout = True
+
+    def refuse(self, world: World) -> None:
+        pass
 
     def collect(self, world: World, iteration: int) -> Samples:
         x0, cond = world.domain.data("train")

@@ -72,6 +72,9 @@ class PolicyGradient(Algorithm):
     def updates(self, plan: object) -> int:
         return self.epochs * self.minibatches
 
+    def refuse(self, world: World) -> None:
+        world.processes.share(world.plan.samples)
+
     @torch.no_grad()
     def collect(self, world: World, iteration: int) -> Experience:
         plan, policy, shuffle = world.plan, world.policy, world.noise.generator(iteration, 1)
@@ -88,19 +91,18 @@ class PolicyGradient(Algorithm):
         gather = world.processes.gather
         paid = guarded(world.reward, seen, plan.max_failed, gather)
         measured = gather(paid.measured)
-        returns = gather(returns_table(paid, world.penalty.shape(trajectory)))
-        advantage, scalar = advantages(returns, measured, groups, self.baseline, self.scale)
+        logs = summarise(world, trajectory, seen, paid, groups)
+        world.penalty.update(logs.get("kl_nats", 0.0))  # now: returns and losses are to share one coefficient
+        earned, shape = gather(returns_table(paid)), gather(world.penalty.shape(trajectory))
+        advantage, scalar = advantages(earned - shape, measured, groups, self.baseline, self.scale, earned)
         local = advantage[index.start : index.stop]
         order = torch.stack([torch.randperm(plan.samples, generator=shuffle) for _ in range(self.epochs)])
-        experience = Experience(
+        return Experience(
             trajectory=trajectory, advantage=local[:, [h + 1 for h in kept]], initial_advantage=local[:, 0],
             objective_scale=scalar, measured=measured, index=index, order=order.to(world.device),
             step_scale=plan.steps.scale(len(policy.stochastic_steps), len(kept)) if kept else 1.0,
-            logs=summarise(world, trajectory, seen, paid, groups), queries=plan.samples,
-            evaluations=evaluations(world, extras),
+            logs=logs | world.penalty.logs(), queries=plan.samples, evaluations=evaluations(world, extras),
         )  # fmt: skip
-        world.penalty.update(experience.logs.get("kl_nats", 0.0))
-        return experience
 
     def passes(self, experience: Experience, update: int, world: World) -> list[Piece]:
         epoch, part = divmod(update, self.minibatches)
@@ -125,7 +127,7 @@ class PolicyGradient(Algorithm):
             value = value + experience.step_scale * steps
         if len(piece.rows):
             value = value + self.initial_loss(experience, piece.rows, world)
-        return Loss(value * experience.objective_scale / piece.count, logs)
+        return Loss(value * experience.objective_scale / piece.count, len(piece.pairs.row), logs)
 
     def step_loss(
         self, experience: Experience, pairs: Pairs, world: World
@@ -170,9 +172,9 @@ def episode(world: World, trajectory: Trajectory) -> Episode:
     return Episode(decode(trajectory.sample), trajectory.cond, steps, seen.__getitem__ if seen else None)
 
 
-def returns_table(paid: Paid, shape: Float[Tensor, "B H1"]) -> Float[Tensor, "B H1"]:
-    """Column 0: rho's return. Column h + 1: the reward-to-go of action h. Less the penalty's part."""
-    return torch.cat([paid.total[:, None].double(), reward_to_go(paid.values)], 1) - shape
+def returns_table(paid: Paid) -> Float[Tensor, "B H1"]:
+    """Column 0: rho's return. Column h + 1: the reward-to-go of action h."""
+    return torch.cat([paid.total[:, None].double(), reward_to_go(paid.values)], 1)
 
 
 def summarise(
@@ -198,7 +200,7 @@ def summarise(
     logs["dead_groups"] = dead_rows(total[:, None], measured, groups)[:, 0].double().mean().item()
     if world.penalty.needs_reference():
         logs["kl_nats"] = logs["path_kl_nats"] + logs.get("initial_kl_nats", 0.0)
-    return logs | world.penalty.logs()
+    return logs
 
 
 def evaluations(world: World, extras: Extras) -> int:

@@ -18,8 +18,7 @@ class RewardWeightedRegression(DenoisingAlgorithm):
     """Minimises sum_i w_i denoising_loss(x_i), w = softmax(r / temperature) over an iteration's measured samples
     (Peters & Schaal 2007; for diffusion: the RWR baseline of Black et al. 2023, arXiv:2305.13301, sec. 4.1).
 
-    temperature: in reward units. Not a policy gradient: no path KL, no initial distribution. Raises ValueError (at the
-    first iteration) where either is asked for.
+    temperature: in reward units. Not a policy gradient: no path KL, no initial distribution; either is refused.
     """
 
     temperature: float = 0.1
@@ -27,13 +26,20 @@ class RewardWeightedRegression(DenoisingAlgorithm):
     batch: int = 128
     drop: float = 0.0
 
-    @torch.no_grad()
-    def collect(self, world: World, iteration: int) -> Samples:
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature}; it must be above 0, in reward units")
+
+    def refuse(self, world: World) -> None:
+        world.processes.share(world.plan.samples)
         if world.policy.trains_initial or world.penalty.needs_reference():
             raise ValueError(
                 "reward-weighted regression has no gradient for the initial distribution and no path KL: "
                 "set initial=standard penalty=none"
             )
+
+    @torch.no_grad()
+    def collect(self, world: World, iteration: int) -> Samples:
         plan, processes = world.plan, world.processes
         index = processes.share(plan.samples)
         cond, extras = draw_conditions(world, iteration), Extras(estimates=world.reward.needs_estimates())

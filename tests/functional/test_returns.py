@@ -136,6 +136,20 @@ def test_batch_std_is_one_scalar_of_the_first_column() -> None:
     assert scalar == pytest.approx(1 / r[:, 0].std().item(), rel=1e-12)
 
 
+def test_spreads_are_those_of_what_was_earned() -> None:
+    """Trap 6: a KL of 1e-6 in the returns of groups with equal rewards. Without a division it counts as what it is."""
+    earned, groups = column(1, 1, 0, 4), PAIRS
+    returns = earned - column(1e-6, 3e-6, 0, 0)
+    divided, _ = advantages(returns, ALL, groups, "group", "group_std", earned)
+    torch.testing.assert_close(divided, column(0, 0, -(2**0.5), 2**0.5), rtol=1e-6, atol=0)
+    plain, _ = advantages(returns, ALL, groups, "group", "none", earned)
+    torch.testing.assert_close(plain[:2], column(2e-6, -2e-6), rtol=1e-6, atol=0)
+    same, scalar = advantages(returns[:2], ALL[:2], groups[:2], "leave_one_out", "batch_std", earned[:2])
+    assert scalar == 1, "all rewards equal: the KL keeps its units"
+    torch.testing.assert_close(same, column(2e-6, -2e-6), rtol=1e-6, atol=0)
+    assert advantages(returns, ALL, groups, "leave_one_out", "batch_std", earned)[1] == pytest.approx(1 / 3**0.5)
+
+
 def test_advantages_are_fp64_whatever_comes_in() -> None:
     """Trap 2."""
     a, _ = advantages(torch.randn(4, 2), ALL, PAIRS)

@@ -193,8 +193,19 @@ def test_columns_of_the_returns() -> None:
     paid = Paid(
         torch.tensor([[1.0, 10.0, 100.0]]).double(), torch.tensor([0.5]).double(), torch.tensor([True]), {}
     )
-    shape = torch.tensor([[7.0, 3.0, 2.0, 0.0]]).double()
-    assert returns_table(paid, shape).tolist() == [[111.5 - 7, 111 - 3, 110 - 2, 100]]
+    assert returns_table(paid).tolist() == [[111.5, 111, 110, 100]]
+
+
+def test_credit_by_hand() -> None:
+    """The advantage is reward-to-go less the penalty's part, less the others' mean, for the kept steps and for rho."""
+    world = world_of()
+    world.plan = replace(world.plan, steps=These((0, 2)))
+    experience = Reinforce().collect(world, 0)
+    out, reward = experience.trajectory, world.reward.score(experience.trajectory.sample, experience.trajectory.cond).value
+    columns = [(experience.initial_advantage, 0), (experience.advantage[:, 0], 1), (experience.advantage[:, 1], 3)]
+    for got, first in columns:
+        r = reward - 0.5 * out.kl[:, first:].sum(1)
+        torch.testing.assert_close(got, (r - r.mean()) * 24 / 23, **EXACT)
 
 
 def test_a_group_shares_its_condition_and_groups_are_drawn_evenly() -> None:
@@ -233,14 +244,16 @@ def test_only_what_trains_gets_a_gradient() -> None:
         assert moving == {name for name, on in (("denoiser", denoiser), ("initial", rho)) if on}
 
 
-def test_dead_groups_are_counted_and_train_nothing() -> None:
-    """Trap 6, in a whole iteration: a binary reward; groups that agree have no advantage at all."""
+@pytest.mark.parametrize("penalty", [NoPenalty(), PathKL(coefficient=1e-3)])
+def test_dead_groups_are_counted_and_train_nothing(penalty: Penalty) -> None:
+    """Trap 6, in a whole iteration: a binary reward; groups that agree on it have no advantage at all. A KL in the
+    returns must not stand in for the reward: divided by its own tiny spread, its noise would be of size 1."""
 
     class Binary(Quadratic):
         def score(self, sample: Any, cond: Tensor) -> Any:
             return replace(super().score(sample, cond), value=(sample[:, 0] > -0.3).float())
 
-    world = world_of(reward=Binary(), penalty=NoPenalty(), samples=64)
+    world = world_of(reward=Binary(), penalty=penalty, samples=64)
     algorithm = PPO(baseline="group", scale="group_std")
     experience = algorithm.collect(world, 0)
     hits = (experience.trajectory.sample[:, 0] > -0.3).reshape(16, 4)

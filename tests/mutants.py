@@ -1,0 +1,184 @@
+"""One-line mistakes that the tests must notice: `python tests/mutants.py` (or `python -m tests.mutants`), about two minutes.
+
+Each is applied to a temporary copy of the package, in a process of its own, and the named tests must fail; on the copy as
+it is they must pass. Ends with 1 if a mistake goes unnoticed or its old text is not found exactly once. A word as
+argument runs only the mistakes whose description contains it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMIT = 120  # seconds that one may take
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A mistake: in pgdlab/<file>, old becomes new; tests/<test>, narrowed by the -k expression, must fail."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    test: str
+    only: str = ""
+
+
+RETURNS, GAUSSIAN, PATH_KL = "functional/returns.py", "functional/gaussian.py", "penalties/path_kl.py"
+GRADIENT, ROLLOUT, KERNELS = "trainers/policy_gradient.py", "rollout.py", "diffusion/kernels.py"
+T_RETURNS, T_GAUSSIAN, T_PATH_KL = "functional/test_returns.py", "functional/test_gaussian.py", "penalties/test_path_kl.py"
+T_CREDIT, T_EXACT, T_ROLLOUT = "trainers/test_policy_gradient.py", "trainers/test_gradient.py", "test_rollout.py"
+T_KERNELS, T_DENOISERS = "diffusion/test_kernels.py", "diffusion/test_denoisers.py"
+
+MUTANTS = [
+    Mutant("sign of the baseline", RETURNS, "returns - baseline(", "returns + baseline(", T_RETURNS),
+    Mutant("batch mean for the group's", RETURNS, 'same = groups if kind == "group" else torch.zeros_like(groups)',
+           "same = torch.zeros_like(groups)", T_RETURNS),
+    Mutant("own sample in leave-one-out", RETURNS, "total = group_sum(masked, same) - masked",
+           "total = group_sum(masked, same)", T_RETURNS),
+    Mutant("dead groups kept", RETURNS, "advantage.masked_fill(dead_rows(judged, measured, compared), 0.0)", "advantage",
+           T_RETURNS),
+    Mutant("KL's spread for the reward's", RETURNS, "group_std(spread, measured, groups)",
+           "group_std(returns, measured, groups)", T_RETURNS),
+    Mutant("own reward left out of the return", RETURNS, "reward_to_go(costs) - costs.double()", "reward_to_go(costs)",
+           T_RETURNS),
+    Mutant("KL without its 1/2", GAUSSIAN, "return 0.5 * space.squared_norm((mean_p - mean_q) / std, cond)",
+           "return space.squared_norm((mean_p - mean_q) / std, cond)", T_GAUSSIAN),
+    Mutant("density without its constant", GAUSSIAN, "log_std + constant, cond", "log_std, cond", T_GAUSSIAN),
+    Mutant("mean over dimensions", "diffusion/space.py", "x.flatten(1).square().sum(1)", "x.flatten(1).square().mean(1)",
+           T_GAUSSIAN),
+    Mutant("variance for std", "diffusion/policy.py", "expand(self.std[h], x))", "expand(self.std[h], x) ** 2)", T_ROLLOUT),
+    Mutant("kernel's exponent", KERNELS, "(alpha_t / alpha_s) ** 2 * sigma_s**2", "(alpha_t / alpha_s) * sigma_s**2",
+           T_KERNELS),
+    Mutant("kernel's std upside down", KERNELS, "(sigma_s / sigma_t)", "(sigma_t / sigma_s)", T_KERNELS),
+    Mutant("eta ignored", KERNELS, "std = self.eta * (", "std = (", T_KERNELS),
+    Mutant("max for min in the clip", "functional/surrogates.py", "torch.minimum(", "torch.maximum(",
+           "functional/test_surrogates.py"),
+    Mutant("clip the wrong way round", "trainers/ppo.py", "-self.clip, self.clip)", "self.clip, -self.clip)",
+           "trainers/test_ppo.py"),
+    Mutant("own step's KL in form A's return", PATH_KL, "strictly_later(trajectory.kl)", "reward_to_go(trajectory.kl)",
+           T_PATH_KL),
+    Mutant("form B counted twice", PATH_KL, 'return self.coefficient * kl * (self.form == "A")',
+           "return self.coefficient * kl", T_EXACT, "both_forms and 1.0"),
+    Mutant("KL missing from the return", PATH_KL, "return torch.cat([first, self.coefficient * later], 1)",
+           "return torch.cat([first, 0 * later], 1)", T_EXACT, "both_forms and 1.0"),
+    Mutant("adaptive coefficient runs away", PATH_KL, "1 + self.gain * error", "1 - self.gain * error", T_PATH_KL),
+    Mutant("KL without gradient", GRADIENT, "exact = kl_same_std(g.mean, mean", "exact = kl_same_std(g.mean.detach(), mean",
+           T_EXACT, "both_forms and 1.0"),
+    Mutant("rho's KL dropped", GRADIENT, "return (cost - gain).double().sum()", "return (-gain).double().sum()", T_EXACT,
+           "initial and False-0.0-A"),
+    Mutant("old log-prob follows the policy", GRADIENT, "score - trajectory.log_prob[pairs.row, pairs.column]",
+           "score - score.detach()", "trainers/test_ppo.py"),
+    Mutant("step scale dropped", GRADIENT, "experience.step_scale * steps", "steps", T_CREDIT, "subset"),
+    Mutant("objective's scale dropped", GRADIENT, "value * experience.objective_scale", "value", T_EXACT, "batch_std"),
+    Mutant("divided by a local count", GRADIENT, "experience.objective_scale / piece.count",
+           "experience.objective_scale / len(piece.pairs.row)", T_CREDIT, "passes or processes"),
+    Mutant("unmeasured rows trained", GRADIENT, "(here[experience.measured[here]] - ", "(here - ", T_CREDIT, "measured"),
+    Mutant("action credited with the step before", GRADIENT, "[h + 1 for h in kept]", "[h for h in kept]", T_CREDIT, "hand"),
+    Mutant("another group's condition", GRADIENT, "prompts[chosen].repeat_interleave(plan.group)",
+           "prompts[chosen].repeat(plan.group)", T_CREDIT, "condition"),
+    Mutant("slot off by one", ROLLOUT, "states[pairs.row, slot[h + 1]]", "states[pairs.row, slot[h]]", T_ROLLOUT),
+    Mutant("reference takes the stochastic steps", ROLLOUT, "own = stochastic or self.extras.tuned_last",
+           "own = self.extras.tuned_last", T_ROLLOUT),
+    Mutant("tuned network takes the last step", ROLLOUT, "own = stochastic or self.extras.tuned_last", "own = True",
+           T_ROLLOUT),
+    Mutant("estimates by the policy itself", ROLLOUT, "base = self.reference.estimate(", "base = self.policy.estimate(",
+           T_ROLLOUT),
+    Mutant("noise without the iteration", "noise.py", "[0, 0, i, iteration]", "[0, 0, i, 0]", "test_noise.py"),
+    Mutant("noise by the row of the batch", "noise.py", "for row, i in zip(out, index, strict=True)",
+           "for i, row in enumerate(out)", "test_noise.py"),
+    Mutant("adapters left on", "diffusion/tuning.py", "with denoiser.network.disable_adapter():", "if True:", T_DENOISERS),
+    Mutant("sign of the guidance", "diffusion/denoisers.py", "null + self.scale * (given - null)",
+           "null - self.scale * (given - null)", T_DENOISERS),
+    Mutant("reference is the policy itself", "diffusion/denoisers.py", "copy.deepcopy(self).eval()", "self.eval()",
+           T_DENOISERS),
+    Mutant("sign of v", "diffusion/denoisers.py", "alpha * x - sigma * out", "alpha * x + sigma * out",
+           "diffusion/test_against_diffusers.py", "ddpm and v_prediction"),
+    Mutant("unweighted regression", "trainers/denoising.py", "(weight * each).sum()", "each.sum()",
+           "trainers/test_denoising.py", "hand"),
+    Mutant("NaN rewards kept", "rewards/guard.py", "measured = paid.measured & finite", "measured = paid.measured",
+           "rewards/test_guard.py"),
+]  # fmt: skip
+
+
+def applied(mutant: Mutant, root: Path) -> str:
+    """The mutated text of the file. Raises ValueError where the old text is not there exactly once."""
+    text = (root / "pgdlab" / mutant.file).read_text()
+    if text.count(mutant.old) != 1:
+        raise ValueError(f"{mutant.what}: {mutant.old!r} is {text.count(mutant.old)} times in pgdlab/{mutant.file}, not once")
+    return text.replace(mutant.old, mutant.new)
+
+
+def run(copy: Path, test: str, only: str, log: Path) -> int:
+    """pytest's exit code in a forked process, which has torch and diffusers loaded but nothing of pgdlab."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    signal.alarm(LIMIT)
+    with log.open("w") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    os.chdir(copy)
+    sys.path[:] = [str(copy), *(p for p in sys.path if Path(p or ".").resolve() not in (ROOT, ROOT / "tests"))]
+    sys.dont_write_bytecode = True
+    import pytest
+
+    narrowed = ["-k", only] if only else []
+    code = int(pytest.main(["-x", "-q", "-n0", "-p", "no:cacheprovider", f"tests/{test}", *narrowed]))
+    loaded = Path(sys.modules["pgdlab"].__file__ or "")
+    sys.stdout.flush()
+    os._exit(code if loaded.is_relative_to(copy) else 99)
+
+
+def judge(mutant: Mutant, copy: Path, log: Path) -> str:
+    """Applies, runs, restores. Anything but a failed test (a crash, no test found) is not a catch."""
+    file = copy / "pgdlab" / mutant.file
+    clean, mutated = file.read_text(), applied(mutant, copy)
+    file.write_text(mutated)
+    try:
+        code = run(copy, mutant.test, mutant.only, log)
+    finally:
+        file.write_text(clean)
+    return {0: "SURVIVED", 1: "caught"}.get(code, f"BROKEN (pytest ended with {code})")
+
+
+def main(word: str = "") -> int:
+    """The table; 1 if anything is wrong."""
+    import diffusers.models.unets.unet_2d
+    import diffusers.schedulers.scheduling_ddim
+    import diffusers.schedulers.scheduling_ddpm  # noqa: F401
+    import peft  # noqa: F401
+
+    chosen = [m for m in MUTANTS if word in m.what]
+    bad, started = 0, time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="pgdlab-mutants-") as folder:
+        copy, log = Path(folder).resolve() / "copy", Path(folder) / "log"
+        for part in ("pgdlab", "tests", "configs"):
+            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        for test, only in sorted({(m.test, m.only) for m in chosen}):
+            if run(copy, test, only, log):
+                print(f"tests/{test} -k {only!r} fails without any mistake:\n{log.read_text()[-3000:]}")
+                return 1
+        for mutant in chosen:
+            verdict = judge(mutant, copy, log)
+            bad += verdict != "caught"
+            print(f"{verdict:10} {mutant.what:40} pgdlab/{mutant.file:28} tests/{mutant.test}", flush=True)
+            if verdict != "caught":
+                print(log.read_text()[-2000:])
+    print(f"{len(chosen) - bad} of {len(chosen)} mistakes caught in {time.perf_counter() - started:.0f} s")
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

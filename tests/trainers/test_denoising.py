@@ -1,0 +1,164 @@
+"""The denoising loss, pretraining, and reward-weighted regression."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pgdlab.diffusion.denoisers import DiffusersDenoiser
+from pgdlab.diffusion.schedules import DiffusersSchedule
+from pgdlab.penalties.path_kl import PathKL
+from pgdlab.trainers.base import Processes, World
+from pgdlab.trainers.denoising import Pretrain, Samples, denoising_loss
+from pgdlab.trainers.rwr import RewardWeightedRegression
+from tests.networks import config, unet
+from tests.tiny import Failing, GaussianDenoiser, Quadratic, gradient, moved, tiny_policy, tiny_schedule, tiny_world
+
+NULL = 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_the_loss_is_the_squared_error_of_v(kind: str) -> None:
+    """v by diffusers' get_velocity, and what the network means by v, whatever it predicts."""
+    from diffusers import DDPMScheduler
+
+    scheduler = DDPMScheduler.from_config(config(prediction_type=kind))
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    d = DiffusersDenoiser(unet().double(), DiffusersSchedule(config(prediction_type=kind)))
+    g = torch.Generator().manual_seed(0)
+    x0, noise = (torch.randn(5, 1, 8, 8, dtype=torch.float64, generator=g) for _ in range(2))
+    t, cond = torch.tensor([0, 2, 5, 7, 9]), torch.tensor([0, 1, 2, 0, 1])
+    noisy, target = scheduler.add_noise(x0, noise, t), scheduler.get_velocity(x0, noise, t)
+    alpha, sigma = (v.reshape(-1, 1, 1, 1) for v in (scheduler.alphas_cumprod[t] ** 0.5, (1 - scheduler.alphas_cumprod[t]) ** 0.5))
+    out = d.network(noisy, t, class_labels=cond).sample
+    if kind == "epsilon":  # v = alpha eps - sigma x0, with the x0 that goes with eps
+        out = alpha * out - sigma * (noisy - sigma * out) / alpha
+    if kind == "sample":
+        out = alpha * (noisy - alpha * out) / sigma - sigma * out
+    expected = (out - target).square().flatten(1).mean(1)
+    torch.testing.assert_close(denoising_loss(d, x0, t, noise, cond), expected, rtol=1e-9, atol=1e-10)
+
+
+def optimum(schedule: DiffusersSchedule, std: float) -> float:
+    """E||x0 - E[x0|x_t]||^2 / sigma^2 over uniform times: the posterior variance is std^2 sigma^2 / (alpha^2 std^2 + sigma^2)."""
+    t = torch.arange(schedule.train_times)
+    return float((std**2 / (schedule.alpha(t) ** 2 * std**2 + schedule.sigma(t) ** 2)).mean())
+
+
+def train(world: World, algorithm: Any, updates: int, lr: float) -> list[float]:
+    """The losses of a plain Adam run."""
+    optimizer = torch.optim.Adam([p for p in world.policy.parameters() if p.requires_grad], lr=lr, betas=(0.9, 0.95))
+    experience, losses = algorithm.collect(world, 0), []
+    for k in range(updates):
+        optimizer.param_groups[0]["lr"] = lr * (1 - k / updates)
+        optimizer.zero_grad()
+        value = sum(algorithm.loss(experience, piece, world).value for piece in algorithm.passes(experience, k, world))
+        value.backward()
+        optimizer.step()
+        losses.append(value.item())
+    return losses
+
+
+def test_pretraining_reaches_the_exact_optimum() -> None:
+    """The analytic family contains the exact denoiser of the data, so the loss must end at its posterior variance and
+    the parameters at 0: 4096 samples of std .5 leave .5/64 = .01 on the mean of each class, and a few per cent on gains."""
+    world = tiny_world(moved(tiny_policy(), size=2.0))
+    losses = train(world, Pretrain(steps=300, batch=512, drop=0.0), 300, lr=0.05)
+    best = optimum(tiny_schedule(), 0.5)
+    # 20 updates of 512 x 2 coordinates: the squared error's standard error is about 1.4 / sqrt(20480)
+    assert sum(losses[-20:]) / 20 == pytest.approx(best, rel=0.05)
+    assert losses[0] > 1.3 * best
+    denoiser = world.policy.denoiser
+    assert isinstance(denoiser, GaussianDenoiser)
+    assert denoiser.shift.abs().max() < 0.05
+    assert denoiser.gain.abs().max() < 0.05
+
+
+def test_times_noise_and_hidden_conditions() -> None:
+    world, algorithm = tiny_world(), Pretrain(batch=400, drop=0.25)
+    experience = algorithm.collect(world, 0)
+    (piece,) = algorithm.passes(experience, 0, world)
+    assert torch.bincount(piece.t).tolist() == [100] * 4, "stratified: as many of each time"
+    hidden = piece.cond == NULL
+    assert 60 < int(hidden.sum()) < 140  # 100 expected, standard deviation 9
+    assert torch.equal(piece.cond[~hidden], experience.cond[piece.rows][~hidden])
+    assert not torch.equal(piece.noise, algorithm.passes(experience, 1, world)[0].noise)
+    assert torch.equal(piece.noise, algorithm.passes(experience, 0, world)[0].noise)
+    (later,) = algorithm.passes(replace(experience, iteration=1), 0, world)
+    assert not torch.equal(piece.rows, later.rows)
+
+
+def test_an_epoch_sees_every_sample_once() -> None:
+    world, algorithm = tiny_world(), Pretrain(batch=512)
+    experience = algorithm.collect(world, 0)
+    rows = [algorithm.passes(experience, k, world)[0].rows for k in range(16)]
+    first, second = torch.cat(rows[:8]), torch.cat(rows[8:])
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(4096))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("size", [7, 64])
+def test_passes_and_processes_add_up(size: int) -> None:
+    """Trap 8: one process in one pass, and two in many, see the same rows and give the same gradient."""
+    algorithm = Pretrain(batch=64)
+    whole = gradient(tiny_world(moved(tiny_policy())), algorithm)
+    total = {name: torch.zeros_like(g) for name, g in whole.items()}
+    for rank in (0, 1):
+        world = tiny_world(moved(tiny_policy()), pass_size=size)
+        world.processes = Processes(rank, 2)
+        for name, g in gradient(world, algorithm).items():
+            total[name] += g
+    for name, g in whole.items():
+        torch.testing.assert_close(total[name], g, rtol=1e-11, atol=1e-13)
+
+
+def test_weights_of_reward_weighted_regression_by_hand() -> None:
+    """exp(r / T) over the measured samples, normalised to their mean 1 over all; nothing for a failed one."""
+    world = tiny_world(reward=Failing(Quadratic(), above=0.4), samples=32, max_failed=1.0)
+    experience = RewardWeightedRegression(temperature=0.5).collect(world, 0)
+    x = experience.x0
+    failed = x[:, 0] > 0.4
+    assert 0 < int(failed.sum()) < 32
+    raw = (Quadratic().score(x, experience.cond).value / 0.5).exp() * ~failed
+    torch.testing.assert_close(experience.weight, 32 * raw / raw.sum(), rtol=1e-12, atol=1e-14)
+    assert experience.logs["effective_samples"] == pytest.approx((raw.sum() ** 2 / raw.square().sum()).item())
+    assert experience.queries == 32
+
+
+def test_the_weighted_loss_by_hand() -> None:
+    world, algorithm = tiny_world(moved(tiny_policy()), samples=32), RewardWeightedRegression(temperature=0.5, batch=16)
+    experience = algorithm.collect(world, 0)
+    (piece,) = algorithm.passes(experience, 0, world)
+    each = denoising_loss(
+        world.policy.denoiser, experience.x0[piece.rows], piece.t, piece.noise.double(), piece.cond
+    ).detach()
+    expected = sum(float(experience.weight[r]) * float(e) for r, e in zip(piece.rows, each, strict=True)) / 16
+    assert algorithm.loss(experience, piece, world).value.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_low_temperature_regresses_on_the_best_sample() -> None:
+    world = tiny_world(samples=32)
+    experience: Samples = RewardWeightedRegression(temperature=1e-4).collect(world, 0)
+    best = Quadratic().score(experience.x0, experience.cond).value.argmax()
+    assert experience.weight[best] == pytest.approx(32, rel=1e-6)
+
+
+def test_what_it_cannot_do_is_refused() -> None:
+    """No path KL, no initial distribution; a temperature that is not positive would prefer the worst or divide by 0."""
+    policy: Any = tiny_policy(rho=True)
+    for world in (tiny_world(policy), tiny_world(penalty=PathKL(coefficient=0.1))):
+        with pytest.raises(ValueError, match="set initial=standard penalty=none"):
+            RewardWeightedRegression().refuse(world)
+    for temperature in (0.0, -1.0):
+        with pytest.raises(ValueError, match=f"temperature is {temperature}"):
+            RewardWeightedRegression(temperature=temperature)
+
+
+def test_the_samples_regressed_on_carry_no_gradient() -> None:
+    x: Tensor = RewardWeightedRegression().collect(tiny_world(samples=16), 0).x0
+    assert not x.requires_grad
