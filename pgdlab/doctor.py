@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,6 @@ from pgdlab.rewards.guard import RewardError, guarded
 from pgdlab.rollout import Extras, Pairs, Trajectory, all_pairs, initial_kl, replay, rollout
 from pgdlab.trainers.base import World
 from pgdlab.trainers.policy_gradient import episode
-from pgdlab.trainers.ppo import PPO
 
 ROWS = 16  # trajectories that the checks use
 PAIRS = 32  # (trajectory, step) pairs for gradients
@@ -50,7 +50,6 @@ def examine(module: SteeringModule) -> list[Check]:
         lambda: _ratio(world, trajectory),
         lambda: _kl(world, trajectory),
         lambda: _reward(world, trajectory, sampling),
-        lambda: _updates(module),
     ]
     with _as_in_training(module), torch.random.fork_rng(devices=[]):
         started = time.perf_counter()
@@ -162,12 +161,19 @@ def _kl(world: World, trajectory: Trajectory) -> Iterator[Check]:
     on = _kl_gradient(world, trajectory, trained)
     with _nudged(trained):
         off = _kl_gradient(world, trajectory, trained)
-    if on == off == 0 and world.penalty.cost(torch.ones(1, device=world.device, requires_grad=True)).requires_grad:
+    if on == off == 0 and _flat(world):
         yield Check("kl gradient", "ok", "the penalty differentiates nothing: it acts through the returns alone")
         return
     message = f"norm {on:.1e} on the reference, {off:.1e} off it"
     cause = "the penalty would not hold the policy (computed without gradient, or against a reference that moves)"
     yield _check("kl gradient", off > 0 and on < 1e-2 * off, message, cause)
+
+
+def _flat(world: World) -> bool:
+    """Whether the cost does not depend on the KL, on purpose: it can be differentiated, and the derivative is 0."""
+    kl = torch.ones(1, device=world.device, requires_grad=True)
+    cost = world.penalty.cost(kl)
+    return cost.requires_grad and not torch.autograd.grad(cost.sum(), kl)[0].any()
 
 
 def _kl_gradient(world: World, trajectory: Trajectory, trained: list[Tensor]) -> float:
@@ -179,13 +185,14 @@ def _kl_gradient(world: World, trajectory: Trajectory, trained: list[Tensor]) ->
         stride = max(1, len(every.row) // PAIRS)
         pairs = Pairs(every.row[::stride], every.column[::stride])
         g, _ = replay(policy, trajectory, pairs)
-        mean = trajectory.reference_mean[pairs.row, pairs.column]
+        with torch.no_grad():
+            mean = replay(world.reference, trajectory, pairs)[0].mean
         exact = kl_same_std(g.mean, mean, g.std, policy.space, trajectory.cond[pairs.row])
         total = total + penalty.cost(exact).sum()
     if not total.requires_grad:
         return 0.0
     some = torch.autograd.grad(total, trained, allow_unused=True)
-    return torch.stack([torch.zeros((), device=world.device).double(), *(g.double().norm() for g in some if g is not None)]).norm().item()
+    return math.hypot(*(g.norm().item() for g in some if g is not None))
 
 
 def _reward(world: World, trajectory: Trajectory, sampling: float) -> Iterator[Check]:
@@ -210,9 +217,3 @@ def _reward(world: World, trajectory: Trajectory, sampling: float) -> Iterator[C
     slow = "; the reward is the bottleneck" if rate < sampling else ""
     speed = f"reward {rate:,.0f} samples/s, policy {sampling:,.0f} samples/s{slow}"
     yield Check("throughput", "warning" if slow else "ok", speed)
-
-
-def _updates(module: SteeringModule) -> Iterator[Check]:
-    """A clipped ratio needs a second update to differ from 1."""
-    if isinstance(module.algorithm, PPO) and module.algorithm.updates(module.world.plan) == 1:
-        yield Check("clip", "warning", "one update a rollout: the ratio stays 1, so that clipping does nothing")

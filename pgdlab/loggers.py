@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import csv as csv_file
+import netrc
 import os
+import secrets
+import urllib.error
+import urllib.parse
+import urllib.request
 import warnings
 from pathlib import Path
 from typing import Any
@@ -35,23 +40,50 @@ def csv(folder: Path, cfg: Any, done: list[dict[str, str]]) -> list[Logger]:
 def wandb(
     folder: Path, cfg: Any, done: list[dict[str, str]], project: str = "pgdlab", mode: str | None = None
 ) -> list[Logger]:
-    """CSV and Weights & Biases: offline without a key (upload later with `wandb sync`), online with one.
+    """CSV and Weights & Biases: online with a key, offline without (upload later with `wandb sync`).
 
-    The run's id is kept in the run folder, so that a resumed run continues its curves; the x axis is the run's own
-    iteration, because an offline run that is resumed counts its steps from 0 again.
+    mode: "online" or "offline"; null asks WANDB_MODE, then looks for a key. A server that cannot be reached makes the run
+    an offline one, and one that goes away keeps nobody waiting: W&B writes all to disk first. The run's id is kept in the
+    run folder, so that a resumed run continues its curves; the x axis is the run's own iteration, because an offline run
+    that is resumed counts its steps from 0 again. Raises ValueError where the server refuses.
     """
+    import wandb as library
     from omegaconf import OmegaConf
 
-    known = os.environ.get("WANDB_API_KEY") or (Path.home() / ".netrc").is_file()
     identity = folder / "wandb_id"
     if not identity.is_file():
-        import wandb as library
-
-        identity.write_text(library.util.generate_id())
-    logger = WandbLogger(
-        project=project, name=folder.name, id=identity.read_text(), save_dir=folder, resume="allow",
-        mode=mode or ("online" if known else "offline"),
-    )  # fmt: skip
-    logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+        identity.write_text(secrets.token_hex(4))
+    server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    mode = mode or os.environ.get("WANDB_MODE") or ("online" if has_key(server) else "offline")
+    if mode == "online" and not reachable(server):
+        warnings.warn(f"cannot reach W&B at {server}: upload later with `wandb sync {folder}/wandb/*`", stacklevel=2)
+        mode = "offline"
+    os.environ.setdefault("WANDB_FINISH_TIMEOUT", "60")  # seconds; the rest can be synced from disk
+    settings: dict[str, Any] = {"project": project, "name": folder.name, "id": identity.read_text(), "save_dir": folder}
+    logger = WandbLogger(**settings, resume="allow", mode=mode)
+    try:
+        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+    except library.errors.Error as error:
+        raise ValueError(f"W&B at {server}: {error}. logger.mode=offline does without the server") from error
     logger.experiment.define_metric("*", step_metric="iteration")
     return [*csv(folder, cfg, done), logger]
+
+
+def has_key(server: str) -> bool:
+    """Whether there is a key for the server, in the environment or in ~/.netrc."""
+    try:
+        found = netrc.netrc().authenticators(urllib.parse.urlsplit(server).hostname or server)
+    except (OSError, netrc.NetrcParseError):
+        found = None
+    return bool(os.environ.get("WANDB_API_KEY") or found)
+
+
+def reachable(server: str) -> bool:
+    """Whether anything answers, through the proxy that the environment names, within 5 s."""
+    try:
+        urllib.request.urlopen(server, timeout=5).close()
+    except urllib.error.HTTPError:
+        return True  # an answer
+    except (OSError, ValueError):
+        return False
+    return True

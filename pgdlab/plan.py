@@ -83,8 +83,9 @@ class Plan:
     max_failed: float = 0.25
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "samples", "group", "rollout_batch", "pass_size", "eval_samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        least = {"iterations": 1, "samples": 1, "group": 1, "rollout_batch": 1, "pass_size": 1, "checkpoint_every": 1}
+        for name, limit in (least | {"eval_samples": 2}).items():
+            if getattr(self, name) < limit:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {limit}")
         if self.samples % self.group:
             raise ValueError(f"samples ({self.samples}) must be a multiple of group ({self.group}): groups are complete")

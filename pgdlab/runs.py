@@ -24,7 +24,8 @@ def run_folder(cfg: Any) -> Path:
         return Path(cfg.resume)
     if int(os.environ.get("LOCAL_RANK", 0)):
         return Path(os.environ["PGDLAB_RUN"])  # the processes of one run share the first one's choice
-    name = cfg.name or cfg.task
+    named = cfg.name if cfg.task in ("train", "pretrain") else f"{cfg.task}-{cfg.name}"
+    name = named if cfg.name else cfg.task
     for number in itertools.count(1):
         folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
         try:

@@ -17,7 +17,7 @@ from tests.tiny import BETA_END, BETA_START
 
 @dataclass(frozen=True)
 class Coefficients:
-    """Of one DDIM step: next = (a + gain c0) x + c0 (b + shift) + std noise, with x0(x) = a0 x + b0 before tuning."""
+    """Of one DDIM step: next = from_x x + from_x0 x0(x) + std noise, with x0(x) = a0 x + b0 before tuning."""
 
     from_x: float
     from_x0: float
@@ -27,7 +27,7 @@ class Coefficients:
 
 
 def steps_of(times: int, eta: float, data_mean: Tensor, data_std: float) -> list[Coefficients]:
-    """Song et al. 2021 (arXiv:2010.02502), eq. 12 and 16, in the paper's alpha-bar; t = T-1 .. 0, the last to alpha-bar 1."""
+    """Song et al. 2021 (arXiv:2010.02502), eq. 12 and 16, in the paper's alpha-bar; t = T-1 .. 0, then alpha-bar 1."""
     bar = np.cumprod(1 - np.linspace(BETA_START, BETA_END, times))
     out = []
     for t in reversed(range(times)):
@@ -48,7 +48,8 @@ def quadratic(mean: Tensor, var: Tensor, slope: Tensor, curvature: Tensor) -> Te
 
 def objective(
     shift: Tensor, gain: Tensor, mean: Tensor, log_scale: Tensor, *, eta: float, lam: float, lam0: float,
-    slope: Tensor, curvature: Tensor, every: float | None = None, data_mean: Tensor | None = None, data_std: float = 0.5,
+    slope: Tensor, curvature: Tensor, every: float | None = None, data_mean: Tensor | None = None,
+    data_std: float = 0.5,
 ) -> Tensor:  # fmt: skip
     """J = E[sum r] - lam sum_h E[KL_h] - lam0 KL(rho || N(0, I)); shift, gain (T, d) are added to x0's estimate.
 

@@ -1,7 +1,7 @@
-"""One-line mistakes that the tests must notice: `python tests/mutants.py` (or `python -m tests.mutants`), about two minutes.
+"""One-line mistakes that the tests must notice: `python tests/mutants.py` or `python -m tests.mutants`, two minutes.
 
-Each is applied to a temporary copy of the package, in a process of its own, and the named tests must fail; on the copy as
-it is they must pass. Ends with 1 if a mistake goes unnoticed or its old text is not found exactly once. A word as
+Each is applied to a temporary copy of the package, in a process of its own, and the named tests must fail; on the copy
+as it is they must pass. Ends with 1 if a mistake goes unnoticed or its old text is not found exactly once. A word as
 argument runs only the mistakes whose description contains it.
 """
 
@@ -36,7 +36,11 @@ class Mutant:
 
 RETURNS, GAUSSIAN, PATH_KL = "functional/returns.py", "functional/gaussian.py", "penalties/path_kl.py"
 GRADIENT, ROLLOUT, KERNELS = "trainers/policy_gradient.py", "rollout.py", "diffusion/kernels.py"
-T_RETURNS, T_GAUSSIAN, T_PATH_KL = "functional/test_returns.py", "functional/test_gaussian.py", "penalties/test_path_kl.py"
+T_RETURNS, T_GAUSSIAN, T_PATH_KL = (
+    "functional/test_returns.py",
+    "functional/test_gaussian.py",
+    "penalties/test_path_kl.py",
+)
 T_CREDIT, T_EXACT, T_ROLLOUT = "trainers/test_policy_gradient.py", "trainers/test_gradient.py", "test_rollout.py"
 T_KERNELS, T_DENOISERS = "diffusion/test_kernels.py", "diffusion/test_denoisers.py"
 
@@ -46,8 +50,8 @@ MUTANTS = [
            "same = torch.zeros_like(groups)", T_RETURNS),
     Mutant("own sample in leave-one-out", RETURNS, "total = group_sum(masked, same) - masked",
            "total = group_sum(masked, same)", T_RETURNS),
-    Mutant("dead groups kept", RETURNS, "advantage.masked_fill(dead_rows(judged, measured, compared), 0.0)", "advantage",
-           T_RETURNS),
+    Mutant("dead groups kept", RETURNS, "advantage.masked_fill(dead_rows(judged, measured, compared), 0.0)",
+           "advantage", T_RETURNS),
     Mutant("KL's spread for the reward's", RETURNS, "group_std(spread, measured, groups)",
            "group_std(returns, measured, groups)", T_RETURNS),
     Mutant("own reward left out of the return", RETURNS, "reward_to_go(costs) - costs.double()", "reward_to_go(costs)",
@@ -55,9 +59,10 @@ MUTANTS = [
     Mutant("KL without its 1/2", GAUSSIAN, "return 0.5 * space.squared_norm((mean_p - mean_q) / std, cond)",
            "return space.squared_norm((mean_p - mean_q) / std, cond)", T_GAUSSIAN),
     Mutant("density without its constant", GAUSSIAN, "log_std + constant, cond", "log_std, cond", T_GAUSSIAN),
-    Mutant("mean over dimensions", "diffusion/space.py", "x.flatten(1).square().sum(1)", "x.flatten(1).square().mean(1)",
-           T_GAUSSIAN),
-    Mutant("variance for std", "diffusion/policy.py", "expand(self.std[h], x))", "expand(self.std[h], x) ** 2)", T_ROLLOUT),
+    Mutant("mean over dimensions", "diffusion/space.py", "x.flatten(1).square().sum(1)",
+           "x.flatten(1).square().mean(1)", T_GAUSSIAN),
+    Mutant("variance for std", "diffusion/policy.py", "expand(self.std[h], x))", "expand(self.std[h], x) ** 2)",
+           T_ROLLOUT),
     Mutant("kernel's exponent", KERNELS, "(alpha_t / alpha_s) ** 2 * sigma_s**2", "(alpha_t / alpha_s) * sigma_s**2",
            T_KERNELS),
     Mutant("kernel's std upside down", KERNELS, "(sigma_s / sigma_t)", "(sigma_t / sigma_s)", T_KERNELS),
@@ -73,18 +78,20 @@ MUTANTS = [
     Mutant("KL missing from the return", PATH_KL, "return torch.cat([first, self.coefficient * later], 1)",
            "return torch.cat([first, 0 * later], 1)", T_EXACT, "both_forms and 1.0"),
     Mutant("adaptive coefficient runs away", PATH_KL, "1 + self.gain * error", "1 - self.gain * error", T_PATH_KL),
-    Mutant("KL without gradient", GRADIENT, "exact = kl_same_std(g.mean, mean", "exact = kl_same_std(g.mean.detach(), mean",
-           T_EXACT, "both_forms and 1.0"),
-    Mutant("rho's KL dropped", GRADIENT, "return (cost - gain).double().sum()", "return (-gain).double().sum()", T_EXACT,
-           "initial and False-0.0-A"),
+    Mutant("KL without gradient", GRADIENT, "exact = kl_same_std(g.mean, mean",
+           "exact = kl_same_std(g.mean.detach(), mean", T_EXACT, "both_forms and 1.0"),
+    Mutant("rho's KL dropped", GRADIENT, "(cost - self.surrogate(log_ratio, advantage))",
+           "(-self.surrogate(log_ratio, advantage))", T_EXACT, "initial and False-0.0-A"),
     Mutant("old log-prob follows the policy", GRADIENT, "score - trajectory.log_prob[pairs.row, pairs.column]",
            "score - score.detach()", "trainers/test_ppo.py"),
     Mutant("step scale dropped", GRADIENT, "experience.step_scale * steps", "steps", T_CREDIT, "subset"),
     Mutant("objective's scale dropped", GRADIENT, "value * experience.objective_scale", "value", T_EXACT, "batch_std"),
     Mutant("divided by a local count", GRADIENT, "experience.objective_scale / piece.count",
            "experience.objective_scale / len(piece.pairs.row)", T_CREDIT, "passes or processes"),
-    Mutant("unmeasured rows trained", GRADIENT, "(here[experience.measured[here]] - ", "(here - ", T_CREDIT, "measured"),
-    Mutant("action credited with the step before", GRADIENT, "[h + 1 for h in kept]", "[h for h in kept]", T_CREDIT, "hand"),
+    Mutant("unmeasured rows trained", GRADIENT, "(here[experience.measured[here]] - ", "(here - ", T_CREDIT,
+           "measured"),
+    Mutant("action credited with the step before", GRADIENT, "[h + 1 for h in kept]", "[h for h in kept]", T_CREDIT,
+           "hand"),
     Mutant("another group's condition", GRADIENT, "prompts[chosen].repeat_interleave(plan.group)",
            "prompts[chosen].repeat(plan.group)", T_CREDIT, "condition"),
     Mutant("slot off by one", ROLLOUT, "states[pairs.row, slot[h + 1]]", "states[pairs.row, slot[h]]", T_ROLLOUT),
@@ -97,7 +104,8 @@ MUTANTS = [
     Mutant("noise without the iteration", "noise.py", "[0, 0, i, iteration]", "[0, 0, i, 0]", "test_noise.py"),
     Mutant("noise by the row of the batch", "noise.py", "for row, i in zip(out, index, strict=True)",
            "for i, row in enumerate(out)", "test_noise.py"),
-    Mutant("adapters left on", "diffusion/tuning.py", "with denoiser.network.disable_adapter():", "if True:", T_DENOISERS),
+    Mutant("adapters left on", "diffusion/tuning.py", "with denoiser.network.disable_adapter():", "if True:",
+           T_DENOISERS),
     Mutant("sign of the guidance", "diffusion/denoisers.py", "null + self.scale * (given - null)",
            "null - self.scale * (given - null)", T_DENOISERS),
     Mutant("reference is the policy itself", "diffusion/denoisers.py", "copy.deepcopy(self).eval()", "self.eval()",
@@ -115,7 +123,9 @@ def applied(mutant: Mutant, root: Path) -> str:
     """The mutated text of the file. Raises ValueError where the old text is not there exactly once."""
     text = (root / "pgdlab" / mutant.file).read_text()
     if text.count(mutant.old) != 1:
-        raise ValueError(f"{mutant.what}: {mutant.old!r} is {text.count(mutant.old)} times in pgdlab/{mutant.file}, not once")
+        raise ValueError(
+            f"{mutant.what}: {mutant.old!r} is {text.count(mutant.old)} times in pgdlab/{mutant.file}, not once"
+        )
     return text.replace(mutant.old, mutant.new)
 
 

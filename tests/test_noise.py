@@ -18,7 +18,9 @@ def test_it_depends_on_seed_stream_iteration_index_and_step_only() -> None:
     whole = noise.normal(3, range(10), 5, SHAPE)
     assert whole.shape == (10, 5, *SHAPE)
     assert torch.equal(noise.normal(3, range(4, 7), 5, SHAPE), whole[4:7])
-    assert torch.equal(torch.cat([noise.normal(3, range(i, i + 1), 5, SHAPE) for i in reversed(range(10))]), whole.flip(0))
+    assert torch.equal(
+        torch.cat([noise.normal(3, range(i, i + 1), 5, SHAPE) for i in reversed(range(10))]), whole.flip(0)
+    )
     torch.manual_seed(0)
     noise.normal(0, range(3), 1, SHAPE)
     assert torch.equal(Noise(7).normal(3, range(10), 5, SHAPE), whole)
@@ -34,7 +36,7 @@ def test_every_key_gives_other_numbers() -> None:
     ]).flatten(1)  # fmt: skip
     assert len(draws) == 2 * 3 * 3 * 20 * 4
     assert len(torch.unique(draws, dim=0)) == len(draws)
-    # also not shifted copies of one another: hardly a number occurs twice (fp32 normals, 8640 draws of about 2^25 values)
+    # also not shifted copies of one another: hardly a number occurs twice (8640 fp32 normals out of about 2^25)
     assert len(torch.unique(draws)) > 0.999 * draws.numel()
 
 
@@ -48,7 +50,11 @@ def test_it_is_standard_normal() -> None:
     assert abs(x.square().mean() - 1) < 4 * (2 / n) ** 0.5
     assert abs(x.pow(4).mean() - 3) < 4 * (96 / n) ** 0.5
     flat = x.reshape(10, 500, 24)
-    for axis, pairs in ((0, flat[:-1] * flat[1:]), (1, flat[:, :-1] * flat[:, 1:]), (2, flat[..., :-1] * flat[..., 1:])):
+    for axis, pairs in (
+        (0, flat[:-1] * flat[1:]),
+        (1, flat[:, :-1] * flat[:, 1:]),
+        (2, flat[..., :-1] * flat[..., 1:]),
+    ):
         assert abs(pairs.mean()) < 4 / pairs.numel() ** 0.5, f"neighbours along axis {axis} are correlated"
 
 
@@ -59,7 +65,7 @@ def test_it_is_fp32_on_the_cpu() -> None:
 
 
 def test_philox_is_numpys() -> None:
-    """The counter is (0, 0, index, iteration) and the key (seed, stream): what the docstring promises to other readers."""
+    """The counter is (0, 0, index, iteration) and the key (seed, stream): what the docstring promises."""
     bits = np.random.Philox(counter=[0, 0, 5, 2], key=[11, int(Stream.EVALUATE)])
     expected = np.random.Generator(bits).standard_normal(6, dtype=np.float32)
     got = Noise(11, Stream.EVALUATE).normal(2, range(5, 6), 1, (6,))

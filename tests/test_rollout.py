@@ -32,7 +32,12 @@ def pair_of_policies(eta: float = 0.7) -> tuple[Policy, Policy]:
 
 
 def run(
-    policy: Policy, reference: Policy, kept: list[int], extras: Extras = FULL, batch: int = 100, rows: range = range(ROWS)
+    policy: Policy,
+    reference: Policy,
+    kept: list[int],
+    extras: Extras = FULL,
+    batch: int = 100,
+    rows: range = range(ROWS),
 ) -> Trajectory:
     return rollout(policy, reference, Noise(0), 5, rows, COND[rows.start : rows.stop], kept, batch, extras)
 
@@ -66,14 +71,16 @@ def test_replay_gives_the_rollouts_log_prob_in_fp64() -> None:
 
 @pytest.mark.parametrize("tuning", [Full(), LoRA(rank=2)])
 def test_replay_gives_the_rollouts_log_prob_in_fp32(tuning: Tuning) -> None:
-    """Traps 1, 2 and 10, on a 16x16 network, with guidance and other batches: below 1e-3 nats, in front of a clip of .2."""
+    """Traps 1, 2 and 10, on a 16x16 network, with guidance and other batches: below 1e-3 nats, for a clip of .2."""
     space = Dense((1, 16, 16))
     policy = build_policy(
         denoiser=denoiser(16, dropout=0.2), space=space, initial=Standard(space=space, conditions=2, std=1.0), null=2,
         kernel=DDIM(eta=1.0), tuning=tuning, steps=10, guidance=2.0,
     )  # fmt: skip
     reference = policy.reference()
-    out = rollout(policy, reference, Noise(0), 0, range(6), COND[:6], policy.stochastic_steps, 4, Extras(reference=True))
+    out = rollout(
+        policy, reference, Noise(0), 0, range(6), COND[:6], policy.stochastic_steps, 4, Extras(reference=True)
+    )
     assert out.log_prob.dtype == torch.float32
     pairs = all_pairs(torch.arange(6), len(out.kept))
     order = torch.randperm(len(pairs.row), generator=torch.Generator().manual_seed(0))

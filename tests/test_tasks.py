@@ -22,7 +22,7 @@ from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.fit import LAST, load
 from pgdlab.runs import METRICS, SUMMARY
 from pgdlab.tasks import train
-from tests.worlds import base, tiny
+from tests.worlds import base, equal, tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADLINE = {
@@ -77,7 +77,7 @@ def test_the_numbers_of_a_run_agree(runs: Runs, monkeypatch: pytest.MonkeyPatch)
     rows, forward = [], DiffusersDenoiser.forward
 
     def counting(self: Any, x: Any, t: Any, cond: Any) -> Any:
-        rows.append((len(x), torch.is_grad_enabled()))
+        rows.append(len(x))
         return forward(self, x, t, cond)
 
     def without_evaluation(world: Any, checkpoint: Path) -> Any:
@@ -90,7 +90,7 @@ def test_the_numbers_of_a_run_agree(runs: Runs, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(DiffusersDenoiser, "forward", counting)
     found = summary(runs.make("counted", *JOINT))
     training = rows[: rows.index(None)]
-    assert found["network_evaluations"] == sum(n for n, gradient in training if not gradient)
+    assert found["network_evaluations"] == sum(training)
     assert found["reward_queries"] == 2 * 8
     with (runs.folder / "runs" / "counted" / METRICS).open(newline="") as file:
         last = list(csv.DictReader(file))[-1]
@@ -205,8 +205,12 @@ def test_exported_adapters_load_with_peft(runs: Runs) -> None:
     network = PeftModel.from_pretrained(UNet2DModel.from_pretrained(base(), subfolder="unet"), out / "lora").eval()
     plain = UNet2DModel.from_pretrained(base(), subfolder="unet").eval()
     with torch.no_grad():
-        ours = world.policy.denoiser.denoiser.network(x, t, class_labels=cond).sample
-        assert torch.equal(network(x, t, class_labels=cond).sample, ours)
+        adapted = world.policy.denoiser.denoiser.network
+        assert not adapted.training
+        ours = adapted(x, t, class_labels=cond).sample
+        # the weights are the same bits; convolutions may pick another algorithm for another memory layout
+        assert equal(network.state_dict(), adapted.state_dict())
+        assert torch.allclose(network(x, t, class_labels=cond).sample, ours, atol=1e-5)
         assert not torch.allclose(plain(x, t, class_labels=cond).sample, ours, atol=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""Small worlds with known answers: an exact Gaussian denoiser that can be moved, rewards with closed forms, no files."""
+"""Small worlds with known answers: a Gaussian denoiser that can be moved, rewards with closed forms, no files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLASS_MEANS = ((0.0, 0.0), (1.0, -0.5), (0.3, 0.3))  # the last one stands for "
 
 
 def tiny_schedule(times: int = 4, **more: Any) -> DiffusersSchedule:
-    """betas linear from .1 to .6; every time is a step where the policy has as many steps; the last step has no noise."""
+    """betas linear from .1 to .6; every time is a step if there are as many steps; the last step has no noise."""
     config = {
         "num_train_timesteps": times, "beta_schedule": "linear", "beta_start": BETA_START, "beta_end": BETA_END,
         "prediction_type": "sample", "clip_sample": False, "timestep_spacing": "leading", "set_alpha_to_one": True,
@@ -129,7 +129,7 @@ class FastNoise(Noise):
 
 
 def moved(policy: Policy, seed: int = 0, size: float = 1.0) -> Policy:
-    """The policy with everything that trains off its start, by about `size` in x0 units: not the optimum of anything."""
+    """The policy with everything that trains off its start, by about `size` in x0 units: the optimum of nothing."""
     g = torch.Generator().manual_seed(seed)
     scale = {"shift": 0.5, "gain": 0.25, "mean": 0.5, "log_scale": 0.2}
     with torch.no_grad():
@@ -141,7 +141,12 @@ def moved(policy: Policy, seed: int = 0, size: float = 1.0) -> Policy:
 
 
 def tiny_policy(
-    eta: float = 1.0, times: int = 4, steps: int | None = None, denoiser: bool = True, rho: bool = False, **schedule: Any
+    eta: float = 1.0,
+    times: int = 4,
+    steps: int | None = None,
+    denoiser: bool = True,
+    rho: bool = False,
+    **schedule: Any,
 ) -> Policy:
     """fp64. denoiser, rho: what is trained."""
     space = Dense((2,))
@@ -171,7 +176,9 @@ def gradient(world: World, algorithm: Any, experience: Any = None, update: int =
     trained = {name: p for name, p in world.policy.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p) for name, p in trained.items()}
     for piece in algorithm.passes(experience, update, world):
-        some = torch.autograd.grad(algorithm.loss(experience, piece, world).value, list(trained.values()), allow_unused=True)
+        some = torch.autograd.grad(
+            algorithm.loss(experience, piece, world).value, list(trained.values()), allow_unused=True
+        )
         for name, g in zip(trained, some, strict=True):
             total[name] += 0 if g is None else g
     return total

@@ -88,19 +88,11 @@ def build_policy(
     """A policy from a pretrained denoiser.
 
     null: the condition that means "none". kernel: the sampler. tuning: what is trained. steps: H. guidance: scale of
-    classifier-free guidance, 1 for none. Raises ValueError for a denoiser that is to be trained under a sampler without
-    noise: it has no policy gradient.
+    classifier-free guidance, 1 for none.
     """
     tuned = tuning.apply(denoiser)
-    policy = Policy(
-        tuned if guidance == 1.0 else ClassifierFreeGuidance(tuned, guidance, null), space, initial, kernel, steps
-    )
-    if policy.trains_denoiser and not policy.stochastic_steps:
-        raise ValueError(
-            "the sampler has no stochastic step (eta 0), so the denoiser has no policy gradient: set policy.kernel.eta "
-            "above 0, or train the initial distribution alone (policy=frozen initial=diagonal)"
-        )
-    return policy
+    guided = tuned if guidance == 1.0 else ClassifierFreeGuidance(tuned, guidance, null)
+    return Policy(guided, space, initial, kernel, steps)
 
 
 ODE = DDIM(eta=0.0)

@@ -39,7 +39,7 @@ class DiffusersSchedule(Schedule):
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
-        """config: the scheduler's `scheduler_config.json`. Raises ValueError for dynamic thresholding, which is not here."""
+        """config: the scheduler's `scheduler_config.json`. Raises ValueError for dynamic thresholding."""
         from diffusers import DDIMScheduler
 
         self.scheduler = DDIMScheduler.from_config(config)

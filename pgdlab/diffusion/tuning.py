@@ -46,7 +46,7 @@ class LoRA(Tuning):
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "time_emb_proj")
 
     def apply(self, denoiser: DiffusersDenoiser) -> Denoiser:
-        return Adapted(denoiser.eval(), self)
+        return Adapted(denoiser, self).eval()
 
 
 class Adapted(Denoiser):

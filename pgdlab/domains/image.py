@@ -96,7 +96,7 @@ class ImageDomain(Domain):
         from safetensors import SafetensorError
 
         folder = self.folder_of_weights
-        again = f"Make it with `python run.py task=pretrain domain={self.name}`, or name another in domain.weights"
+        again = f"Make it with `python run.py experiment=pretrain/{self.name}`, or name another in domain.weights"
         try:
             scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
             network, found = UNet2DModel.from_pretrained(

@@ -26,6 +26,7 @@ class Measured:
 
     trajectory: Trajectory
     reward: Tensor
+    measured: Tensor
     figures: dict[str, Any]
 
 
@@ -40,16 +41,17 @@ def measure(world: World, policy: Policy) -> Measured:
     trajectory = evaluation_rollout(world, policy, noise, reference=not ode, tuned_last=ode)
     seen = episode(world, trajectory)
     paid = guarded(world.reward, seen, world.plan.max_failed)
-    reward = paid.values.sum(1)
+    reward = paid.total
     figures: dict[str, Any] = mean_and_error("reward", reward[paid.measured])
     figures |= {f"reward/{name}": part[paid.measured].mean().item() for name, part in paid.parts.items()}
     if world.heldout is not None:
-        figures |= mean_and_error("heldout", guarded(world.heldout, seen, world.plan.max_failed).values.sum(1))
+        held = guarded(world.heldout, seen, world.plan.max_failed)
+        figures |= mean_and_error("heldout", held.total[held.measured])
     rho = initial_kl(policy, world.reference, trajectory.cond).double()
     exact = not ode or not policy.trains_denoiser
     figures["kl_nats"] = (trajectory.kl.sum(1).double() + rho).mean().item() if exact else None
     figures |= world.domain.metrics(trajectory.sample, trajectory.cond)
-    return Measured(trajectory, reward, figures)
+    return Measured(trajectory, reward, paid.measured, figures)
 
 
 def mean_and_error(name: str, values: Tensor) -> dict[str, float]:
@@ -87,7 +89,7 @@ def headline(results: dict[str, Measured]) -> dict[str, Any]:
     """reward_before, reward_after, ... of the training sampler with averaged weights, and the paired gain."""
     kind = "sde" if "base/sde" in results else "ode"
     before, after = results[f"base/{kind}"], results[f"ema/{kind}"]
-    gain = after.reward - before.reward
+    gain = (after.reward - before.reward)[after.measured & before.measured]
     summary: dict[str, Any] = {}
     for name in ("reward", "heldout"):
         if name in after.figures:

@@ -30,11 +30,11 @@ def evaluation_rollout(
 
 
 def draw(world: World, count: int, noise: Noise) -> tuple[Float[Tensor, "N *D"], Int[Tensor, " N"]]:
-    """count samples of the world's policy, prompts in turn."""
+    """count samples of the world's policy, prompts in turn; as in measure(), an ODE uses the tuned network throughout."""
     cond = evaluation_conditions(world.domain.prompts, count)
     with torch.no_grad():
         trajectory = rollout(
             world.policy, world.reference, noise, 0, range(count), cond, [], world.plan.rollout_batch,
-            Extras(tuned_last=True),
+            Extras(tuned_last=not world.policy.stochastic_steps),
         )  # fmt: skip
     return trajectory.sample, trajectory.cond

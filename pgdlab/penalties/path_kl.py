@@ -37,8 +37,8 @@ class PathKL(Penalty):
         super().__init__()
         if min(coefficient, initial_coefficient or 0) < 0 or (target is not None and (target <= 0 or coefficient == 0)):
             raise ValueError(
-                f"coefficient {coefficient}, initial_coefficient {initial_coefficient}, target {target}: coefficients must "
-                "be at least 0, and the first above 0 where a target steers it; the target must be above 0"
+                f"coefficient {coefficient}, initial_coefficient {initial_coefficient}, target {target}: "
+                "coefficients must be at least 0, and the first above 0 where a target steers it; the target must be above 0"
             )
         self.form, self.target, self.gain, self.positive = form, target, gain, coefficient > 0
         self.initial_ratio = 1.0 if initial_coefficient is None else initial_coefficient / max(coefficient, 1e-300)
@@ -56,7 +56,7 @@ class PathKL(Penalty):
 
     def shape(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:
         steps = len(trajectory.slot) - 1
-        if not self.needs_reference():
+        if not trajectory.kl.shape[1]:  # the denoiser is frozen, or the coefficient is 0
             own = trajectory.initial_log_prob.new_zeros(len(trajectory.cond), steps).double()
             later = own
         elif self.form == "A":

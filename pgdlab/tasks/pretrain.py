@@ -18,17 +18,22 @@ from pgdlab.penalties.base import NoPenalty
 from pgdlab.rewards.base import NoReward
 from pgdlab.runs import run_folder, save_config, write_json
 from pgdlab.trainers.base import World
+from pgdlab.trainers.denoising import Pretrain
 
 
 def main(cfg: Any) -> None:
     """Fits the base, samples it, and exports the averaged weights to <run>/base."""
+    algorithm = instantiate(cfg.trainer)
+    if not isinstance(algorithm, Pretrain):
+        raise ValueError("task=pretrain trains with trainer=pretrain: take experiment=pretrain/digits or pretrain/fashion")
     domain: Domain = instantiate(cfg.domain)
     noise = Noise(cfg.seed)
     policy = build_policy_for(cfg, domain, domain.fresh(noise.generator(0)))
     world = World(domain, policy, policy, NoReward(), None, NoPenalty(), instantiate(cfg.plan), noise)
     folder = run_folder(cfg)
     save_config(cfg, folder)
-    module = SteeringModule(world, instantiate(cfg.trainer), instantiate(cfg.optimizer))
+    algorithm.refuse(world)
+    module = SteeringModule(world, algorithm, instantiate(cfg.optimizer))
     trainer = fit(module, cfg, folder)
     if not trainer.is_global_zero:
         return

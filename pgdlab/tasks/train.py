@@ -70,6 +70,7 @@ def publish(logger: Any, pictures: list[Path], summary: dict[str, Any], step: in
         for picture in pictures:
             logger.log_image(picture.stem, [str(picture)])
         logger.experiment.summary.update({k: v for k, v in summary.items() if isinstance(v, (int, float))})
+        logger.experiment.finish()
     logger.finalize("success")
 
 

@@ -91,3 +91,13 @@ class Algorithm(ABC):
     @abstractmethod
     def loss(self, experience: Any, piece: Any, world: World) -> Loss:
         """The loss of one piece."""
+
+
+def refuse_ode(policy: Policy) -> None:
+    """Raises ValueError where the denoiser is to be trained on its samples under a sampler without noise: it has no
+    policy gradient there, and rollouts take deterministic steps with the frozen reference."""
+    if policy.trains_denoiser and not policy.stochastic_steps:
+        raise ValueError(
+            "the sampler has no stochastic step (eta 0), so the denoiser has no policy gradient: set policy.kernel.eta "
+            "above 0, or train the initial distribution alone (policy=frozen initial=diagonal)"
+        )

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pgdlab.diffusion.denoisers import Denoiser
+from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.functional.gaussian import expand
 from pgdlab.plan import Plan
@@ -98,6 +98,12 @@ class DenoisingAlgorithm(Algorithm):
         return Loss(total, len(each), {"denoising_loss": (each.detach().sum(), float(len(each)))})
 
 
+def unguided(world: World) -> None:
+    """Raises ValueError for classifier-free guidance: the regression is of the network's own estimate."""
+    if isinstance(world.policy.denoiser, ClassifierFreeGuidance):
+        raise ValueError("denoising regression fits the unguided estimate: set policy.guidance=1")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(DenoisingAlgorithm):
     """Denoising score matching on the domain's training data (Ho et al. 2020, arXiv:2006.11239, eq. 14)."""
@@ -105,7 +111,7 @@ class Pretrain(DenoisingAlgorithm):
     dropout = True
 
     def refuse(self, world: World) -> None:
-        pass
+        unguided(world)
 
     def collect(self, world: World, iteration: int) -> Samples:
         x0, cond = world.domain.data("train")

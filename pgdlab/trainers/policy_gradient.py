@@ -14,7 +14,7 @@ from pgdlab.functional.returns import Baseline, Scale, advantages, dead_rows, re
 from pgdlab.rewards.base import Episode, Paid
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout import Extras, Pairs, Trajectory, all_pairs, initial_kl, replay, rollout, split
-from pgdlab.trainers.base import Algorithm, Loss, World
+from pgdlab.trainers.base import Algorithm, Loss, World, refuse_ode
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class PolicyGradient(Algorithm):
 
     def refuse(self, world: World) -> None:
         world.processes.share(world.plan.samples)
+        refuse_ode(world.policy)
 
     @torch.no_grad()
     def collect(self, world: World, iteration: int) -> Experience:
@@ -81,7 +82,8 @@ class PolicyGradient(Algorithm):
         index = world.processes.share(plan.samples)
         groups = torch.arange(plan.samples, device=world.device) // plan.group
         kept = plan.steps.select(policy.stochastic_steps, shuffle) if policy.trains_denoiser else []
-        extras = Extras(world.penalty.needs_reference(), world.reward.needs_estimates())
+        compared = world.penalty.needs_reference() and policy.trains_denoiser  # a frozen denoiser's KL is 0
+        extras = Extras(compared, world.reward.needs_estimates())
         cond = draw_conditions(world, iteration)
         trajectory = rollout(
             policy, world.reference, world.noise, iteration, index, cond[index.start : index.stop], kept,
@@ -126,7 +128,8 @@ class PolicyGradient(Algorithm):
             steps, logs = self.step_loss(experience, piece.pairs, world)
             value = value + experience.step_scale * steps
         if len(piece.rows):
-            value = value + self.initial_loss(experience, piece.rows, world)
+            first, more = self.initial_loss(experience, piece.rows, world)
+            value, logs = value + first, logs | {f"initial_{name}": entry for name, entry in more.items()}
         return Loss(value * experience.objective_scale / piece.count, len(piece.pairs.row), logs)
 
     def step_loss(
@@ -144,15 +147,18 @@ class PolicyGradient(Algorithm):
         exact = kl_same_std(g.mean, mean, g.std, world.policy.space, trajectory.cond[pairs.row])
         return (penalty.cost(exact) - gain).double().sum(), logs
 
-    def initial_loss(self, experience: Experience, rows: Int[Tensor, " R"], world: World) -> Tensor:
+    def initial_loss(
+        self, experience: Experience, rows: Int[Tensor, " R"], world: World
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, float]]]:
         """Sum over the rows of rho's penalty cost minus its surrogate."""
         trajectory, policy = experience.trajectory, world.policy
         cond = trajectory.cond[rows]
         score = log_prob(policy.initial(cond), trajectory.initial[rows], policy.space, cond)
         advantage = experience.initial_advantage[rows].to(score.dtype)
-        gain = self.surrogate(score - trajectory.initial_log_prob[rows], advantage)
+        log_ratio = score - trajectory.initial_log_prob[rows]
         cost = world.penalty.initial_cost(initial_kl(policy, world.reference, cond))
-        return (cost - gain).double().sum()
+        loss = (cost - self.surrogate(log_ratio, advantage)).double().sum()
+        return loss, self.diagnostics(log_ratio.detach())
 
 
 def draw_conditions(world: World, iteration: int) -> Int[Tensor, " N"]:
@@ -183,23 +189,24 @@ def summarise(
     """Means over all processes' measured samples; formulas in docs/metrics.md."""
     gather = world.processes.gather
     measured = gather(paid.measured)
-    total = gather(paid.values.sum(1).double())
+    total = gather(paid.total.double())
     # a process whose samples all failed knows no parts; what is gathered must be the same, in the same order, everywhere
     known = gather(torch.tensor([len(paid.parts)], device=world.device)) == len(paid.parts)
     columns = {f"reward/{n}": paid.parts[n].double() for n in sorted(paid.parts)} if known.all() else {}
-    if world.heldout is not None:
-        columns["heldout"] = guarded(world.heldout, seen, max_failed=1.0).values.sum(1)
-    if world.penalty.needs_reference():
+    if trajectory.kl.shape[1]:
         columns["path_kl_nats"] = trajectory.kl.sum(1).double()
     if world.policy.trains_initial:
         columns["initial_kl_nats"] = initial_kl(world.policy, world.reference, trajectory.cond).double()
     logs = {name: gather(column)[measured].mean().item() for name, column in columns.items()}
+    if world.heldout is not None:
+        held = guarded(world.heldout, seen, max_failed=1.0)
+        logs["heldout"] = gather(held.total.double())[gather(held.measured)].mean().item()
     logs["reward"] = total[measured].mean().item()
     logs["reward_std"] = total[measured].std().item()
     logs["failed"] = 1 - measured.double().mean().item()
     logs["dead_groups"] = dead_rows(total[:, None], measured, groups)[:, 0].double().mean().item()
-    if world.penalty.needs_reference():
-        logs["kl_nats"] = logs["path_kl_nats"] + logs.get("initial_kl_nats", 0.0)
+    if trajectory.kl.shape[1] or not world.policy.trains_denoiser:
+        logs["kl_nats"] = logs.get("path_kl_nats", 0.0) + logs.get("initial_kl_nats", 0.0)
     return logs
 
 

@@ -8,8 +8,8 @@ import torch
 
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout import Extras, rollout
-from pgdlab.trainers.base import World
-from pgdlab.trainers.denoising import DenoisingAlgorithm, Samples
+from pgdlab.trainers.base import World, refuse_ode
+from pgdlab.trainers.denoising import DenoisingAlgorithm, Samples, unguided
 from pgdlab.trainers.policy_gradient import draw_conditions, episode, evaluations, summarise
 
 
@@ -31,6 +31,8 @@ class RewardWeightedRegression(DenoisingAlgorithm):
             raise ValueError(f"temperature is {self.temperature}; it must be above 0, in reward units")
 
     def refuse(self, world: World) -> None:
+        unguided(world)
+        refuse_ode(world.policy)
         world.processes.share(world.plan.samples)
         if world.policy.trains_initial or world.penalty.needs_reference():
             raise ValueError(

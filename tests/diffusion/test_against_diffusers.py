@@ -56,7 +56,8 @@ def drawn_noise(steps: int) -> Tensor:
 
 
 CASES = list(itertools.product(
-    ("epsilon", "v_prediction", "sample"), (None, 0.5), (("leading", 5), ("trailing", 5), ("linspace", 10)), (0.0, 0.3, 1.0)
+    ("epsilon", "v_prediction", "sample"), (None, 0.5), (("leading", 5), ("trailing", 5), ("linspace", 10)),
+    (0.0, 0.3, 1.0),
 ))  # fmt: skip
 
 

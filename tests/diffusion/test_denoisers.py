@@ -37,7 +37,9 @@ def test_every_row_has_its_own_time_and_condition() -> None:
     together = d(x, T, COND)
     for i in range(4):
         # fp64 convolutions over another batch size may sum in another order
-        torch.testing.assert_close(d(x[i : i + 1], T[i : i + 1], COND[i : i + 1])[0], together[i], rtol=1e-10, atol=1e-11)
+        torch.testing.assert_close(
+            d(x[i : i + 1], T[i : i + 1], COND[i : i + 1])[0], together[i], rtol=1e-10, atol=1e-11
+        )
     order = torch.tensor([2, 0, 3, 1])
     torch.testing.assert_close(d(x[order], T[order], COND[order]), together[order], rtol=1e-10, atol=1e-11)
     assert (d(x, T, COND.roll(1)) - together).abs().max() > 1e-3, "the condition does nothing"

@@ -12,6 +12,7 @@ from pgdlab.diffusion.policy import ODE, Policy, build_policy
 from pgdlab.diffusion.space import Dense
 from pgdlab.diffusion.tuning import Frozen, Full, LoRA, Tuning
 from pgdlab.rollout import initial_kl
+from pgdlab.trainers.base import refuse_ode
 from tests.networks import denoiser
 from tests.tiny import moved, tiny_policy
 
@@ -20,10 +21,19 @@ COND = torch.tensor([0, 1, 2, 1])
 KINDS: list[type[InitialDistribution]] = [Standard, Diagonal, Conditional]
 
 
-def built(tuning: Tuning, eta: float = 1.0, initial: type[InitialDistribution] = Standard, guidance: float = 1.0) -> Policy:
+def built(
+    tuning: Tuning, eta: float = 1.0, initial: type[InitialDistribution] = Standard, guidance: float = 1.0
+) -> Policy:
     rho = initial(space=SPACE, conditions=2, std=1.0)
     return build_policy(
-        denoiser=denoiser(), space=SPACE, initial=rho, null=2, kernel=DDIM(eta=eta), tuning=tuning, steps=5, guidance=guidance
+        denoiser=denoiser(),
+        space=SPACE,
+        initial=rho,
+        null=2,
+        kernel=DDIM(eta=eta),
+        tuning=tuning,
+        steps=5,
+        guidance=guidance,
     )
 
 
@@ -61,8 +71,9 @@ def test_the_initial_kl_against_torch(std: float) -> None:
 @pytest.mark.parametrize("tuning", [Full(), LoRA(rank=2)])
 def test_training_a_denoiser_without_noise_is_refused(tuning: Tuning) -> None:
     """MATH.md: at eta 0 the denoiser has no policy gradient at all."""
+    policy = built(tuning, eta=0.0)
     with pytest.raises(ValueError, match=r"no stochastic step .* policy\.kernel\.eta"):
-        built(tuning, eta=0.0)
+        refuse_ode(policy)
     assert built(Frozen(), eta=0.0, initial=Diagonal).trains_initial
 
 

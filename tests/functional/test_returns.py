@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from pgdlab.functional.returns import (
-    advantages, baseline, dead_rows, group_std, masked_mean, reward_to_go, strictly_later,
+    advantages,
+    baseline,
+    dead_rows,
+    group_std,
+    masked_mean,
+    reward_to_go,
+    strictly_later,
 )  # fmt: skip
 
 ALL = torch.ones(4, dtype=torch.bool)
@@ -46,9 +52,7 @@ def test_baselines_by_hand() -> None:
 
 def test_what_was_not_measured_enters_no_mean_and_earns_nothing() -> None:
     r, measured = column(1, float("nan"), 6, 11), torch.tensor([True, False, True, True])
-    torch.testing.assert_close(
-        baseline(r, measured, PAIRS, "leave_one_out")[measured], column(8.5, 6, 3.5), **EXACT
-    )
+    torch.testing.assert_close(baseline(r, measured, PAIRS, "leave_one_out")[measured], column(8.5, 6, 3.5), **EXACT)
     a, _ = advantages(r, measured, PAIRS, "leave_one_out")
     torch.testing.assert_close(a, column(-7.5, 0, 0, 7.5), **EXACT)
     a, _ = advantages(r, measured, PAIRS, "group")
@@ -91,7 +95,11 @@ def test_equal_rewards_give_exactly_no_advantage(kind: str, scale: str, value: f
     """Trap 6: rounding noise must not become an advantage; 7 rows, so that the mean of 1/3 is not exact."""
     r = torch.full((7, 2), value)  # fp32, as rewards come
     a, scalar = advantages(
-        r.double(), torch.ones(7, dtype=torch.bool), torch.zeros(7, dtype=torch.long), kind, scale  # type: ignore[arg-type]
+        r.double(),
+        torch.ones(7, dtype=torch.bool),
+        torch.zeros(7, dtype=torch.long),
+        kind,
+        scale,  # type: ignore[arg-type]
     )
     assert torch.equal(a, torch.zeros(7, 2, dtype=torch.float64))
     assert scalar == 1.0
@@ -139,9 +147,9 @@ def test_batch_std_is_one_scalar_of_the_first_column() -> None:
 def test_spreads_are_those_of_what_was_earned() -> None:
     """Trap 6: a KL of 1e-6 in the returns of groups with equal rewards. Without a division it counts as what it is."""
     earned, groups = column(1, 1, 0, 4), PAIRS
-    returns = earned - column(1e-6, 3e-6, 0, 0)
+    returns = earned - column(1e-6, 3e-6, 0.5, 0)
     divided, _ = advantages(returns, ALL, groups, "group", "group_std", earned)
-    torch.testing.assert_close(divided, column(0, 0, -(2**0.5), 2**0.5), rtol=1e-6, atol=0)
+    torch.testing.assert_close(divided, column(0, 0, -4.5, 4.5) / 8**0.5, rtol=1e-12, atol=0)
     plain, _ = advantages(returns, ALL, groups, "group", "none", earned)
     torch.testing.assert_close(plain[:2], column(2e-6, -2e-6), rtol=1e-6, atol=0)
     same, scalar = advantages(returns[:2], ALL[:2], groups[:2], "leave_one_out", "batch_std", earned[:2])

@@ -95,8 +95,14 @@ def test_one_iteration_uses_one_coefficient() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"coefficient": -0.1}, {"initial_coefficient": -0.1}, {"target": 0.0}, {"target": -1.0}, {"coefficient": 0.0, "target": 1.0}],
-)  # fmt: skip
+    [
+        {"coefficient": -0.1},
+        {"initial_coefficient": -0.1},
+        {"target": 0.0},
+        {"target": -1.0},
+        {"coefficient": 0.0, "target": 1.0},
+    ],
+)
 def test_nonsense_is_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="coefficient"):
         PathKL(**settings)  # type: ignore[arg-type]

@@ -34,7 +34,9 @@ def test_the_loss_is_the_squared_error_of_v(kind: str) -> None:
     x0, noise = (torch.randn(5, 1, 8, 8, dtype=torch.float64, generator=g) for _ in range(2))
     t, cond = torch.tensor([0, 2, 5, 7, 9]), torch.tensor([0, 1, 2, 0, 1])
     noisy, target = scheduler.add_noise(x0, noise, t), scheduler.get_velocity(x0, noise, t)
-    alpha, sigma = (v.reshape(-1, 1, 1, 1) for v in (scheduler.alphas_cumprod[t] ** 0.5, (1 - scheduler.alphas_cumprod[t]) ** 0.5))
+    alpha, sigma = (
+        v.reshape(-1, 1, 1, 1) for v in (scheduler.alphas_cumprod[t] ** 0.5, (1 - scheduler.alphas_cumprod[t]) ** 0.5)
+    )
     out = d.network(noisy, t, class_labels=cond).sample
     if kind == "epsilon":  # v = alpha eps - sigma x0, with the x0 that goes with eps
         out = alpha * out - sigma * (noisy - sigma * out) / alpha
@@ -45,7 +47,7 @@ def test_the_loss_is_the_squared_error_of_v(kind: str) -> None:
 
 
 def optimum(schedule: DiffusersSchedule, std: float) -> float:
-    """E||x0 - E[x0|x_t]||^2 / sigma^2 over uniform times: the posterior variance is std^2 sigma^2 / (alpha^2 std^2 + sigma^2)."""
+    """E||x0 - E[x0|x_t]||^2 / sigma^2 over uniform times; var[x0|x_t] = std^2 sigma^2 / (alpha^2 std^2 + sigma^2)."""
     t = torch.arange(schedule.train_times)
     return float((std**2 / (schedule.alpha(t) ** 2 * std**2 + schedule.sigma(t) ** 2)).mean())
 
@@ -66,7 +68,7 @@ def train(world: World, algorithm: Any, updates: int, lr: float) -> list[float]:
 
 def test_pretraining_reaches_the_exact_optimum() -> None:
     """The analytic family contains the exact denoiser of the data, so the loss must end at its posterior variance and
-    the parameters at 0: 4096 samples of std .5 leave .5/64 = .01 on the mean of each class, and a few per cent on gains."""
+    the parameters at 0: 4096 samples of std .5 leave .5/64 = .01 on each mean, and a few per cent on gains."""
     world = tiny_world(moved(tiny_policy(), size=2.0))
     losses = train(world, Pretrain(steps=300, batch=512, drop=0.0), 300, lr=0.05)
     best = optimum(tiny_schedule(), 0.5)

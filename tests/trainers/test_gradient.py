@@ -165,11 +165,13 @@ def test_baselines_do_not_change_the_expectation(kind: Any) -> None:
     """Trap 7: the batch mean shrinks by 1e-5 here, which is nothing; groups of 4 are leave-one-out."""
     policy, reference = start(1.0)
     expected = exact(policy, 1.0, LAM, LAM)
-    assert errors(world_of(policy, reference, PathKL(coefficient=LAM)), expected, baseline=kind).abs().max() < FOUR_ERRORS
+    assert (
+        errors(world_of(policy, reference, PathKL(coefficient=LAM)), expected, baseline=kind).abs().max() < FOUR_ERRORS
+    )
 
 
 def test_the_exact_objective_itself_by_simulation() -> None:
-    """J and its derivative by finite differences of a simulation with common random numbers: no gradient code at all."""
+    """J and its derivative by finite differences of a simulation with common random numbers: no gradient code."""
     eta, noise, n = 0.5, FastNoise(5), 100_000
     policy, reference = start(eta, rho=True)
     expected, trained = exact(policy, eta, LAM, LAM0), dict(policy.named_parameters())
@@ -179,7 +181,12 @@ def test_the_exact_objective_itself_by_simulation() -> None:
         out = rollout(policy, reference, noise, 0, range(n), cond, [], n, Extras(reference=True))
         return reward.score(out.sample, cond).value - LAM * out.kl.sum(1)
 
-    for name, at in (("denoiser.shift", (3, 0)), ("denoiser.gain", (2, 1)), ("initial.mean", (0,)), ("initial.log_scale", (1,))):
+    for name, at in (
+        ("denoiser.shift", (3, 0)),
+        ("denoiser.gain", (2, 1)),
+        ("initial.mean", (0,)),
+        ("initial.log_scale", (1,)),
+    ):
         p, step = trained[name].data, 1e-4
         p[at] += step
         up = paid()

@@ -35,7 +35,7 @@ def test_at_ratio_one_it_is_reinforce() -> None:
 
 
 def test_off_policy_ratios_average_to_one() -> None:
-    """E_old[pi / pi_old] = 1, for a step, and for rho: the weight is a density's, not a mean over dimensions (trap 4)."""
+    """E_old[pi / pi_old] = 1, for a step, and for rho: the weight is a density's, no mean over dimensions (trap 4)."""
     policy, reference = start()
     n = 40_000
     world = tiny_world(policy, reference, noise=FastNoise(1), samples=n)
