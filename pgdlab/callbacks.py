@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from pgdlab.loggers import record
 from pgdlab.module import SteeringModule
 
 
@@ -80,7 +81,7 @@ class Metrics(Callback):
         assert isinstance(pl_module, SteeringModule)
         row = pl_module.history[-1]
         for logger in trainer.loggers:
-            logger.log_metrics(row, step=int(row["iteration"]))
+            record(logger, row, int(row["iteration"]))
 
 
 class ProgressBar(Callback):

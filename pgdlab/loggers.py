@@ -44,8 +44,7 @@ def wandb(
 
     mode: "online" or "offline"; null asks WANDB_MODE, then looks for a key. A server that cannot be reached makes the run
     an offline one, and one that goes away keeps nobody waiting: W&B writes all to disk first. The run's id is kept in the
-    run folder, so that a resumed run continues its curves; the x axis is the run's own iteration, because an offline run
-    that is resumed counts its steps from 0 again. Raises ValueError where the server refuses.
+    run folder, so that a resumed run continues its curves. Raises ValueError where the server refuses.
     """
     import wandb as library
     from omegaconf import OmegaConf
@@ -59,14 +58,35 @@ def wandb(
         warnings.warn(f"cannot reach W&B at {server}: upload later with `wandb sync {folder}/wandb/*`", stacklevel=2)
         mode = "offline"
     os.environ.setdefault("WANDB_FINISH_TIMEOUT", "60")  # seconds; the rest can be synced from disk
-    settings: dict[str, Any] = {"project": project, "name": folder.name, "id": identity.read_text(), "save_dir": folder}
-    logger = WandbLogger(**settings, resume="allow", mode=mode)
+    logger = WandbLogger(
+        project=project, name=folder.name, id=identity.read_text(), save_dir=folder.resolve(), resume="allow", mode=mode
+    )
     try:
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     except library.errors.Error as error:
         raise ValueError(f"W&B at {server}: {error}. logger.mode=offline does without the server") from error
     logger.experiment.define_metric("*", step_metric="iteration")
     return [*csv(folder, cfg, done), logger]
+
+
+def record(logger: Logger, row: dict[str, Any], iteration: int) -> None:
+    """Logs a row at the run's own step. Lightning leaves the step to W&B, whose offline runs count from 0 again when they
+    are resumed: the server would drop what comes before the step that it has."""
+    if isinstance(logger, WandbLogger):
+        logger.experiment.log(row, step=iteration)
+    else:
+        logger.log_metrics(row, step=iteration)
+
+
+def publish(logger: Logger, pictures: list[Path], summary: dict[str, Any], iteration: int) -> None:
+    """Pictures and the headline figures to loggers that take them; the end of the run."""
+    if isinstance(logger, WandbLogger):
+        import wandb as library
+
+        record(logger, {picture.stem: library.Image(str(picture)) for picture in pictures}, iteration)
+        logger.experiment.summary.update({k: v for k, v in summary.items() if isinstance(v, (int, float))})
+        logger.experiment.finish()
+    logger.finalize("success")
 
 
 def has_key(server: str) -> bool:

@@ -13,6 +13,7 @@ from pgdlab.doctor import examine, require
 from pgdlab.evaluation.evaluate import Measured, headline, timed
 from pgdlab.evaluation.pictures import before_after, learning_curve
 from pgdlab.fit import LAST, fit
+from pgdlab.loggers import publish
 from pgdlab.module import SteeringModule
 from pgdlab.runs import SUMMARY, run_folder, save_config, versions, write_json
 from pgdlab.tasks.doctor import table
@@ -60,18 +61,6 @@ def summarise(cfg: Any, module: SteeringModule, results: dict[str, Measured]) ->
         "evaluations": {name: result.figures for name, result in results.items()},
         "versions": versions(),
     }
-
-
-def publish(logger: Any, pictures: list[Path], summary: dict[str, Any], step: int) -> None:
-    """Pictures and the headline figures to loggers that take them."""
-    from lightning.pytorch.loggers import WandbLogger
-
-    if isinstance(logger, WandbLogger):
-        for picture in pictures:
-            logger.log_image(picture.stem, [str(picture)])
-        logger.experiment.summary.update({k: v for k, v in summary.items() if isinstance(v, (int, float))})
-        logger.experiment.finish()
-    logger.finalize("success")
 
 
 def sentence(summary: dict[str, Any], folder: Path) -> str:
