@@ -11,6 +11,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.loggers import Logger
+from torch import Tensor
 
 from pgdlab.callbacks import Average, Checkpoint, GracefulStop, Metrics, ProgressBar
 from pgdlab.compose import instantiate
@@ -25,10 +26,15 @@ def fit(module: SteeringModule, cfg: Any, folder: Path) -> lightning.Trainer:
     """Trains for plan.iterations with checkpoints in folder/checkpoints/last.ckpt, from which cfg.resume continues.
 
     cfg.runtime: lightning.Trainer with the machine's settings (accelerator, devices, strategy, precision). Raises
-    ValueError where the checkpoint to resume from is missing or broken. Afterwards the module holds the raw weights; the checkpoint has the averages too.
+    ValueError where the checkpoint to resume from is missing, broken or of another model. Afterwards the module holds the
+    raw weights; the checkpoint has the averages too.
     """
     plan, updates = module.world.plan, module.algorithm.updates(module.world.plan)
-    done = int(load(folder / LAST)["current_model_state"]["iterations"]) if cfg.resume else 0
+    done = 0
+    if cfg.resume:
+        saved = load(folder / LAST)["current_model_state"]
+        require_fit(module.state_dict(), saved, folder / LAST)
+        done = int(saved["iterations"])
     loggers: list[Logger] = instantiate(cfg.logger)(folder, cfg, resume_rows(folder, done))
     callbacks = [
         Average(module.optimizer.ema_decay(plan.iterations * updates)),
@@ -78,7 +84,16 @@ def load(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:  # torch raises many kinds for a broken file
         raise ValueError(f"{path} cannot be read ({error}); it is truncated or not a checkpoint") from error
-    if not isinstance(state, dict) or "iterations" not in state.get("current_model_state", {}):
+    parts = [state.get(name) for name in ("current_model_state", "state_dict")] if isinstance(state, dict) else [None]
+    if not all(isinstance(part, dict) and "iterations" in part for part in parts):
         raise ValueError(f"{path} is not a checkpoint of a pgdlab run")
     return state
 
+
+def require_fit(own: dict[str, Tensor], saved: dict[str, Tensor], path: Path) -> None:
+    """Raises ValueError where the saved weights are not those of this model, by name or shape."""
+    wrong = sorted(own.keys() ^ saved.keys()) + [n for n in own.keys() & saved.keys() if own[n].shape != saved[n].shape]
+    if wrong:
+        raise ValueError(
+            f"{path} holds another model than this config's: {len(wrong)} weights differ in name or shape, such as {wrong[0]}"
+        )

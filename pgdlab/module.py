@@ -191,4 +191,3 @@ class SteeringModule(lightning.LightningModule):
         yield "iteration", float(self.iterations)
         for name in ("queries", "evaluations", "seconds"):
             yield name, float(getattr(self, name))
-

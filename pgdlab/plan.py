@@ -88,4 +88,6 @@ class Plan:
             if getattr(self, name) < limit:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {limit}")
         if self.samples % self.group:
-            raise ValueError(f"samples ({self.samples}) must be a multiple of group ({self.group}): groups are complete")
+            raise ValueError(
+                f"samples ({self.samples}) must be a multiple of group ({self.group}): groups are complete"
+            )

@@ -21,7 +21,7 @@ class Trajectory:
 
     states holds only the M states that the kept steps need: state h is states[:, slot[h]] where slot[h] >= 0, and
     action h is state h + 1. log_prob is that of the stored (rounded) actions. kl and log_ratio (sampled
-    log pi/pi_pre) cover all H steps, kept or not, 0 at deterministic ones; they and reference_mean are empty (0 columns)
+    log pi/pi_pre) cover all H steps, kept or not, 0 at deterministic ones; they and reference_mean have 0 columns
     unless the reference was asked for. estimates: the reference's x0 estimates of states 0..H-1, or empty.
     """
 

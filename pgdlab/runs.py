@@ -65,4 +65,6 @@ def write_json(content: dict[str, Any], path: Path) -> None:
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
     names = ("torch", "lightning", "diffusers", "torchmetrics", "peft", "numpy", "rdkit", "wandb")
-    return {"pgdlab": __version__, "python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}
+    return {"pgdlab": __version__, "python": platform.python_version()} | {
+        n: importlib.metadata.version(n) for n in names
+    }

@@ -73,7 +73,10 @@ def test_a_base_is_pretrained(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     write_idx(tmp_path)
     folder = [f"domain.folder={tmp_path}"] if "fashion" in name else []
-    assert cli.main([f"experiment={name}", *folder, "plan.iterations=1", *FEW, "plan.eval_samples=4", "policy.steps=2"]) == 0
+    assert (
+        cli.main([f"experiment={name}", *folder, "plan.iterations=1", *FEW, "plan.eval_samples=4", "policy.steps=2"])
+        == 0
+    )
     run = next((tmp_path / "runs").iterdir())
     assert (run / "samples.png").stat().st_size > 1000
     assert (run / "base" / "README.md").exists()

@@ -35,12 +35,26 @@ def failing(findings: list[Check]) -> set[str]:
 
 @pytest.mark.parametrize(
     "extra",
-    [(), ("policy=lora", "penalty=none"), ("policy=frozen",), ("penalty.form=B",), ("policy.guidance=2.0", "policy.kernel.eta=0.3")],
+    [
+        (),
+        ("policy=lora", "penalty=none"),
+        ("policy=frozen",),
+        ("penalty.form=B",),
+        ("policy.guidance=2.0", "policy.kernel.eta=0.3"),
+    ],
 )
 def test_a_healthy_world_passes(extra: tuple[str, ...]) -> None:
     findings = examine(module(*extra))
     assert not failing(findings)
-    assert {c.name for c in findings} >= {"parameters", "noise", "ratio", "kl gradient", "reward", "groups", "throughput"}
+    assert {c.name for c in findings} >= {
+        "parameters",
+        "noise",
+        "ratio",
+        "kl gradient",
+        "reward",
+        "groups",
+        "throughput",
+    }
     require(findings)
 
 

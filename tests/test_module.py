@@ -59,7 +59,9 @@ def test_one_rollout_an_iteration_and_what_the_buffers_count(tmp_path: Path, mon
 
     monkeypatch.setattr(PolicyGradient, "collect", counting)
     monkeypatch.setattr(DiffusersDenoiser, "forward", network)
-    module = fitted(tmp_path, BRIGHT, "plan.iterations=3", "trainer=ppo", "trainer.minibatches=2", "plan.rollout_batch=3")
+    module = fitted(
+        tmp_path, BRIGHT, "plan.iterations=3", "trainer=ppo", "trainer.minibatches=2", "plan.rollout_batch=3"
+    )
     assert collected == [0, 1, 2]
     assert int(module.iterations) == 3
     assert int(module.queries) == 3 * 8
@@ -185,7 +187,9 @@ def test_the_grid_of_combinations(policy: str, initial: str, tmp_path: Path) -> 
         moved = {kind(n) for n, p in module.policy.named_parameters() if not torch.equal(p, start[n])}
         trained = {kind(n) for n in module.gradients[0]}
         assert moved == trained == WHO[policy, initial]
-        still = [n for n, p in module.policy.named_parameters() if kind(n) not in moved and not torch.equal(p, start[n])]
+        still = [
+            n for n, p in module.policy.named_parameters() if kind(n) not in moved and not torch.equal(p, start[n])
+        ]
         assert not still
         first[trainer, penalty] = module.gradients[0]
     for a, b in itertools.combinations(first.values(), 2):

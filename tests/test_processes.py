@@ -50,7 +50,9 @@ def test_two_processes_give_what_one_gives(name: str, both: Path, tmp_path: Path
     assert not double or distance(two["weights"], one.weights[-1]) < 1e-8
     for a, b in zip(two["history"], one.history, strict=True):
         assert a.keys() == b.keys()
-        assert a == pytest.approx(b | {"seconds": a["seconds"]}, rel=1e-6 if double else 1e-3, abs=1e-9 if double else 1e-6)
+        assert a == pytest.approx(
+            b | {"seconds": a["seconds"]}, rel=1e-6 if double else 1e-3, abs=1e-9 if double else 1e-6
+        )
 
 
 @pytest.mark.parametrize("name", [n for n, (_, some) in SCENARIOS.items() if any("Patchy" in s for s in some)])

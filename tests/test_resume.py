@@ -53,7 +53,15 @@ def state(folder: Path) -> dict[str, Any]:
     saved = load(folder / LAST)
     for part in ("state_dict", "current_model_state"):
         saved[part].pop("seconds")
-    names = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "epoch", "global_step")
+    names = (
+        "state_dict",
+        "current_model_state",
+        "averaging_state",
+        "optimizer_states",
+        "lr_schedulers",
+        "epoch",
+        "global_step",
+    )
     return {name: saved[name] for name in names}
 
 
@@ -88,7 +96,9 @@ def test_sigterm_saves_and_resuming_continues_bit_for_bit(here: Path, capsys: An
     assert int(load(cut / LAST)["current_model_state"]["iterations"]) == 2
     assert not (cut / SUMMARY).exists()
 
-    (cut / METRICS).write_text((cut / METRICS).read_text() + (cut / METRICS).read_text().splitlines()[-1].replace("2.0", "3.0") + "\n")
+    (cut / METRICS).write_text(
+        (cut / METRICS).read_text() + (cut / METRICS).read_text().splitlines()[-1].replace("2.0", "3.0") + "\n"
+    )
     assert cli.main(["resume=runs/cut"]) == 0
     assert not differences(state(cut), state(here / "whole"))
     assert rows(cut) == rows(here / "whole")
@@ -137,7 +147,13 @@ def test_a_finished_run_is_extended(here: Path, capsys: Any) -> None:
 
 def test_pretraining_with_dropout_resumes_bit_for_bit(here: Path) -> None:
     """Dropout draws from torch's global generator, which no checkpoint holds: it is keyed."""
-    small = ["experiment=pretrain/digits", "trainer.steps=2", "trainer.batch=4", "plan.eval_samples=4", "policy.steps=2"]
+    small = [
+        "experiment=pretrain/digits",
+        "trainer.steps=2",
+        "trainer.batch=4",
+        "plan.eval_samples=4",
+        "policy.steps=2",
+    ]
     small += ["plan.iterations=3", "plan.checkpoint_every=1", "optimizer.final_lr=1.0"]
     assert cli.main([*small, "name=whole"]) == 0
     assert cli.main([*small, "name=cut", "plan.iterations=2"]) == 0

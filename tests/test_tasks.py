@@ -63,7 +63,15 @@ def summary(run: Path) -> dict[str, Any]:
 def test_train_leaves_a_run_folder(runs: Runs) -> None:
     run = runs.make("joint", *JOINT)
     files = {str(f.relative_to(run)) for f in run.rglob("*") if f.is_file()}
-    assert files >= {"config.yaml", METRICS, SUMMARY, "before_after.png", "learning_curve.png", str(LAST), "command.txt"}
+    assert files >= {
+        "config.yaml",
+        METRICS,
+        SUMMARY,
+        "before_after.png",
+        "learning_curve.png",
+        str(LAST),
+        "command.txt",
+    }
     assert not [f for f in files if f.endswith(".part")]
     for picture in ("before_after.png", "learning_curve.png"):
         with Image.open(run / picture) as image:
@@ -137,7 +145,10 @@ def test_a_name_in_use_gets_a_number(runs: Runs, capsys: Any) -> None:
     runs.make("noise", "policy=frozen", "initial=diagonal", "policy.kernel.eta=0.0")
     before = (runs.folder / "runs" / "noise" / SUMMARY).read_text()
     for number in (2, 3):
-        assert cli.main(["task=sample", f"domain.weights={base()}", "plan.eval_samples=2", "policy.steps=2", "name=noise"]) == 0
+        assert (
+            cli.main(["task=sample", f"domain.weights={base()}", "plan.eval_samples=2", "policy.steps=2", "name=noise"])
+            == 0
+        )
         assert (runs.folder / "runs" / f"noise-{number}" / "samples.png").exists()
     assert (runs.folder / "runs" / "noise" / SUMMARY).read_text() == before
 
@@ -166,7 +177,9 @@ def test_sample_and_evaluate_a_run(runs: Runs) -> None:
     for name, row in summary(run)["evaluations"].items():
         assert again["evaluations"][name] == row
     assert again["reward_after"] == summary(run)["reward_after"]
-    assert cli.main(["task=sample", f"domain.weights={base()}", "policy.steps=4", "plan.eval_samples=8", "name=base"]) == 0
+    assert (
+        cli.main(["task=sample", f"domain.weights={base()}", "policy.steps=4", "plan.eval_samples=8", "name=base"]) == 0
+    )
     assert not torch.equal(torch.load(runs.folder / "runs" / "base" / "samples.pt")["sample"], tuned["sample"])
 
 
@@ -174,7 +187,9 @@ def exported(run: Path) -> tuple[Path, Any, tuple[Any, ...]]:
     """The export's folder, the run's averaged denoiser as pgdlab builds it, and an input."""
     assert cli.main(["task=export", f"resume={run}"]) == 0
     world = build_world(load_run(str(run)))
-    averaged = {k.removeprefix("policy."): v for k, v in load(run / LAST)["state_dict"].items() if k.startswith("policy.")}
+    averaged = {
+        k.removeprefix("policy."): v for k, v in load(run / LAST)["state_dict"].items() if k.startswith("policy.")
+    }
     world.policy.load_state_dict(averaged)
     g = torch.Generator().manual_seed(0)
     return run / "export", world, (torch.randn(5, 1, 8, 8, generator=g), torch.arange(5) * 200, torch.arange(5))
@@ -236,7 +251,9 @@ def test_from_another_folder(tmp_path: Path) -> None:
     """`python /somewhere/run.py` writes its runs where it is called."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     command = [sys.executable, str(ROOT / "run.py"), "task=sample", f"domain.weights={base()}", "plan.eval_samples=2"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs").is_dir()
     assert len(list(tmp_path.glob("runs/*/samples.png"))) == 1

@@ -16,8 +16,14 @@ SCENARIOS: dict[str, tuple[bool, tuple[str, ...]]] = {
     "fp32": (False, (*JOINT, BRIGHT, "trainer.minibatches=2", "plan.iterations=1")),
     "ppo": (True, (*JOINT, *PATCHY, "trainer.minibatches=4", "plan.iterations=3")),
     "passes": (True, (*JOINT, *PATCHY, "trainer.minibatches=2", "plan.iterations=3", "plan.pass_size=3")),
-    "target": (True, ("penalty=target_kl", "trainer=reinforce", "trainer.scale=batch_std", *PATCHY, "plan.iterations=3")),
-    "grpo": (True, ("trainer=grpo", "penalty=none", "policy=lora", *PATCHY, "plan.iterations=3", "plan.rollout_batch=3")),
+    "target": (
+        True,
+        ("penalty=target_kl", "trainer=reinforce", "trainer.scale=batch_std", *PATCHY, "plan.iterations=3"),
+    ),
+    "grpo": (
+        True,
+        ("trainer=grpo", "penalty=none", "policy=lora", *PATCHY, "plan.iterations=3", "plan.rollout_batch=3"),
+    ),
     "rwr": (True, ("trainer=rwr", "penalty=none", *PATCHY, "plan.iterations=3", "trainer.steps=3", "trainer.batch=6")),
     "rho": (True, ("policy=frozen", "initial=conditional", "trainer=ppo", *PATCHY, "plan.iterations=3")),
 }

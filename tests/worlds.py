@@ -116,7 +116,9 @@ def fitted(folder: Path, *overrides: str, double: bool = False, nudge: float = 0
 def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     """||a - b|| / ||b|| over all tensors of two states with the same names."""
     assert a.keys() == b.keys()
-    off, size = (torch.stack([x.double().norm() for x in some]).norm() for some in ([a[k] - b[k] for k in b], b.values()))
+    off, size = (
+        torch.stack([x.double().norm() for x in some]).norm() for some in ([a[k] - b[k] for k in b], b.values())
+    )
     return float(off / size)
 
 

@@ -49,7 +49,7 @@ class Standard(InitialDistribution):
 
 
 class Diagonal(InitialDistribution):
-    """N(mean, diag(std e^log_scale)^2), one mean and scale per coordinate, shared by all conditions; starts as the prior."""
+    """N(mean, diag(std e^log_scale)^2), one mean and scale per coordinate, for all conditions; starts as the prior."""
 
     def __init__(self, *, space: Space, conditions: int, std: float) -> None:
         super().__init__(space=space, conditions=conditions, std=std)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -64,7 +63,7 @@ class Policy(nn.Module):
         return self.step(x, self.estimate(x, h, cond), h)
 
     def reference(self) -> Policy:
-        """The frozen pretrained policy pi_pre, rho_pre. Shares the weights where nothing or only adapters are trained."""
+        """The frozen pretrained policy pi_pre, rho_pre. Shares the weights where none or only adapters are trained."""
         denoiser = self.denoiser.frozen() if self.trains_denoiser else self.denoiser
         prior = self.initial.prior()
         return Policy(denoiser, self.space, prior, self.kernel, self.steps).to(self.std.device)

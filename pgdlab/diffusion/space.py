@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Space(ABC):
-    """Shape of one sample, and how densities count its degrees of freedom. cond: (P, ...) what the rows condition on."""
+    """Shape of one sample, and how densities count its degrees of freedom. cond: (P, ...) what rows condition on."""
 
     shape: tuple[int, ...]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pgdlab.diffusion.policy import ODE, Policy
 from pgdlab.evaluation.samples import evaluation_rollout
-from pgdlab.fit import load
+from pgdlab.fit import load, require_fit
 from pgdlab.noise import Noise, Stream
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout import Trajectory, initial_kl
@@ -76,13 +76,10 @@ def evaluate(world: World, checkpoint: Path) -> dict[str, Measured]:
 
 
 def load_weights(policy: Policy, state: dict[str, Tensor], path: Path) -> None:
-    """The policy's weights out of a module's state."""
+    """The policy's weights out of a module's state. Raises ValueError where they are of another model."""
     own = {k.removeprefix("policy."): v for k, v in state.items() if k.startswith("policy.")}
-    try:
-        policy.load_state_dict(own)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise ValueError(f"{path} holds another model than this config's: {reason}") from error
+    require_fit(policy.state_dict(), own, path)
+    policy.load_state_dict(own)
 
 
 def headline(results: dict[str, Measured]) -> dict[str, Any]:

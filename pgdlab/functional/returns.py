@@ -13,7 +13,7 @@ Scale = Literal["none", "batch_std", "group_std"]
 
 
 def reward_to_go(values: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:
-    """R_h = sum_{j >= h} r_j   (Sutton & Barto 2018, eq. 3.7 with gamma 1; the reward of the own action is included)."""
+    """R_h = sum_{j >= h} r_j   (Sutton & Barto 2018, eq. 3.7 with gamma 1; the own action's reward is included)."""
     return values.double().flip(1).cumsum(1).flip(1)
 
 
@@ -40,7 +40,7 @@ def baseline(
     """What a return is compared with, one value per row and step.
 
     none: 0. mean: the batch's mean, the own row included (shrinks the gradient by 1 - 1/B). leave_one_out: the mean of
-    the other rows, unbiased (Kool et al. 2019, "Buy 4 REINFORCE samples"; Ahmadian et al. 2024, arXiv:2402.14740, eq. 7).
+    the other rows, unbiased (Kool et al. 2019, "Buy 4 REINFORCE"; Ahmadian et al. 2024, arXiv:2402.14740, eq. 7).
     group: leave-one-out among the rows of the same group (same condition); GRPO's mean with the own row (Shao et al.
     2024, arXiv:2402.03300) gives the same advantage times 1 - 1/G. Rows that were not measured enter no mean.
     """

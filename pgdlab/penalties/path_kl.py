@@ -16,7 +16,7 @@ from pgdlab.rollout import Trajectory
 class PathKL(Penalty):
     """lambda sum_h KL(pi_h || pi_pre_h) + lambda_0 KL(rho || rho_pre), with its full gradient (docs/notation.md).
 
-    Form A: the exact KL of a step is differentiated, and the exact KL of strictly later steps enters its return. Form B:
+    Form A: the exact KL of a step is differentiated, and the exact KL of strictly later ones enters its return. Form B:
     the sampled log pi/pi_pre of this and later steps enters the return, nothing is differentiated (the per-token KL
     reward of RLHF; more variance). coefficient: lambda, reward units per nat. initial_coefficient: lambda_0, lambda if
     None. target: nats of path KL that the coefficient is steered to, beta *= 1 + gain clip(kl/target - 1, +-.2)
@@ -38,7 +38,7 @@ class PathKL(Penalty):
         if min(coefficient, initial_coefficient or 0) < 0 or (target is not None and (target <= 0 or coefficient == 0)):
             raise ValueError(
                 f"coefficient {coefficient}, initial_coefficient {initial_coefficient}, target {target}: "
-                "coefficients must be at least 0, and the first above 0 where a target steers it; the target must be above 0"
+                "coefficients are at least 0, and the first is above 0 where a target, above 0 itself, steers it"
             )
         self.form, self.target, self.gain, self.positive = form, target, gain, coefficient > 0
         self.initial_ratio = 1.0 if initial_coefficient is None else initial_coefficient / max(coefficient, 1e-300)

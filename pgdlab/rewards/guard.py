@@ -21,7 +21,7 @@ def alone(x: Tensor) -> Tensor:
 
 
 def guarded(reward: Reward, episode: Episode, max_failed: float, gather: Callable[[Tensor], Tensor] = alone) -> Paid:
-    """reward(episode) with failures masked: measured is False, and the value 0, where the scorer raised or was not finite.
+    """reward(episode) with failures masked: measured is False, the value 0, where the scorer raised or was not finite.
 
     Where a batch raises it is halved until the samples at fault stand alone, so that one bad sample costs only itself.
     Raises RewardError where more than the share max_failed failed, with the first exception as its cause. gather: from
@@ -37,8 +37,8 @@ def guarded(reward: Reward, episode: Episode, max_failed: float, gather: Callabl
     if share > max_failed:
         why = f"the first exception: {failures[0]!r}" if failures else "values were not finite or not measured"
         raise RewardError(
-            f"reward {type(reward).__name__} failed on {share:.0%} of {len(everywhere)} samples (plan.max_failed allows "
-            f"{max_failed:.0%}); {why}. Mend the reward, or raise plan.max_failed to train on the rest"
+            f"reward {type(reward).__name__} failed on {share:.0%} of {len(everywhere)} samples (plan.max_failed "
+            f"allows {max_failed:.0%}); {why}. Mend the reward, or raise plan.max_failed to train on the rest"
         ) from (failures[0] if failures else None)
     values = torch.where(measured[:, None], paid.values, 0.0)
     return replace(paid, values=values, initial=torch.where(measured, paid.initial, 0.0), measured=measured)
@@ -53,9 +53,7 @@ def _attempt(reward: Reward, episode: Episode, failures: list[Exception]) -> Pai
         zero = torch.zeros(1, episode.steps, dtype=torch.float64, device=episode.cond.device)
         return Paid(zero, zero[:, 0], torch.zeros(1, dtype=torch.bool, device=zero.device), {})
     half = len(episode) // 2
-    return _join(
-        [_attempt(reward, episode.rows(a, b), failures) for a, b in ((0, half), (half, len(episode)))]
-    )
+    return _join([_attempt(reward, episode.rows(a, b), failures) for a, b in ((0, half), (half, len(episode)))])
 
 
 def _join(parts: list[Paid]) -> Paid:

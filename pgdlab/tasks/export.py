@@ -25,5 +25,8 @@ def main(cfg: Any) -> None:
     facts = json.loads(summary.read_text()) if summary.is_file() else {"note": "the run was not finished"}
     write_base(world.policy.denoiser, folder / "export", facts)
     if world.policy.trains_initial:
-        save_file({k: v.contiguous() for k, v in world.policy.initial.state_dict().items()}, folder / "export" / "initial.safetensors")
+        save_file(
+            {k: v.contiguous() for k, v in world.policy.initial.state_dict().items()},
+            folder / "export" / "initial.safetensors",
+        )
     print(f"exported to {folder / 'export'}; its README.md says how to load it")

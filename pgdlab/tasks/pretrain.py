@@ -25,7 +25,9 @@ def main(cfg: Any) -> None:
     """Fits the base, samples it, and exports the averaged weights to <run>/base."""
     algorithm = instantiate(cfg.trainer)
     if not isinstance(algorithm, Pretrain):
-        raise ValueError("task=pretrain trains with trainer=pretrain: take experiment=pretrain/digits or pretrain/fashion")
+        raise ValueError(
+            "task=pretrain trains with trainer=pretrain: take experiment=pretrain/digits or pretrain/fashion"
+        )
     domain: Domain = instantiate(cfg.domain)
     noise = Noise(cfg.seed)
     policy = build_policy_for(cfg, domain, domain.fresh(noise.generator(0)))

@@ -24,4 +24,6 @@ def main(cfg: Any) -> None:
     sample, cond = draw(world, world.plan.eval_samples, Noise(cfg.seed, Stream.EVALUATE))
     torch.save({"sample": sample, "cond": cond}, folder / "samples.pt")
     world.domain.show({"samples": sample[:64]}, folder / "samples.png")
-    print(f"{len(sample)} samples in {folder / 'samples.pt'}; the first {min(64, len(sample))} in {folder / 'samples.png'}")
+    print(
+        f"{len(sample)} samples in {folder / 'samples.pt'}; the first {min(64, len(sample))} in {folder / 'samples.png'}"
+    )

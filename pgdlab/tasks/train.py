@@ -66,7 +66,11 @@ def summarise(cfg: Any, module: SteeringModule, results: dict[str, Measured]) ->
 def sentence(summary: dict[str, Any], folder: Path) -> str:
     """What happened, and where to look, in three lines."""
     kl = "" if summary["kl_nats"] is None else f", {summary['kl_nats']:.2f} nats from the base"
-    held = f"; held out {summary['heldout_before']:.3f} -> {summary['heldout_after']:.3f}" if "heldout_after" in summary else ""
+    held = (
+        f"; held out {summary['heldout_before']:.3f} -> {summary['heldout_after']:.3f}"
+        if "heldout_after" in summary
+        else ""
+    )
     error = 1.96 * summary["reward_gain_stderr"]
     return (
         f"reward {summary['reward_before']:.3f} -> {summary['reward_after']:.3f} (+-{error:.3f}){held}{kl}\n"

@@ -86,7 +86,7 @@ class Algorithm(ABC):
 
     @abstractmethod
     def passes(self, experience: Any, update: int, world: World) -> list[Any]:
-        """This process's part of minibatch `update`, cut into pieces that fit one forward and backward pass. May be empty."""
+        """This process's part of minibatch `update`, cut in pieces that fit one forward and backward. May be empty."""
 
     @abstractmethod
     def loss(self, experience: Any, piece: Any, world: World) -> Loss:

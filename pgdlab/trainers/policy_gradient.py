@@ -41,7 +41,7 @@ class Experience:
 
 @dataclass(frozen=True)
 class Piece:
-    """One pass: pairs for the denoiser, rows for rho, and the number of measured trajectories in the global minibatch."""
+    """One pass: pairs for the denoiser, rows for rho, and how many measured trajectories the global minibatch has."""
 
     pairs: Pairs
     rows: Int[Tensor, " R"]
@@ -190,7 +190,7 @@ def summarise(
     gather = world.processes.gather
     measured = gather(paid.measured)
     total = gather(paid.total.double())
-    # a process whose samples all failed knows no parts; what is gathered must be the same, in the same order, everywhere
+    # a process whose samples all failed knows no parts; what is gathered must be the same and in order everywhere
     known = gather(torch.tensor([len(paid.parts)], device=world.device)) == len(paid.parts)
     columns = {f"reward/{n}": paid.parts[n].double() for n in sorted(paid.parts)} if known.all() else {}
     if trajectory.kl.shape[1]:

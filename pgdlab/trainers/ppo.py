@@ -28,7 +28,7 @@ class PPO(PolicyGradient):
         if self.clip <= 0:
             raise ValueError(f"clip is {self.clip}; it is a positive number of nats")
         if self.epochs * self.minibatches == 1:
-            text = "one update per rollout: the ratio is identically 1 and the clip does nothing; this is trainer=reinforce"
+            text = "one update per rollout: the ratio is identically 1 and the clip does nothing; use trainer=reinforce"
             warnings.warn(text, stacklevel=3)
 
     def surrogate(self, log_ratio: Float[Tensor, " P"], advantage: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
