@@ -10,9 +10,8 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
-from lightning.pytorch.callbacks import WeightAveraging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -24,7 +23,7 @@ from pgdlab.module import SteeringModule
 class Average(WeightAveraging):
     """Exponential moving average of the trained weights, saved beside the raw ones in every checkpoint.
 
-    By lerp, a + w (b - a): what is shared with the live module, such as the base under adapters, stays bit for bit; Lightning's
+    By lerp, a + w (b - a): what is shared with the live module, as the base under adapters, stays bit for bit; Lightning's
     own d a + (1 - d) b rounds and would move it with every update.
     """
 
@@ -84,17 +83,18 @@ class Metrics(Callback):
             record(logger, row, int(row["iteration"]))
 
 
+FIGURES = {
+    "reward": "reward {:.3f}",
+    "heldout": "held-out {:.3f}",
+    "kl_nats": "KL {:.2f}",
+    "clip": "clipped {:.0%}",
+    "train/denoising_loss": "loss {:.4f}",
+    "queries": "{:,.0f} queries",
+}
+
+
 class ProgressBar(Callback):
     """One bar over the iterations, with the figures that matter; a line now and then where there is no terminal."""
-
-    shown = {
-        "reward": "reward {:.3f}",
-        "heldout": "held-out {:.3f}",
-        "kl_nats": "KL {:.2f}",
-        "train/clip_fraction_high": "clip {:.0%}",
-        "train/denoising_loss": "loss {:.4f}",
-        "queries": "{:,.0f} queries",
-    }
 
     def __init__(self, iterations: int) -> None:
         self.iterations, self.console = iterations, Console(stderr=True)
@@ -111,8 +111,10 @@ class ProgressBar(Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, SteeringModule)
-        row, done = pl_module.history[-1], trainer.current_epoch + 1
-        figures = "  ".join(text.format(row[key]) for key, text in self.shown.items() if key in row)
+        row, done = dict(pl_module.history[-1]), trainer.current_epoch + 1
+        clipped = [row[key] for key in row if "clip_fraction" in key and "initial" not in key]
+        row |= {"clip": sum(clipped)} if clipped else {}
+        figures = "  ".join(text.format(row[key]) for key, text in FIGURES.items() if key in row)
         self.bar.update(self.task, completed=done, figures=figures)
         late = time.monotonic() - self.printed > 10 or done == self.iterations
         if trainer.is_global_zero and not self.console.is_terminal and late:

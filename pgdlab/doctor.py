@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -137,7 +137,7 @@ def _ratio(world: World, trajectory: Trajectory) -> Iterator[Check]:
 
 
 @contextmanager
-def _nudged(parameters: list[Tensor]) -> Iterator[None]:
+def _nudged(parameters: Sequence[Tensor]) -> Iterator[None]:
     """Parameters moved by a hundredth, and put back bit for bit."""
     saved = [p.detach().clone() for p in parameters]
     g = torch.Generator().manual_seed(0)
@@ -176,7 +176,7 @@ def _flat(world: World) -> bool:
     return cost.requires_grad and not torch.autograd.grad(cost.sum(), kl)[0].any()
 
 
-def _kl_gradient(world: World, trajectory: Trajectory, trained: list[Tensor]) -> float:
+def _kl_gradient(world: World, trajectory: Trajectory, trained: Sequence[Tensor]) -> float:
     """Norm of the gradient of the penalty's cost; 0 where nothing can be differentiated."""
     penalty, policy = world.penalty, world.policy
     total = penalty.initial_cost(initial_kl(policy, world.reference, trajectory.cond)).sum()

@@ -67,7 +67,7 @@ def make_trainer(runtime: Any, **settings: Any) -> lightning.Trainer:
     taken = [key for key in settings if runtime.get(key, defaults[key].default) != defaults[key].default]
     if taken:
         raise ValueError(
-            f"runtime.{taken[0]} is set by the run itself: iterations, checkpoints and loggers come from plan and logger"
+            f"runtime.{taken[0]} is set by the run itself: plan says how long, logger where to, and runs/ is the folder"
         )
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for advice in ("does not have many workers", "smaller than the logging", "in eval mode", "treespec", "srun"):

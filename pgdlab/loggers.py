@@ -11,7 +11,7 @@ import urllib.parse
 import urllib.request
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
@@ -62,7 +62,7 @@ def wandb(
         project=project, name=folder.name, id=identity.read_text(), save_dir=folder.resolve(), resume="allow", mode=mode
     )
     try:
-        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+        logger.log_hyperparams(cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)))
     except library.errors.Error as error:
         raise ValueError(f"W&B at {server}: {error}. logger.mode=offline does without the server") from error
     logger.experiment.define_metric("*", step_metric="iteration")

@@ -87,6 +87,8 @@ class Plan:
         for name, limit in (least | {"eval_samples": 2}).items():
             if getattr(self, name) < limit:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {limit}")
+        if not 0 <= self.max_failed < 1:
+            raise ValueError(f"max_failed is {self.max_failed}; it is a share, from 0 to below 1")
         if self.samples % self.group:
             raise ValueError(
                 f"samples ({self.samples}) must be a multiple of group ({self.group}): groups are complete"

@@ -21,7 +21,7 @@ from pgdlab.runs import SUMMARY, write, write_json
 from tests.worlds import BRIGHT, Bright, tiny
 
 
-@pytest.fixture()
+@pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PGDLAB_DEBUG", raising=False)
@@ -41,7 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "runs" / "x"
 
 
-@pytest.fixture()
+@pytest.fixture
 def run(finished: Path, here: Path) -> Path:
     shutil.copytree(finished, here / "runs" / "x")
     return Path("runs/x")

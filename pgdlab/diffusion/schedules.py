@@ -35,7 +35,8 @@ class DiffusersSchedule(Schedule):
     """The discrete variance-preserving chain of a diffusers scheduler (DDPM: Ho et al. 2020, arXiv:2006.11239, eq. 4).
 
     Times are the integers 0 .. num_train_timesteps - 1; -1 stands for what the scheduler calls the final alpha.
-    Spacing and offsets of the sampling steps are the scheduler's own.
+    Spacing and offsets of the sampling steps are the scheduler's own; a step leads to the next time of that grid, as in
+    DDPMScheduler (DDIMScheduler goes back by T / steps, which differs where the grid is uneven: linspace).
     """
 
     def __init__(self, config: dict[str, Any]) -> None:

@@ -45,7 +45,7 @@ def measure(world: World, policy: Policy) -> Measured:
     figures: dict[str, Any] = mean_and_error("reward", reward[paid.measured])
     figures |= {f"reward/{name}": part[paid.measured].mean().item() for name, part in paid.parts.items()}
     if world.heldout is not None:
-        held = guarded(world.heldout, seen, world.plan.max_failed)
+        held = guarded(world.heldout, seen, max_failed=1.0)  # a figure to look at: it must not lose the run
         figures |= mean_and_error("heldout", held.total[held.measured])
     rho = initial_kl(policy, world.reference, trajectory.cond).double()
     exact = not ode or not policy.trains_denoiser
@@ -54,8 +54,10 @@ def measure(world: World, policy: Policy) -> Measured:
     return Measured(trajectory, reward, paid.measured, figures)
 
 
-def mean_and_error(name: str, values: Tensor) -> dict[str, float]:
-    """Mean and its standard error."""
+def mean_and_error(name: str, values: Tensor) -> dict[str, float | None]:
+    """Mean and its standard error; None where there are fewer than two values."""
+    if len(values) < 2:
+        return {name: None, f"{name}_stderr": None}
     return {name: values.mean().item(), f"{name}_stderr": (values.std() / len(values) ** 0.5).item()}
 
 

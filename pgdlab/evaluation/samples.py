@@ -30,7 +30,7 @@ def evaluation_rollout(
 
 
 def draw(world: World, count: int, noise: Noise) -> tuple[Float[Tensor, "N *D"], Int[Tensor, " N"]]:
-    """count samples of the world's policy, prompts in turn; as in measure(), an ODE uses the tuned network throughout."""
+    """count samples of the world's policy, prompts in turn; as in measure(), an ODE uses the tuned network."""
     cond = evaluation_conditions(world.domain.prompts, count)
     with torch.no_grad():
         trajectory = rollout(

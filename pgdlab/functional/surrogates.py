@@ -15,11 +15,6 @@ def reinforce(log_ratio: Float[Tensor, " P"], advantage: Float[Tensor, " P"]) ->
     return log_ratio * advantage
 
 
-def importance_weighted(log_ratio: Float[Tensor, " P"], advantage: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
-    """w A, w = pi(a|s) / pi_old(a|s)   (the per-step ratio; Kakade & Langford 2002)."""
-    return log_ratio.exp() * advantage
-
-
 def ppo_clip(
     log_ratio: Float[Tensor, " P"], advantage: Float[Tensor, " P"], low: float, high: float
 ) -> Float[Tensor, " P"]:

@@ -113,7 +113,8 @@ ARCHITECTURES: dict[str, type[Classifier]] = {"reward": PlainCNN, "heldout": Res
 class Labelled(Protocol):
     """What a fit needs of a domain: its name, its splits ("test", and one named after each classifier), decoded."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def data(self, split: str) -> tuple[Tensor, Int[Tensor, " N"]]: ...
 

@@ -23,7 +23,7 @@ def main(cfg: Any) -> None:
     """Doctor, training, evaluation, pictures, summary."""
     started = time.perf_counter()
     module = build_module(cfg)
-    first = rank_zero_only.rank == 0  # the other processes of a run follow the first one
+    first = getattr(rank_zero_only, "rank", 0) == 0  # the other processes of a run follow the first one
     if first and not cfg.resume:
         findings = examine(module)
         table(findings)
