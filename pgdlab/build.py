@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -13,6 +14,16 @@ from pgdlab.domains.base import Domain
 from pgdlab.module import SteeringModule
 from pgdlab.noise import Noise
 from pgdlab.trainers.base import World
+
+
+def device_of(runtime: Any) -> torch.device:
+    """The device of this process under cfg.runtime. Raises ValueError for a GPU that is not there."""
+    wanted, there = runtime.accelerator, torch.cuda.is_available()
+    if wanted in ("gpu", "cuda") and not there:
+        raise ValueError(f"runtime.accelerator is {wanted}, but torch sees no GPU; runtime=cpu does without")
+    if wanted == "cpu" or not there:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
 def build_policy_for(cfg: Any, domain: Domain, denoiser: DiffusersDenoiser) -> Policy:
@@ -42,11 +53,12 @@ def build_world(cfg: Any, denoiser: DiffusersDenoiser | None = None) -> World:
         penalty=instantiate(cfg.penalty),
         plan=instantiate(cfg.plan),
         noise=Noise(cfg.seed),
-    )
+    ).to(device_of(cfg.runtime))
 
 
 def build_module(cfg: Any) -> SteeringModule:
     """The LightningModule of a run. Raises ValueError where its parts do not go together."""
     world, algorithm = build_world(cfg), instantiate(cfg.trainer)
     algorithm.refuse(world)
-    return SteeringModule(world, algorithm, instantiate(cfg.optimizer))
+    module = SteeringModule(world, algorithm, instantiate(cfg.optimizer))
+    return module.to(world.device)  # so that Lightning's weight averaging is made where training will be

@@ -108,9 +108,10 @@ class SteeringModule(lightning.LightningModule):
     def on_fit_start(self) -> None:
         """Eval mode unless pretraining: dropout at replay would move the ratio. What is not a submodule follows to the device."""
         self.train(self.algorithm.dropout)
+        self.world.to(self.device)
         for part in (self.world.reference, self.world.reward, self.world.heldout):
             if part is not None:
-                part.to(self.device).eval()
+                part.eval()
         size = self.trainer.world_size
         self.world.processes = Processes(self.global_rank, size, self.gather if size > 1 else lambda x: x)
 

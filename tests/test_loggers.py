@@ -7,6 +7,7 @@ import json
 import math
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,12 @@ def history(file: Path) -> list[dict[str, Any]]:
 
 
 def offline(folder: Path) -> list[Path]:
-    return sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+    """The files of the offline runs. W&B's own process writes on for a moment after finish() has returned."""
+    files, late = sorted(folder.glob("wandb/offline-run-*/*.wandb")), time.monotonic() + 30
+    while any(all(r.WhichOneof("record_type") != "exit" for r in records(f)) for f in files):
+        assert time.monotonic() < late
+        time.sleep(0.05)
+    return files
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ HEADLINE = {
     "network_evaluations", "seconds", "seed", "versions",
 }  # fmt: skip
 JOINT = ("initial=diagonal", "penalty=path_kl", "trainer=ppo", "trainer.minibatches=2", "plan.eval_samples=8")
+NOISE = ("policy=frozen", "initial=diagonal", "policy.kernel.eta=0.0")
 
 
 class Runs:
@@ -126,7 +127,7 @@ def test_the_evaluation_is_honest(runs: Runs) -> None:
 
 
 def test_an_ode_with_tuned_noise_has_a_kl(runs: Runs) -> None:
-    found = summary(runs.make("noise", "policy=frozen", "initial=diagonal", "policy.kernel.eta=0.0"))
+    found = summary(runs.make("noise", *NOISE))
     assert found["evaluations"].keys() == {"base/ode", "raw/ode", "ema/ode"}
     assert found["kl_nats"] > 0
 
@@ -141,16 +142,17 @@ def test_the_same_seed_gives_the_same_summary(runs: Runs) -> None:
     assert found[0]["reward_before"] != other["reward_before"]
 
 
-def test_a_name_in_use_gets_a_number(runs: Runs, capsys: Any) -> None:
-    runs.make("noise", "policy=frozen", "initial=diagonal", "policy.kernel.eta=0.0")
-    before = (runs.folder / "runs" / "noise" / SUMMARY).read_text()
-    for number in (2, 3):
-        assert (
-            cli.main(["task=sample", f"domain.weights={base()}", "plan.eval_samples=2", "policy.steps=2", "name=noise"])
-            == 0
-        )
-        assert (runs.folder / "runs" / f"noise-{number}" / "samples.png").exists()
-    assert (runs.folder / "runs" / "noise" / SUMMARY).read_text() == before
+def test_a_name_in_use_gets_a_number(runs: Runs) -> None:
+    """Runs of training have their own names; those of other tasks have the task's name before."""
+    noise = runs.make("noise", *NOISE)
+    before = (noise / SUMMARY).read_text()
+    assert cli.main([*tiny(*NOISE, "plan.iterations=1"), "name=noise"]) == 0
+    sampling = ["task=sample", f"domain.weights={base()}", "plan.eval_samples=2", "policy.steps=2", "name=noise"]
+    for _ in range(2):
+        assert cli.main(sampling) == 0
+    found = {f.name for f in (runs.folder / "runs").glob("*noise*")}
+    assert found == {"noise", "noise-2", "sample-noise", "sample-noise-2"}
+    assert (noise / SUMMARY).read_text() == before
 
 
 def test_the_three_lines_at_the_end(runs: Runs, capsys: Any) -> None:
@@ -180,7 +182,7 @@ def test_sample_and_evaluate_a_run(runs: Runs) -> None:
     assert (
         cli.main(["task=sample", f"domain.weights={base()}", "policy.steps=4", "plan.eval_samples=8", "name=base"]) == 0
     )
-    assert not torch.equal(torch.load(runs.folder / "runs" / "base" / "samples.pt")["sample"], tuned["sample"])
+    assert not torch.equal(torch.load(runs.folder / "runs" / "sample-base" / "samples.pt")["sample"], tuned["sample"])
 
 
 def exported(run: Path) -> tuple[Path, Any, tuple[Any, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pgdlab.build import build_policy_for
+from pgdlab.build import build_policy_for, device_of
 from pgdlab.compose import instantiate
 from pgdlab.domains.base import Domain
 from pgdlab.evaluation.evaluate import load_weights
@@ -31,11 +31,13 @@ def main(cfg: Any) -> None:
     domain: Domain = instantiate(cfg.domain)
     noise = Noise(cfg.seed)
     policy = build_policy_for(cfg, domain, domain.fresh(noise.generator(0)))
-    world = World(domain, policy, policy, NoReward(), None, NoPenalty(), instantiate(cfg.plan), noise)
+    world = World(domain, policy, policy, NoReward(), None, NoPenalty(), instantiate(cfg.plan), noise).to(
+        device_of(cfg.runtime)
+    )
     folder = run_folder(cfg)
     save_config(cfg, folder)
     algorithm.refuse(world)
-    module = SteeringModule(world, algorithm, instantiate(cfg.optimizer))
+    module = SteeringModule(world, algorithm, instantiate(cfg.optimizer)).to(world.device)
     trainer = fit(module, cfg, folder)
     if not trainer.is_global_zero:
         return
@@ -47,7 +49,7 @@ def main(cfg: Any) -> None:
 
 def report(cfg: Any, module: SteeringModule, folder: Path) -> None:
     """Sample grid, quality figures, and the exported base with its card, all of the averaged weights."""
-    world = module.world
+    world = module.world.to(device_of(cfg.runtime))  # Lightning leaves the policy on the CPU
     load_weights(world.policy, load(folder / LAST)["state_dict"], folder / LAST)
     sample, cond = draw(world, world.plan.eval_samples, Noise(cfg.seed, Stream.EVALUATE))
     figures = world.domain.metrics(sample, cond)

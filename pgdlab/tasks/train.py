@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from pgdlab.build import build_module
+from pgdlab.build import build_module, device_of
 from pgdlab.doctor import examine, require
 from pgdlab.evaluation.evaluate import Measured, headline, timed
 from pgdlab.evaluation.pictures import before_after, learning_curve
@@ -37,7 +37,8 @@ def main(cfg: Any) -> None:
     if int(module.iterations) < module.world.plan.iterations:
         print(f"stopped after iteration {int(module.iterations)}; go on with: python run.py resume={folder}")
         return
-    results, seconds = timed(module.world, folder / LAST)
+    world = module.world.to(device_of(cfg.runtime))  # Lightning leaves the policy on the CPU
+    results, seconds = timed(world, folder / LAST)
     summary = summarise(cfg, module, results) | {
         "evaluation_seconds": seconds,
         "seconds": time.perf_counter() - started,

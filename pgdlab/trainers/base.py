@@ -52,6 +52,13 @@ class World:
     def device(self) -> torch.device:
         return self.policy.std.device
 
+    def to(self, device: torch.device) -> World:
+        """Every part that has weights, moved."""
+        for part in (self.policy, self.reference, self.reward, self.heldout, self.penalty):
+            if part is not None:
+                part.to(device)
+        return self
+
 
 @dataclass(frozen=True)
 class Loss:

@@ -121,7 +121,7 @@ def test_passes_and_processes_add_up(size: int) -> None:
 
 def test_weights_of_reward_weighted_regression_by_hand() -> None:
     """exp(r / T) over the measured samples, normalised to their mean 1 over all; nothing for a failed one."""
-    world = tiny_world(reward=Failing(Quadratic(), above=0.4), samples=32, max_failed=1.0)
+    world = tiny_world(reward=Failing(Quadratic(), above=0.4), samples=32, max_failed=0.99)
     experience = RewardWeightedRegression(temperature=0.5).collect(world, 0)
     x = experience.x0
     failed = x[:, 0] > 0.4
