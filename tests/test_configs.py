@@ -89,4 +89,4 @@ def test_a_runtime_that_this_machine_lacks_is_refused(tmp_path: Path, monkeypatc
         pytest.skip("this machine has a GPU")
     monkeypatch.chdir(tmp_path)
     assert cli.main(["runtime=gpu", f"domain.weights={base()}", *SMALL]) == 2
-    assert "error: No supported gpu" in capsys.readouterr().err
+    assert "error: runtime.accelerator is gpu, but torch sees no GPU" in capsys.readouterr().err

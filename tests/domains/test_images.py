@@ -124,7 +124,7 @@ def test_a_missing_truncated_or_incomplete_base_says_how_to_make_one(tmp_path):
         lambda: (tmp_path / "scheduler" / "scheduler_config.json").write_text("{"),
     ):
         break_it()
-        with pytest.raises(ValueError, match=r"task=pretrain domain=digits.*domain\.weights"):
+        with pytest.raises(ValueError, match=r"experiment=pretrain/digits.*domain\.weights"):
             Digits(weights=str(tmp_path)).base()
         file.write_bytes(whole)
     with pytest.raises(ValueError, match="task=pretrain"):
