@@ -127,7 +127,8 @@ def test_a_missing_truncated_or_incomplete_base_says_how_to_make_one(tmp_path):
         with pytest.raises(ValueError, match=r"experiment=pretrain/digits.*domain\.weights"):
             Digits(weights=str(tmp_path)).base()
         file.write_bytes(whole)
-    with pytest.raises(ValueError, match="task=pretrain"):
+        (tmp_path / "unet" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="experiment=pretrain/digits"):
         Digits(weights=str(tmp_path / "nowhere")).base()
 
 
