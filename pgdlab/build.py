@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pgdlab.compose import instantiate
-from pgdlab.diffusion.denoisers import DiffusersDenoiser
+from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.policy import Policy
 from pgdlab.domains.base import Domain
 from pgdlab.module import SteeringModule
@@ -26,7 +26,7 @@ def device_of(runtime: Any) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
-def build_policy_for(cfg: Any, domain: Domain, denoiser: DiffusersDenoiser) -> Policy:
+def build_policy_for(cfg: Any, domain: Domain, denoiser: Denoiser) -> Policy:
     """The policy of a config around a given denoiser."""
     # seeded here, because initial distributions with a network draw their first weights
     with torch.random.fork_rng(devices=[]):
@@ -40,7 +40,7 @@ def build_policy_for(cfg: Any, domain: Domain, denoiser: DiffusersDenoiser) -> P
     return policy
 
 
-def build_world(cfg: Any, denoiser: DiffusersDenoiser | None = None) -> World:
+def build_world(cfg: Any, denoiser: Denoiser | None = None) -> World:
     """Everything that an algorithm works with; denoiser: instead of the domain's pretrained one."""
     domain: Domain = instantiate(cfg.domain)
     policy = build_policy_for(cfg, domain, denoiser or domain.base())

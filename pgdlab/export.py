@@ -36,7 +36,8 @@ def write_base(denoiser: Denoiser, folder: Path, facts: dict[str, Any]) -> None:
     inner = unwrapped(denoiser)
     adapted = isinstance(inner, Adapted)
     network = inner.denoiser if isinstance(inner, Adapted) else inner
-    assert isinstance(network, DiffusersDenoiser)
+    if not isinstance(network, DiffusersDenoiser):
+        raise ValueError(f"only a diffusers network or its adapters can be exported, not a {type(network).__name__}")
     network.network.save_pretrained(folder / ("lora" if adapted else "unet"), safe_serialization=True)
     network.schedule.scheduler.save_pretrained(folder / "scheduler")
     card(folder, facts, (ADAPTERS if adapted else LOADING).format(name=folder.name))

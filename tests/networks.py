@@ -7,8 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgdlab.diffusion.denoisers import DiffusersDenoiser
+from pgdlab.diffusion.denoisers import Denoiser, DiffusersDenoiser
+from pgdlab.diffusion.kernels import DDIM, Chain
 from pgdlab.diffusion.schedules import DiffusersSchedule
+from pgdlab.diffusion.space import Dense
+from pgdlab.diffusion.tuning import Tuning
 from pgdlab.noise import Noise
 
 CLASSES = 3  # 0, 1 and "none"
@@ -53,3 +56,8 @@ class Listed(Noise):
 
     def normal(self, iteration: int, index: range, steps: int, shape: tuple[int, ...]) -> Tensor:
         return self.drawn[index.start : index.stop, :steps]
+
+
+def tuned(tuning: Tuning, denoiser: Denoiser) -> Denoiser:
+    """The denoiser prepared for training in a sampler of four steps over 8x8 images."""
+    return tuning.apply(denoiser, Chain.of(denoiser.schedule, DDIM(), 4), Dense((1, 8, 8)), CLASSES)

@@ -13,7 +13,7 @@ import torch
 
 from pgdlab import cli
 from pgdlab.compose import CONFIGS, options
-from tests.worlds import base, fitted
+from tests.worlds import POINTS, base, fitted
 
 GROUPS = sorted(folder.name for folder in CONFIGS.iterdir() if folder.is_dir() and any(folder.rglob("*.yaml")))
 OPTIONS = [(group, name) for group in GROUPS for name in options(group)]
@@ -23,6 +23,13 @@ FEW = ["trainer.steps=2", "trainer.batch=4"]
 WITH = {
     "policy/frozen": ["initial=diagonal"],
     "reward/prompt_class": ["domain=digits"],  # the quickstart prompts no class
+    "domain/gaussian": POINTS,
+    "domain/mixture": [*POINTS, "domain=mixture"],
+    "domain/finite_set": [*POINTS, "domain=finite_set", "reward.slope=[1,0]"],
+    "reward/quadratic": POINTS,
+    "reward/above": [*POINTS, "reward=above"],
+    "policy/affine": POINTS,
+    "policy/network": [*POINTS, "policy=network"],
     "trainer/rwr": ["penalty=none", *FEW],
     "trainer/pretrain": ["penalty=none", *FEW],
     "experiment/digits/rwr": FEW,

@@ -69,9 +69,13 @@ class Broken(Reward):
         raise KeyError("scorer went away")
 
 
+POINTS = ("experiment=null", "heldout=null", "domain=gaussian", "reward=quadratic", "policy=affine")
+
+
 def tiny(*overrides: str) -> list[str]:
     """The command line of a tiny run; later overrides win."""
-    return [f"domain.weights={base()}", *TINY, *overrides]
+    exact = any(f"domain={name}" in overrides for name in ("gaussian", "mixture", "finite_set"))
+    return [*([] if exact else [f"domain.weights={base()}"]), *TINY, *overrides]
 
 
 class Recorder(SteeringModule):

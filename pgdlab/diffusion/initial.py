@@ -49,14 +49,19 @@ class Standard(InitialDistribution):
 
 
 class Diagonal(InitialDistribution):
-    """N(mean, diag(std e^log_scale)^2), one mean and scale per coordinate, for all conditions; starts as the prior."""
+    """N(mean, diag(std e^log_scale)^2), one mean and scale per coordinate; starts as the prior. per_condition: one for
+    every condition instead of one for all."""
 
-    def __init__(self, *, space: Space, conditions: int, std: float) -> None:
+    def __init__(self, *, space: Space, conditions: int, std: float, per_condition: bool = False) -> None:
         super().__init__(space=space, conditions=conditions, std=std)
-        self.mean = nn.Parameter(torch.zeros(space.shape))
-        self.log_scale = nn.Parameter(torch.zeros(space.shape))
+        self.per_condition = per_condition
+        shape = (conditions + 1, *space.shape) if per_condition else space.shape
+        self.mean = nn.Parameter(torch.zeros(shape))
+        self.log_scale = nn.Parameter(torch.zeros(shape))
 
     def forward(self, cond: Int[Tensor, " B"]) -> Gaussian:
+        if self.per_condition:
+            return self.gaussian(self.mean[cond], self.log_scale[cond], cond)
         rows = (len(cond), *self.mean.shape)
         return self.gaussian(self.mean.expand(rows), self.log_scale.expand(rows), cond)
 

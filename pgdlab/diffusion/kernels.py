@@ -42,3 +42,18 @@ class DDIM(Kernel):
         std = self.eta * (sigma_s / sigma_t) * forward_var.sqrt()
         from_x = (sigma_s**2 - std**2).clamp(min=0).sqrt() / sigma_t
         return from_x, alpha_s - from_x * alpha_t, std
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The steps of a sampler. times: (H + 1,), falling. from_x, from_x0, std: (H,), fp64, see Kernel."""
+
+    times: Tensor
+    from_x: Float[Tensor, " H"]
+    from_x0: Float[Tensor, " H"]
+    std: Float[Tensor, " H"]
+
+    @classmethod
+    def of(cls, schedule: Schedule, kernel: Kernel, steps: int) -> Chain:
+        times = schedule.times(steps)
+        return cls(times, *kernel.coefficients(schedule, times[:-1], times[1:]))

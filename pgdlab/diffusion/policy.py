@@ -5,9 +5,9 @@ from __future__ import annotations
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser, DiffusersDenoiser
+from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser
 from pgdlab.diffusion.initial import InitialDistribution
-from pgdlab.diffusion.kernels import DDIM, Kernel
+from pgdlab.diffusion.kernels import DDIM, Chain, Kernel
 from pgdlab.diffusion.space import Space
 from pgdlab.diffusion.tuning import Tuning
 from pgdlab.functional.gaussian import Gaussian, expand
@@ -30,11 +30,10 @@ class Policy(nn.Module):
         super().__init__()
         self.denoiser, self.space, self.initial, self.kernel = denoiser, space, initial, kernel
         self.steps = steps
-        times = denoiser.schedule.times(steps)
-        from_x, from_x0, std = kernel.coefficients(denoiser.schedule, times[:-1], times[1:])
-        for name, vector in (("times", times), ("from_x", from_x), ("from_x0", from_x0), ("std", std)):
-            self.register_buffer(name, vector, persistent=False)
-        self.stochastic_steps: list[int] = (std > 0).nonzero().flatten().tolist()
+        chain = Chain.of(denoiser.schedule, kernel, steps)
+        for name in ("times", "from_x", "from_x0", "std"):
+            self.register_buffer(name, getattr(chain, name), persistent=False)
+        self.stochastic_steps: list[int] = (chain.std > 0).nonzero().flatten().tolist()
 
     @property
     def stochastic(self) -> Bool[Tensor, " H"]:
@@ -75,7 +74,7 @@ class Policy(nn.Module):
 
 def build_policy(
     *,
-    denoiser: DiffusersDenoiser,
+    denoiser: Denoiser,
     space: Space,
     initial: InitialDistribution,
     null: int,
@@ -86,10 +85,10 @@ def build_policy(
 ) -> Policy:
     """A policy from a pretrained denoiser.
 
-    null: the condition that means "none". kernel: the sampler. tuning: what is trained. steps: H. guidance: scale of
-    classifier-free guidance, 1 for none.
+    null: the condition that means "none", the number of classes. kernel: the sampler. tuning: what is trained. steps: H.
+    guidance: scale of classifier-free guidance, 1 for none.
     """
-    tuned = tuning.apply(denoiser)
+    tuned = tuning.apply(denoiser, Chain.of(denoiser.schedule, kernel, steps), space, null)
     guided = tuned if guidance == 1.0 else ClassifierFreeGuidance(tuned, guidance, null)
     return Policy(guided, space, initial, kernel, steps)
 

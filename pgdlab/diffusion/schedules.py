@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,10 +27,58 @@ class Schedule(ABC):
     def times(self, steps: int) -> Tensor:
         """The steps + 1 decreasing times of a sampler with that many steps; the last has (nearly) no noise."""
 
+    @abstractmethod
+    def spread(self, u: Float[Tensor, " B"]) -> Tensor:
+        """Uniform numbers in [0, 1) -> the times (B,) that a denoiser is trained at."""
+
     @property
     @abstractmethod
     def initial_std(self) -> float:
         """Standard deviation of the noise that sampling starts from (1 for variance preserving, sigma_max for VE)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(Schedule):
+    """alpha = cos(pi t / 2), sigma = sin(pi t / 2), t falling evenly from where alpha is alpha_min to where sigma is
+    sigma_min   (after Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17). Every step is stochastic for eta above 0.
+    """
+
+    alpha_min: float = 1e-3
+    sigma_min: float = 1e-2
+
+    def __post_init__(self) -> None:
+        if not (0 < self.alpha_min < 1 and 0 < self.sigma_min < 1 and self.alpha_min**2 + self.sigma_min**2 < 1):
+            raise ValueError(
+                f"alpha_min {self.alpha_min} and sigma_min {self.sigma_min} must be between 0 and 1, and small"
+            )
+
+    @property
+    def first(self) -> float:
+        """The time at which alpha is alpha_min."""
+        return math.acos(self.alpha_min) * 2 / math.pi
+
+    @property
+    def last(self) -> float:
+        """The time at which sigma is sigma_min."""
+        return math.asin(self.sigma_min) * 2 / math.pi
+
+    @property
+    def initial_std(self) -> float:
+        return 1.0
+
+    def alpha(self, t: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+        return (t.double() * math.pi / 2).cos()
+
+    def sigma(self, t: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+        return (t.double() * math.pi / 2).sin()
+
+    def times(self, steps: int) -> Float[Tensor, " H1"]:
+        if steps < 1:
+            raise ValueError(f"steps is {steps}; it must be at least 1")
+        return torch.linspace(self.first, self.last, steps + 1, dtype=torch.float64)
+
+    def spread(self, u: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        return self.last + u.double() * (self.first - self.last)
 
 
 class DiffusersSchedule(Schedule):
@@ -84,3 +134,6 @@ class DiffusersSchedule(Schedule):
             raise ValueError(f"steps is {steps}; this schedule allows 1 to {self.train_times}")
         self.scheduler.set_timesteps(steps)
         return torch.cat([self.scheduler.timesteps.long(), torch.tensor([-1])])
+
+    def spread(self, u: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
+        return (u * self.train_times).long()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -9,20 +10,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pgdlab.diffusion.denoisers import Denoiser, DiffusersDenoiser
+from pgdlab.diffusion.kernels import Chain
+from pgdlab.diffusion.residual import AffineCorrection, NetworkCorrection, Residual, Unit
+from pgdlab.diffusion.space import Space
 
 
 class Tuning(ABC):
     """Prepares a pretrained denoiser for training. It is put in eval mode: dropout at replay would move the ratio."""
 
     @abstractmethod
-    def apply(self, denoiser: DiffusersDenoiser) -> Denoiser: ...
+    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, conditions: int) -> Denoiser:
+        """The denoiser to train, in a sampler of these steps over this space under that many conditions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Full(Tuning):
     """Every weight is trained."""
 
-    def apply(self, denoiser: DiffusersDenoiser) -> Denoiser:
+    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, conditions: int) -> Denoiser:
         return denoiser.eval().requires_grad_(True)
 
 
@@ -30,7 +35,7 @@ class Full(Tuning):
 class Frozen(Tuning):
     """Nothing is trained: for initial-distribution tuning alone."""
 
-    def apply(self, denoiser: DiffusersDenoiser) -> Denoiser:
+    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, conditions: int) -> Denoiser:
         return denoiser.eval().requires_grad_(False)
 
 
@@ -45,8 +50,38 @@ class LoRA(Tuning):
     scale: int | None = None
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "time_emb_proj")
 
-    def apply(self, denoiser: DiffusersDenoiser) -> Denoiser:
+    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, conditions: int) -> Denoiser:
+        if not isinstance(denoiser, DiffusersDenoiser):
+            raise ValueError(f"LoRA adapts diffusers networks, not a {type(denoiser).__name__}; set policy=network")
         return Adapted(denoiser, self).eval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Affine(Tuning):
+    """The denoiser is frozen; for every step and condition an affine map of the state is added to its estimate.
+
+    unit: see residual.units.
+    """
+
+    unit: Unit = "std"
+
+    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, conditions: int) -> Denoiser:
+        correction = AffineCorrection(max(1, conditions), len(chain.std), math.prod(space.shape))
+        return Residual(denoiser.eval(), correction, chain, self.unit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network(Tuning):
+    """The denoiser is frozen; one perceptron for all steps is added to its estimate. hidden: width; layers: how many
+    of that width; unit: see residual.units."""
+
+    hidden: int = 64
+    layers: int = 2
+    unit: Unit = "std"
+
+    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, conditions: int) -> Denoiser:
+        correction = NetworkCorrection(len(chain.std), math.prod(space.shape), self.hidden, self.layers)
+        return Residual(denoiser.eval(), correction, chain, self.unit)
 
 
 class Adapted(Denoiser):

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pgdlab.diffusion.denoisers import DiffusersDenoiser
+from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.space import Space
 
 
@@ -23,11 +23,11 @@ class Domain(ABC):
     prompts: tuple[int, ...]  # what training and evaluation condition on, drawn uniformly
 
     @abstractmethod
-    def base(self) -> DiffusersDenoiser:
+    def base(self) -> Denoiser:
         """The pretrained denoiser. Raises ValueError where its files are missing or broken, saying what to do."""
 
     @abstractmethod
-    def fresh(self, generator: torch.Generator) -> DiffusersDenoiser:
+    def fresh(self, generator: torch.Generator) -> Denoiser:
         """The same architecture before training, for task=pretrain."""
 
     @abstractmethod

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser
-from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.functional.gaussian import expand
 from pgdlab.plan import Plan
 from pgdlab.trainers.base import Algorithm, Loss, World
@@ -18,7 +17,7 @@ from pgdlab.trainers.base import Algorithm, Loss, World
 def denoising_loss(
     denoiser: Denoiser,
     x0: Float[Tensor, "B *D"],
-    t: Int[Tensor, " B"],
+    t: Shaped[Tensor, " B"],
     noise: Float[Tensor, "B *D"],
     cond: Tensor,
 ) -> Float[Tensor, " B"]:
@@ -47,7 +46,7 @@ class Piece:
     """Rows of the samples with their times and noise, the size of the global minibatch, and the seed of its dropout."""
 
     rows: Int[Tensor, " R"]
-    t: Int[Tensor, " R"]
+    t: Shaped[Tensor, " R"]
     noise: Float[Tensor, "R *D"]
     cond: Tensor
     count: int
@@ -72,11 +71,9 @@ class DenoisingAlgorithm(Algorithm):
         start = update * size % n
         order = torch.randperm(n, generator=world.noise.generator(experience.iteration, 3 + update * size // n))
         rows = order.repeat(1 + (start + size) // n)[start : start + size]
-        schedule = world.policy.denoiser.schedule
-        assert isinstance(schedule, DiffusersSchedule)
         # stratified over the minibatch: the same expectation as independent times, half the noise of the loss
         spread = (torch.arange(size) + torch.rand(size, generator=g)) / size
-        t = (spread * schedule.train_times).long()
+        t = world.policy.denoiser.schedule.spread(spread)
         noise = torch.randn(size, *experience.x0.shape[1:], generator=g)
         hidden = torch.rand(size, generator=g) < self.drop
         cond = experience.cond.cpu()[rows].masked_fill(hidden, world.domain.conditions)

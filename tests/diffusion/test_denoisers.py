@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, DiffusersDenoiser
 from pgdlab.diffusion.tuning import Adapted, AdaptersOff, Frozen, Full, LoRA
-from tests.networks import CLASSES, denoiser, unet
+from tests.networks import CLASSES, denoiser, tuned, unet
 from tests.networks import config as scheduler
 from tests.tiny import GaussianDenoiser, tiny_schedule
 
@@ -78,7 +78,7 @@ def test_guidance_keeps_rows_apart() -> None:
 
 
 def test_guidance_freezes_what_it_guides() -> None:
-    d = Full().apply(denoiser())
+    d = tuned(Full(), denoiser())
     frozen = ClassifierFreeGuidance(d, 2.0, NULL).frozen()
     assert isinstance(frozen, ClassifierFreeGuidance)
     assert (frozen.scale, frozen.null) == (2.0, NULL)
@@ -88,7 +88,7 @@ def test_guidance_freezes_what_it_guides() -> None:
 
 
 def test_full_tuning_trains_all_and_the_frozen_one_is_a_copy() -> None:
-    d = Full().apply(denoiser())
+    d = tuned(Full(), denoiser())
     assert all(p.requires_grad for p in d.parameters())
     frozen = d.frozen()
     assert not any(p.requires_grad for p in frozen.parameters())
@@ -100,7 +100,7 @@ def test_full_tuning_trains_all_and_the_frozen_one_is_a_copy() -> None:
 
 
 def test_frozen_tuning_trains_nothing() -> None:
-    assert not any(p.requires_grad for p in Frozen().apply(denoiser()).parameters())
+    assert not any(p.requires_grad for p in tuned(Frozen(), denoiser()).parameters())
 
 
 @pytest.mark.parametrize("tuning", [Full(), Frozen(), LoRA(rank=2)])
@@ -109,14 +109,14 @@ def test_dropout_is_off_for_training(tuning: Full | Frozen | LoRA) -> None:
     noisy = denoiser(dropout=0.5)
     noisy.network.train()
     assert not torch.equal(noisy(points(), T, COND), noisy(points(), T, COND))
-    d = tuning.apply(noisy)
+    d = tuned(tuning, noisy)
     assert torch.equal(d(points(), T, COND), d(points(), T, COND))
 
 
 def test_adapters_start_at_zero_and_only_they_train() -> None:
     base = denoiser()
     expected = copy.deepcopy(base)(points(), T, COND)
-    d = LoRA(rank=2).apply(base)
+    d = tuned(LoRA(rank=2), base)
     assert torch.equal(d(points(), T, COND), expected)
     trained = {name for name, p in d.named_parameters() if p.requires_grad}
     assert trained
@@ -126,7 +126,7 @@ def test_adapters_start_at_zero_and_only_they_train() -> None:
 def test_adapters_off_is_the_base_exactly_and_costs_no_second_model() -> None:
     base = denoiser()
     expected = copy.deepcopy(base)(points(), T, COND)
-    d = LoRA(rank=2).apply(base)
+    d = tuned(LoRA(rank=2), base)
     off = d.frozen()
     assert isinstance(off, AdaptersOff)
     assert not list(off.parameters())
@@ -139,7 +139,7 @@ def test_adapters_off_is_the_base_exactly_and_costs_no_second_model() -> None:
 
 def test_a_reference_pass_leaves_gradients_as_they_were() -> None:
     """peft's disable_adapter() restores what it thinks was trained. One weight of the base is trained here too."""
-    d = LoRA(rank=2).apply(denoiser())
+    d = tuned(LoRA(rank=2), denoiser())
     assert isinstance(d, Adapted)
     next(iter(p for n, p in d.named_parameters() if "lora" not in n)).requires_grad_(True)
     off, before = d.frozen(), {n: p.requires_grad for n, p in d.named_parameters()}
@@ -154,4 +154,4 @@ def test_a_reference_pass_leaves_gradients_as_they_were() -> None:
 
 def test_a_wrong_target_is_named() -> None:
     with pytest.raises(ValueError, match="no_such_layer"):
-        LoRA(targets=("no_such_layer",)).apply(denoiser())
+        tuned(LoRA(targets=("no_such_layer",)), denoiser())

@@ -29,6 +29,9 @@ class Table(Schedule):
     def times(self, steps: int) -> Tensor:
         return torch.arange(steps, -1, -1)
 
+    def spread(self, u: Tensor) -> Tensor:
+        return (u * len(self.alphas)).long()
+
     @property
     def initial_std(self) -> float:
         return float(self.sigmas[-1])

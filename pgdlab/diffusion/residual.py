@@ -1,0 +1,89 @@
+"""Tunable corrections of a frozen denoiser: x0 = x0_pre(x, t) + unit_h f(x, h, cond), f = 0 before training."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from pgdlab.diffusion.denoisers import Denoiser
+from pgdlab.diffusion.kernels import Chain
+from pgdlab.functional.gaussian import expand
+
+Unit = Literal["std", "noise", "x0"]
+
+
+def units(unit: Unit, denoiser: Denoiser, chain: Chain) -> Float[Tensor, " H"]:
+    """What a correction of 1 adds to the x0 estimate, per step.
+
+    std: std_h / from_x0_h, so that it moves the action by one standard deviation. KL_h is then ||f||^2 / 2 and the
+    Fisher information of f is the identity at every step: late steps, whose std is tiny, weigh what early ones do.
+    noise: sigma / alpha, as in a network that predicts the noise. x0: 1; the Fisher information is
+    (from_x0 / std)^2, which grows by orders of magnitude toward the sample. Deterministic steps get 0 in units of std.
+    """
+    if unit == "x0":
+        return torch.ones_like(chain.std)
+    if unit == "noise":
+        t = chain.times[:-1]
+        return denoiser.schedule.sigma(t) / denoiser.schedule.alpha(t)
+    return torch.where(chain.std > 0, chain.std / chain.from_x0, 0.0)
+
+
+class Residual(Denoiser):
+    """A frozen denoiser plus a trained correction; the correction at a time is that of the nearest step."""
+
+    times: Tensor
+    unit: Tensor
+
+    def __init__(self, base: Denoiser, correction: nn.Module, chain: Chain, unit: Unit) -> None:
+        super().__init__()
+        self.base, self.correction, self.schedule = base.requires_grad_(False), correction, base.schedule
+        self.register_buffer("times", chain.times[:-1].double(), persistent=False)
+        self.register_buffer("unit", units(unit, base, chain), persistent=False)
+
+    def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
+        h = (t.double()[:, None] - self.times).abs().argmin(1)
+        return self.base(x, t, cond) + expand(self.unit[h], x) * self.correction(x, h, cond)
+
+    def frozen(self) -> Denoiser:
+        return self.base
+
+
+class AffineCorrection(nn.Module):
+    """f(x, h, cond) = W[cond, h] x + b[cond, h]: free for every step and condition. It holds the optimum of a Gaussian
+    base under a quadratic reward. size: D of the flattened sample. fp64."""
+
+    def __init__(self, conditions: int, steps: int, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(conditions, steps, size, size, dtype=torch.float64))
+        self.bias = nn.Parameter(torch.zeros(conditions, steps, size, dtype=torch.float64))
+
+    def forward(self, x: Float[Tensor, "P *D"], h: Int[Tensor, " P"], cond: Int[Tensor, " P"]) -> Float[Tensor, "P *D"]:
+        moved = torch.einsum("pij,pj->pi", self.weight[cond, h].to(x.dtype), x.flatten(1)) + self.bias[cond, h]
+        return moved.reshape(x.shape).to(x.dtype)
+
+
+class NetworkCorrection(nn.Module):
+    """A perceptron on the state and a sinusoidal embedding of the step, shared by all steps; zero last layer. fp64."""
+
+    def __init__(self, steps: int, size: int, hidden: int, layers: int) -> None:
+        super().__init__()
+        self.steps, self.hidden = steps, hidden
+        widths = [size + hidden] + [hidden] * layers
+        body: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            body += [nn.Linear(before, after), nn.SiLU()]
+        self.body = nn.Sequential(*body, nn.Linear(hidden, size)).double()
+        last = self.body[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, x: Float[Tensor, "P *D"], h: Int[Tensor, " P"], cond: Tensor) -> Float[Tensor, "P *D"]:
+        from diffusers.models.embeddings import get_timestep_embedding
+
+        time = get_timestep_embedding(h * (1000 / self.steps), self.hidden).to(x.dtype)
+        return self.body(torch.cat([x.flatten(1), time], 1)).reshape(x.shape)
