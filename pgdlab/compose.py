@@ -68,7 +68,7 @@ def draft(overrides: Sequence[str] = (), config_dir: Path = CONFIGS) -> DictConf
     for slot in picks.keys() - {"experiment"}:
         cfg[slot] = bare[slot]
     assign(cfg, values, bare)
-    check_root(cfg, bare)
+    check_root(cfg, bare, known)
     return cfg
 
 
@@ -98,7 +98,7 @@ def load_run(folder: str | Path, overrides: Sequence[str] = (), config_dir: Path
         cfg[slot] = fresh[slot]
     saved = cfg.copy()
     assign(cfg, [*values, ("resume", str(folder))], saved)
-    check_root(cfg, saved)
+    check_root(cfg, saved, slots(config_dir))
     return finish(cfg)
 
 
@@ -172,13 +172,15 @@ def suggest(key: str, known: DictConfig) -> str:
     return f" Did you mean {' or '.join(inside)}?" if inside else nearest(key, top)
 
 
-def check_root(cfg: DictConfig, known: DictConfig) -> None:
+def check_root(cfg: DictConfig, known: DictConfig, known_slots: Mapping[str, Slot]) -> None:
     """Raises ConfigError where a top-level key is unknown, or is not what config.yaml has there: a node, int, str."""
     allowed = plain(known)
     for key, value in plain(cfg).items():
         if key not in allowed:
             raise ConfigError(f"{key} is not a key (an experiment sets it).{nearest(key, allowed)}")
-        kind = str if allowed[key] is None else type(allowed[key])
+        if value is None and key in known_slots and known_slots[key].optional:
+            continue
+        kind = dict if key in known_slots else str if allowed[key] is None else type(allowed[key])
         if type(value) is not kind and not (value is None and allowed[key] is None):
             raise ConfigError(f"{key} is {value!r}; it takes {'a node' if kind is dict else kind.__name__}")
 

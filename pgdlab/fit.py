@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
@@ -22,10 +24,10 @@ from pgdlab.trainers.base import Processes
 LAST = Path("checkpoints") / "last.ckpt"
 
 
-def fit(module: SteeringModule, cfg: Any, folder: Path) -> lightning.Trainer:
+def fit(module: SteeringModule, cfg: Any, folder: Path, more: Sequence[Callback] = ()) -> lightning.Trainer:
     """Trains for plan.iterations with checkpoints in folder/checkpoints/last.ckpt, from which cfg.resume continues.
 
-    cfg.runtime: lightning.Trainer with the machine's settings (accelerator, devices, strategy, precision). Raises
+    more: further callbacks. cfg.runtime: lightning.Trainer with the machine's settings (accelerator, devices, strategy, precision). Raises
     ValueError where the checkpoint to resume from is missing, broken or of another model. Afterwards the module holds the
     raw weights; the checkpoint has the averages too.
     """
@@ -42,6 +44,7 @@ def fit(module: SteeringModule, cfg: Any, folder: Path) -> lightning.Trainer:
         Metrics(),
         ProgressBar(plan.iterations),
         Checkpoint(folder / LAST, plan.checkpoint_every, plan.iterations),
+        *more,
     ]
     trainer: lightning.Trainer = make_trainer(
         cfg.runtime,

@@ -194,19 +194,49 @@ def soft(value: Quadratic, lam: float, std: Float[Tensor, "R D"], what: str) -> 
     return replace(best, c=best.c - lam / 2 * torch.linalg.slogdet(scaled)[1])
 
 
-def evaluate(chain: AffineChain, problem: Problem) -> Value:
-    """The exact value of any affine policy: means and covariances forward, E of quadratics of a Gaussian."""
-    reference = problem.reference
+def moments(chain: AffineChain) -> list[tuple[Float[Tensor, "R D"], Float[Tensor, "R D D"]]]:
+    """Mean and covariance of the states s_0 .. s_H."""
     mean, cov = chain.mean, torch.diag_embed(chain.scale**2)
-    path = torch.zeros_like(mean[:, 0])
+    out, identity = [(mean, cov)], torch.eye(mean.shape[-1], dtype=torch.float64)
     for h, std in enumerate(chain.std):
-        if std > 0:
+        gain = chain.gain[:, h]
+        mean = (gain @ mean[..., None])[..., 0] + chain.shift[:, h]
+        cov = gain @ cov @ gain.mT + std**2 * identity
+        out.append((mean, cov))
+    return out
+
+
+def values(chain: AffineChain, problem: Problem) -> tuple[Quadratic, ...]:
+    """V_0 .. V_H of any affine chain, optimal or not: V_h(x) = -lam KL_h(x) + E[V_{h+1}(s_{h+1}) | s_h = x], V_H = r.
+
+    What a critic is to learn (trainers.actor_critic): the own step's KL is in it, that of rho is not. A step of std 0 has
+    no price: in the certified objective it is the reference's.
+    """
+    reference, out = problem.reference, [final(problem)]
+    identity = torch.eye(chain.mean.shape[-1], dtype=torch.float64)
+    for h in reversed(range(len(chain.std))):
+        std = chain.std[h]
+        value = out[0].averaged(std).after(chain.gain[:, h], chain.shift[:, h])
+        if std > 0:  # -lam / (2 std^2) ||(gain - gain_pre) x + shift - shift_pre||^2
+            w = -problem.lam / (2 * std**2) * identity.expand_as(value.p)
+            off = Quadratic(w, torch.zeros_like(value.q), torch.zeros_like(value.c))
+            price = off.after(chain.gain[:, h] - reference.gain[:, h], chain.shift[:, h] - reference.shift[:, h])
+            value = Quadratic(value.p + price.p, value.q + price.q, value.c + price.c)
+        out.insert(0, value)
+    return tuple(out)
+
+
+def evaluate(chain: AffineChain, problem: Problem) -> Value:
+    """The exact value of any affine policy: expectations of quadratics of the Gaussian states."""
+    reference, states = problem.reference, moments(chain)
+    path = torch.zeros_like(chain.mean[:, 0])
+    for h, (mean, cov) in enumerate(states[:-1]):
+        if chain.std[h] > 0:
             slant, off = chain.gain[:, h] - reference.gain[:, h], chain.shift[:, h] - reference.shift[:, h]
             moved = (slant @ mean[..., None])[..., 0] + off
             spread = (slant @ cov @ slant.mT).diagonal(dim1=-2, dim2=-1).sum(-1)
-            path = path + (moved.square().sum(-1) + spread) / (2 * std**2)
-        mean = (chain.gain[:, h] @ mean[..., None])[..., 0] + chain.shift[:, h]
-        cov = chain.gain[:, h] @ cov @ chain.gain[:, h].mT + std**2 * torch.eye(mean.shape[-1], dtype=torch.float64)
+            path = path + (moved.square().sum(-1) + spread) / (2 * chain.std[h] ** 2)
+    mean, cov = states[-1]
     bent = (problem.curvature.double() * (cov + mean[..., None] * mean[:, None])).sum((-2, -1))
     reward = mean @ problem.slope.double() - bent
     ratio = (chain.scale / reference.scale).square()

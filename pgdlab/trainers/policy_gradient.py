@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +16,8 @@ from pgdlab.rewards.base import Episode, Paid
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout import Extras, Pairs, Trajectory, all_pairs, initial_kl, replay, rollout, split
 from pgdlab.trainers.base import Algorithm, Loss, World, refuse_ode
+
+Ratio = Literal["density", "per_dimension"]
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,14 @@ class Piece:
 class PolicyGradient(Algorithm):
     """Maximises E[sum_h surrogate_h] minus the penalty.
 
-    baseline, scale: see functional.returns.advantages. epochs: passes over an iteration's trajectories. minibatches:
+    baseline, scale: see functional.returns.advantages. ratio: per_dimension divides log-ratios by the degrees of freedom,
+    as the peers do: the weight is then w^(1/D), which is no importance weight and biased below 1. epochs: passes over an iteration's trajectories. minibatches:
     optimiser steps an epoch, each on a random part of the trajectories with all their kept steps.
     """
 
     baseline: Baseline = "leave_one_out"
     scale: Scale = "none"
+    ratio: Ratio = "density"
     epochs: int = 1
     minibatches: int = 1
 
@@ -138,7 +143,7 @@ class PolicyGradient(Algorithm):
         """Sum over the pairs of penalty cost minus surrogate."""
         trajectory, penalty = experience.trajectory, world.penalty
         g, score = replay(world.policy, trajectory, pairs)
-        log_ratio = score - trajectory.log_prob[pairs.row, pairs.column]
+        log_ratio = self.reduced(score - trajectory.log_prob[pairs.row, pairs.column], world, trajectory.cond[pairs.row])
         gain = self.surrogate(log_ratio, experience.advantage[pairs.row, pairs.column].to(score.dtype))
         logs = self.diagnostics(log_ratio.detach())
         if not penalty.needs_reference():
@@ -146,6 +151,13 @@ class PolicyGradient(Algorithm):
         mean = trajectory.reference_mean[pairs.row, pairs.column]
         exact = kl_same_std(g.mean, mean, g.std, world.policy.space, trajectory.cond[pairs.row])
         return (penalty.cost(exact) - gain).double().sum(), logs
+
+    def reduced(self, log_ratio: Float[Tensor, " P"], world: World, cond: Tensor) -> Float[Tensor, " P"]:
+        """The log-ratio that the surrogate sees."""
+        if self.ratio == "density":
+            return log_ratio
+        space = world.policy.space
+        return log_ratio / space.log_volume(log_ratio.new_ones(len(cond), *space.shape), cond)
 
     def initial_loss(
         self, experience: Experience, rows: Int[Tensor, " R"], world: World
@@ -155,18 +167,18 @@ class PolicyGradient(Algorithm):
         cond = trajectory.cond[rows]
         score = log_prob(policy.initial(cond), trajectory.initial[rows], policy.space, cond)
         advantage = experience.initial_advantage[rows].to(score.dtype)
-        log_ratio = score - trajectory.initial_log_prob[rows]
+        log_ratio = self.reduced(score - trajectory.initial_log_prob[rows], world, cond)
         cost = world.penalty.initial_cost(initial_kl(policy, world.reference, cond))
         loss = (cost - self.surrogate(log_ratio, advantage)).double().sum()
         return loss, self.diagnostics(log_ratio.detach())
 
 
 def draw_conditions(world: World, iteration: int) -> Int[Tensor, " N"]:
-    """The conditions of all processes' samples: one prompt a group, uniform."""
+    """The conditions of all processes' samples: one prompt a group, every prompt equally often, in random order."""
     plan, prompts = world.plan, torch.tensor(world.domain.prompts)
-    groups = plan.samples // plan.group
-    chosen = torch.randint(len(prompts), (groups,), generator=world.noise.generator(iteration, 2))
-    return prompts[chosen].repeat_interleave(plan.group).to(world.device)
+    groups, generator = plan.samples // plan.group, world.noise.generator(iteration, 2)
+    rounds = [torch.randperm(len(prompts), generator=generator) for _ in range(-(-groups // len(prompts)))]
+    return prompts[torch.cat(rounds)[:groups]].repeat_interleave(plan.group).to(world.device)
 
 
 def episode(world: World, trajectory: Trajectory) -> Episode:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -17,27 +19,35 @@ class PPO(PolicyGradient):
     """min(w A, clip(w, e^-c, e^c) A), w = pi(a|s) / pi_old(a|s)   (after Schulman et al. 2017, arXiv:1707.06347, eq. 7;
     for diffusion: DDPO, Black et al. 2023, arXiv:2305.13301).
 
-    clip: c, nats of log-ratio of a whole step. With one update per rollout w is 1 and the clip does nothing.
+    clip: c, nats of log-ratio of a whole step. bounds: schulman clips w to [1 - c, 1 + c] instead. With one update per rollout w is 1 and the clip does nothing.
     """
 
     clip: float = 0.2
+    bounds: Literal["nats", "schulman"] = "nats"
     epochs: int = 2
     minibatches: int = 4
 
     def __post_init__(self) -> None:
-        if self.clip <= 0:
-            raise ValueError(f"clip is {self.clip}; it is a positive number of nats")
+        if self.clip <= 0 or (self.bounds == "schulman" and self.clip >= 1):
+            raise ValueError(f"clip is {self.clip}; it is above 0 (nats), and below 1 where bounds is schulman")
         if self.epochs * self.minibatches == 1:
             text = "one update per rollout: the ratio is identically 1 and the clip does nothing; use trainer=reinforce"
             warnings.warn(text, stacklevel=3)
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The log-ratios between which the weight is not clipped."""
+        if self.bounds == "nats":
+            return -self.clip, self.clip
+        return math.log1p(-self.clip), math.log1p(self.clip)
+
     def surrogate(self, log_ratio: Float[Tensor, " P"], advantage: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
-        return surrogates.ppo_clip(log_ratio, advantage, -self.clip, self.clip)
+        return surrogates.ppo_clip(log_ratio, advantage, *self.interval)
 
     def diagnostics(self, log_ratio: Float[Tensor, " P"]) -> dict[str, tuple[Tensor, float]]:
-        n = float(len(log_ratio))
+        n, (low, high) = float(len(log_ratio)), self.interval
         return {
             "log_ratio_abs": (log_ratio.abs().sum(), n),
-            "clip_fraction_high": ((log_ratio > self.clip).sum(), n),
-            "clip_fraction_low": ((log_ratio < -self.clip).sum(), n),
+            "clip_fraction_high": ((log_ratio > high).sum(), n),
+            "clip_fraction_low": ((log_ratio < low).sum(), n),
         }

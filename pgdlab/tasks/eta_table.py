@@ -1,0 +1,32 @@
+"""task=eta_table: the share of the tilt reached by denoiser, initial noise and both, over eta: oracle and training."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rich.console import Console
+
+from pgdlab.build import build_world
+from pgdlab.compose import compose
+from pgdlab.evaluation.certificate import Share, Suite, ideal_gain
+from pgdlab.evaluation.tables import eta_picture, eta_table, share_line
+from pgdlab.runs import run_folder, save_config, write, write_json
+from pgdlab.tasks.certify import cell, suite_of
+
+
+def main(cfg: Any) -> None:
+    """Trains every cell of the suite (problems: etas, algorithms: what is tuned), and sets it beside the oracle."""
+    suite: Suite = suite_of(cfg)
+    folder = run_folder(cfg)
+    save_config(cfg, folder)
+    console, shares = Console(stderr=True, highlight=False), []
+    for eta, base in suite.problems.items():
+        ideal = ideal_gain(build_world(compose([*base, *suite.algorithms["initial"]])))
+        for tuned, more in suite.algorithms.items():
+            shares.append(Share.of(eta, tuned, cell(suite, base, more, folder / eta / tuned), ideal))
+            console.print(share_line(shares[-1]), soft_wrap=True)
+    write(eta_table(shares), folder / "eta_table.md")
+    write_json({"shares": [dataclasses.asdict(s) for s in shares]}, folder / "eta_table.json")
+    eta_picture(shares, folder / "eta_table.png")
+    print(f"look at {folder / 'eta_table.md'} and {folder / 'eta_table.png'}")
