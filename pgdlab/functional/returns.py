@@ -11,6 +11,9 @@ from torch import Tensor
 Baseline = Literal["none", "mean", "leave_one_out", "group"]
 Scale = Literal["none", "batch_std", "group_std"]
 
+ROUNDED = 1e-6  # relative; rewards arrive in fp32, whose neighbours differ by up to 1.2e-7
+EXACT = 1e-12  # what sums in fp64 leave of equal numbers
+
 
 def reward_to_go(values: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:
     """R_h = sum_{j >= h} r_j   (Sutton & Barto 2018, eq. 3.7 with gamma 1; the own action's reward is included)."""
@@ -24,8 +27,7 @@ def strictly_later(costs: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:
 
 def masked_mean(x: Float[Tensor, "B T"], measured: Bool[Tensor, " B"]) -> Float[Tensor, " T"]:
     """Mean over the measured rows; 0 where there is none."""
-    weight = measured.double()[:, None]
-    return (torch.where(measured[:, None], x, 0.0) * weight).sum(0) / weight.sum().clamp(min=1)
+    return torch.where(measured[:, None], x, 0.0).sum(0) / measured.sum().clamp(min=1)
 
 
 def group_sum(x: Float[Tensor, "B T"], groups: Int[Tensor, " B"]) -> Float[Tensor, "B T"]:
@@ -69,12 +71,14 @@ def group_std(
 
 
 def dead_rows(
-    returns: Float[Tensor, "B T"], measured: Bool[Tensor, " B"], groups: Int[Tensor, " B"], floor: float = 1e-9
+    returns: Float[Tensor, "B T"], measured: Bool[Tensor, " B"], groups: Int[Tensor, " B"], floor: float = ROUNDED
 ) -> Bool[Tensor, "B T"]:
-    """Rows whose group has (relatively) equal returns: nothing to learn from but rounding. floor is relative."""
+    """Rows whose group has equal returns up to rounding: a std of at most floor times the mean size of its returns, or
+    of the whole batch's where that is larger (a group around 0 is rounded by what its returns were computed from)."""
     size = torch.where(measured[:, None], returns, 0.0).abs()
-    scale = group_sum(size, groups) / group_sum(torch.ones_like(size), groups)
-    return group_std(returns, measured, groups) <= floor * (1 + scale)
+    count = group_sum(measured.to(returns.dtype)[:, None], groups).clamp(min=1)
+    scale = torch.maximum(group_sum(size, groups) / count, masked_mean(size, measured))
+    return group_std(returns, measured, groups) <= floor * scale
 
 
 def advantages(
@@ -91,19 +95,19 @@ def advantages(
     of the objective, not its optimum. group_std: every row divided by its group's std (GRPO): another objective, which
     no KL weight repairs; scalar 1. earned: the returns without a penalty's part, whose spread is what is divided by; a
     group that earned the same is dead there, else its KL, divided by its own tiny spread, would stand in for a reward.
-    Dead and unmeasured rows get exactly 0.
+    Unmeasured rows get exactly 0, and so do rows with equal returns: up to fp32 where a spread divides, else to fp64.
     """
     returns = returns.double()
     spread = returns if earned is None or scale == "none" else earned.double()
     advantage = returns - baseline(returns, measured, groups, kind)
-    if kind != "none":
-        compared = groups if kind == "group" or scale == "group_std" else torch.zeros_like(groups)
-        judged = spread if scale == "group_std" else returns
-        advantage = advantage.masked_fill(dead_rows(judged, measured, compared), 0.0)
-    advantage = advantage.masked_fill(~measured[:, None], 0.0)
+    whole = torch.zeros_like(groups)
     if scale == "group_std":
-        return advantage / group_std(spread, measured, groups).clamp(min=1e-12), 1.0
-    if scale == "batch_std":
-        std = group_std(spread[:, :1], measured, torch.zeros_like(groups))[0].item()
-        return advantage, 1.0 / std if std > 1e-9 else 1.0
+        dead = dead_rows(spread, measured, groups)
+        advantage = advantage.masked_fill(dead, 0.0) / group_std(spread, measured, groups).masked_fill(dead, 1.0)
+    elif kind != "none":
+        compared = groups if kind == "group" else whole
+        advantage = advantage.masked_fill(dead_rows(returns, measured, compared, EXACT), 0.0)
+    advantage = advantage.masked_fill(~measured[:, None], 0.0)
+    if scale == "batch_std" and not dead_rows(spread[:, :1], measured, whole).any():
+        return advantage, 1.0 / group_std(spread[:, :1], measured, whole)[0].item()
     return advantage, 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -167,3 +168,35 @@ def test_advantages_are_fp64_whatever_comes_in() -> None:
 def test_no_baseline_keeps_equal_rewards() -> None:
     a, _ = advantages(column(2, 2, 2, 2), ALL, PAIRS, "none")
     assert a.flatten().tolist() == [2, 2, 2, 2], "without a baseline a constant reward is no rounding noise"
+
+
+@pytest.mark.parametrize("value", [0.93, 0.1, 300.0])
+@pytest.mark.parametrize("kind", ["group", "leave_one_out", "none"])
+def test_neighbours_in_fp32_are_equal_rewards(value: float, kind: Any) -> None:
+    """Trap 6: rewards arrive rounded to fp32; one ulp of difference, divided by its own std, would have size 1."""
+    near = torch.full((8, 1), value)
+    r = torch.where(torch.arange(8)[:, None] % 3 == 0, near, near.nextafter(torch.tensor(1e9)))
+    assert len(r.unique()) == 2
+    r, groups, every = torch.cat([r.double(), column(0.0, value)]), torch.tensor([0] * 8 + [1] * 2), ALL.repeat(3)[:10]
+    a, _ = advantages(r, every, groups, kind, "group_std")
+    assert torch.equal(a[:8], torch.zeros(8, 1, dtype=torch.float64))
+    assert a[9] > 0.1
+    assert advantages(r[:8], every[:8], groups[:8], "leave_one_out", "batch_std")[1] == 1
+
+
+def test_dead_is_relative_to_the_rewards() -> None:
+    """The unit of a reward does not matter; all zero is dead; rounding around 0 is measured by the other groups."""
+    r = column(1, 2, 3, 4, 1, 1, 1, 1)
+    groups, every = torch.arange(8) // 4, ALL.repeat(2)
+    for unit in (1e-10, 1.0, 1e10):
+        assert dead_rows(unit * r, every, groups)[:, 0].tolist() == [False] * 4 + [True] * 4
+    assert dead_rows(0 * r, every, groups).all()
+    opposite = column(-1, 1, -1, 1)
+    assert not dead_rows(1e-10 * opposite, ALL, ONE_GROUP).any(), "a mean of 0 is no spread of 0"
+    around = torch.cat([column(1, 2, 3, 4), 1e-8 * opposite])
+    assert dead_rows(around, every, groups)[:, 0].tolist() == [False] * 4 + [True] * 4
+
+
+def test_without_a_baseline_a_dead_group_is_not_divided() -> None:
+    a, _ = advantages(column(1, 1, 0, 1), ALL, PAIRS, "none", "group_std")
+    torch.testing.assert_close(a, column(0, 0, 0, 2**0.5), **EXACT)
