@@ -145,12 +145,12 @@ def optimum(problem: Problem) -> Optimum:
     chain = problem.reference
     gain, shift, functions = chain.gain.clone(), chain.shift.clone(), [final(problem)]
     for h in reversed(range(len(chain.std))):
-        std, value = chain.std[h], functions[0]
+        std = chain.std[h]
+        value = functions[0].averaged(std)  # before the mean moves: E[V(y + std z)] as a function of y
         if problem.trains_denoiser and std > 0:
             best, value = improved(value, problem.lam / std**2, f"step {h}")
             gain[:, h] = best[..., :-1] @ chain.gain[:, h]
             shift[:, h] = (best[..., :-1] @ chain.shift[:, h, :, None])[..., 0] + best[..., -1]
-        value = value.averaged(std)
         functions.insert(0, value.after(chain.gain[:, h], chain.shift[:, h]))
     tuned = replace(chain, gain=gain, shift=shift)
     if problem.trains_initial:
