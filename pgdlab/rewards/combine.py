@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pgdlab.rewards.base import Episode, Paid, Reward, Score
+from pgdlab.rewards.base import Episode, Paid, Reward, Score, terminal
 
 
 def named(name: str, value: Tensor, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -59,6 +58,9 @@ def _merged(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 class Gate(Reward):
     """reward where gate's value of the final sample is at least threshold, else 0 (a bad sample, yet a measured one).
 
+    The whole return is paid at the last step: every action has a part in whether the gate opens, so that what is paid
+    before cannot be credited before. To keep the credit of EveryStep or Shaped, put the Gate inside of them.
+
     Parts: the reward's own, "ungated" (its value), "gate" (the gate's value) and "open" (1 or 0).
     """
 
@@ -69,25 +71,17 @@ class Gate(Reward):
     def needs_estimates(self) -> bool:
         return self.reward.needs_estimates()
 
-    def _parts(self, parts: Mapping[str, Tensor], value: Tensor, gate: Score) -> dict[str, Tensor]:
-        is_open = gate.value >= self.threshold
-        return {**parts, "ungated": value, "gate": gate.value, "open": is_open.to(value.dtype)}
-
     def score(self, sample: Any, cond: Tensor) -> Score:
-        inner, gate = self.reward.score(sample, cond), self.gate.score(sample, cond)
+        return self._gated(self.reward.score(sample, cond), self.gate.score(sample, cond))
+
+    def _gated(self, inner: Score, gate: Score) -> Score:
         is_open = gate.value >= self.threshold
         # behind a closed gate it does not matter whether the reward could be measured
         measured = gate.measured & (inner.measured | ~is_open)
-        value = torch.where(is_open, inner.value, 0.0)
-        return Score(value, measured, self._parts(inner.parts, inner.value, gate))
+        more = {"ungated": inner.value, "gate": gate.value, "open": is_open.to(inner.value.dtype)}
+        return Score(torch.where(is_open, inner.value, 0.0), measured, {**inner.parts, **more})
 
     def forward(self, episode: Episode) -> Paid:
-        paid, gate = self.reward(episode), self.gate.score(episode.sample, episode.cond)
-        is_open = gate.value >= self.threshold
-        return replace(
-            paid,
-            values=torch.where(is_open[:, None], paid.values, 0.0),
-            initial=torch.where(is_open, paid.initial, 0.0),
-            measured=gate.measured & (paid.measured | ~is_open),
-            parts=self._parts(paid.parts, paid.total, gate),
-        )
+        paid = self.reward(episode)
+        inner, gate = Score(paid.total, paid.measured, paid.parts), self.gate.score(episode.sample, episode.cond)
+        return terminal(self._gated(inner, gate), episode.steps)

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from pgdlab.functional.returns import reward_to_go
 from pgdlab.rewards.base import Episode, Paid, Reward, Score
 from pgdlab.rewards.combine import Gate, Sum
+from pgdlab.rewards.dense import EveryStep, Shaped
 
 COND = torch.zeros(3, dtype=torch.long)
 SAMPLE = torch.tensor([1.0, 2.0, 4.0])
@@ -72,10 +74,11 @@ def test_gate_pays_nothing_below_the_threshold_and_the_threshold_itself_passes()
     assert gate(Episode(SAMPLE, COND, steps=2)).values.tolist() == [[0.0, 0.0], [0.0, 4.0], [0.0, 16.0]]
 
 
-def test_gate_closes_intermediate_and_initial_pay_too():
+def test_gate_pays_all_of_it_at_the_end():
+    """Intermediate and initial pay too: whether it is open is only decided there."""
     paid = Gate(reward=Dense(1), gate=Power(1), threshold=2.0)(Episode(SAMPLE, COND, steps=2))
-    assert paid.values.sum(1).tolist() == [0.0, 2.0, 2.0]
-    assert paid.initial.tolist() == [0.0, 10.0, 10.0]
+    assert paid.values.tolist() == [[0.0, 0.0], [0.0, 12.0], [0.0, 12.0]]
+    assert paid.initial.tolist() == [0.0, 0.0, 0.0]
 
 
 def test_behind_a_closed_gate_a_failed_reward_is_a_measured_zero_but_a_failed_gate_is_not():
@@ -84,3 +87,31 @@ def test_behind_a_closed_gate_a_failed_reward_is_a_measured_zero_but_a_failed_ga
     assert closed.measured.tolist() == [True, True, True]
     assert opened.measured.tolist() == [True, True, False]
     assert Gate(reward=Power(1), gate=lame, threshold=9.0).score(SAMPLE, COND).measured.tolist() == [True, True, False]
+
+
+class Step(Reward):
+    """The state, a number, itself."""
+
+    def score(self, sample, cond):
+        return Score.of(sample)
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [Step(), EveryStep(reward=Step()), Shaped(reward=Step(), potential=Step()), Dense(1)],
+    ids=["final", "every step", "shaped", "initial"],
+)
+def test_the_reward_to_go_of_a_gate_gives_the_gradient_of_its_return(reward):
+    """By enumeration: a_0, a_1 in {0, 1} with p(1) = sigmoid(theta_h), s_2 = .7 + a_0 + 2 a_1, closed below 1.
+    sum_h dlog pi_h R_h is unbiased only if nothing that a later action decides is dropped from an earlier one's return."""
+    gate = Gate(reward=reward, gate=Step(), threshold=1.0)
+    theta = torch.tensor([0.3, -0.6], dtype=torch.float64, requires_grad=True)
+    actions = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 2)
+    states = torch.stack([torch.full((4,), 0.7), 0.7 + actions[:, 0], 0.7 + actions @ torch.tensor([1.0, 2.0]).double()])
+    paid = gate(Episode(states[2], torch.zeros(4, dtype=torch.long), 2, lambda h: states[h]))
+    log_pi = torch.distributions.Bernoulli(logits=theta).log_prob(actions)
+    probability = log_pi.sum(1).exp()
+    (exact,) = torch.autograd.grad((probability * paid.total).sum(), theta, retain_graph=True)
+    surrogate = (probability.detach()[:, None] * log_pi * reward_to_go(paid.values)).sum()
+    torch.testing.assert_close(torch.autograd.grad(surrogate, theta)[0], exact, rtol=1e-12, atol=1e-12)
+    assert exact.abs().min() > 0.1
