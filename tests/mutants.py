@@ -43,6 +43,9 @@ T_RETURNS, T_GAUSSIAN, T_PATH_KL = (
 )
 T_CREDIT, T_EXACT, T_ROLLOUT = "trainers/test_policy_gradient.py", "trainers/test_gradient.py", "test_rollout.py"
 T_KERNELS, T_DENOISERS = "diffusion/test_kernels.py", "diffusion/test_denoisers.py"
+CREDIT, TABLES, TABULAR = "functional/credit.py", "oracle/tables.py", "oracle/tabular.py"
+T_VALUES, T_TABLES, T_TABULAR = "functional/test_credit.py", "oracle/test_tables.py", "oracle/test_tabular.py"
+UNBIASED = "unbiased or harmless or bootstraps or follow"  # of T_TABULAR: by enumeration, a second
 
 MUTANTS = [
     Mutant("sign of the baseline", RETURNS, "returns - baseline(", "returns + baseline(", T_RETURNS),
@@ -116,6 +119,41 @@ MUTANTS = [
            "trainers/test_denoising.py", "hand"),
     Mutant("NaN rewards kept", "rewards/guard.py", "measured = paid.measured & finite", "measured = paid.measured",
            "rewards/test_guard.py"),
+    Mutant("discount off by one", CREDIT, "values[:, h].double() + gamma * later",
+           "gamma * (values[:, h].double() + later)", T_VALUES),
+    Mutant("first step discounted", CREDIT, "torch.arange(steps, dtype", "torch.arange(1, steps + 1, dtype", T_VALUES),
+    Mutant("GAE bootstraps past termination", CREDIT, "torch.where(ended, 0.0, v[:, -1])", "v[:, -1]", T_VALUES),
+    Mutant("no bootstrap at truncation", CREDIT, "torch.where(ended, 0.0, v[:, -1])", "0.0 * v[:, -1]", T_TABULAR,
+           UNBIASED),
+    Mutant("lambda forgotten", CREDIT, "terminated), gamma * lam)", "terminated), gamma)", T_VALUES),
+    Mutant("V of the next state subtracted", CREDIT, "1) - v[:, :-1]", "1) - v[:, 1:]", T_VALUES),
+    Mutant("sign of V in the TD error", CREDIT, "1) - v[:, :-1]", "1) + v[:, :-1]", T_TABULAR, UNBIASED),
+    Mutant("target follows the critic", CREDIT, "values[:, :-1].detach().double()", "values[:, :-1].double()", T_VALUES),
+    Mutant("sign of rbar", CREDIT, "return r - torch.as_tensor(average", "return r + torch.as_tensor(average", T_VALUES),
+    Mutant("rbar runs away", CREDIT, "return old + step_size", "return old - step_size", T_VALUES),
+    Mutant("min for max in backward induction", TABLES, "values.insert(0, q.max(1).values)",
+           "values.insert(0, q.min(1).values)", T_TABLES),
+    Mutant("policy one step late", TABLES, "by_step(policy, horizon).flip(0)", "by_step(policy, horizon)", T_TABLES),
+    Mutant("soft value in nats", TABLES, "weight * tilted.logsumexp(1)", "tilted.logsumexp(1)", T_TABLES, "soft"),
+    Mutant("KL of tables the wrong way round", TABLES, "torch.xlogy(policy, policy) - torch.xlogy(policy, reference)",
+           "torch.xlogy(reference, reference) - torch.xlogy(reference, policy)", T_TABLES, "soft or kl"),
+    Mutant("value iteration stops early", TABLES, "2 * gamma * change <= tolerance * (1 - gamma)",
+           "change <= tolerance", T_TABLES, "stops"),
+    Mutant("gain in the transformed MDP's units", TABLES, "- values) / (1 - stay)", "- values)", T_TABLES, "average"),
+    Mutant("periodic MDP left as it is", TABLES, "(1 - stay) * mdp.look_ahead(values) + stay * values[:, None]",
+           "(1 - stay) * mdp.look_ahead(values) + stay * values.mean()", T_TABLES, "average"),
+    Mutant("trap not seen", TABLES, "trap if trap.any() else closed & ~first", "closed & ~first", T_TABLES, "multichain"),
+    Mutant("tables go downhill", TABULAR, "loss = -gain.sum()", "loss = gain.sum()", T_TABULAR, UNBIASED),
+    Mutant("KL missing from the tables' return", TABULAR, "batch.rewards - problem.weight * kl", "batch.rewards",
+           T_TABULAR, UNBIASED),
+    Mutant("KL's own gradient missing", TABULAR, "loss + problem.weight * (kl *", "loss + 0 * (kl *", T_TABULAR, UNBIASED),
+    Mutant("gamma^h dropped", TABULAR,
+           "return advantage\n        return advantage * discount_factors(problem.horizon, problem.gamma)",
+           "return advantage\n        return advantage", T_TABULAR, UNBIASED),
+    Mutant("baseline over all runs", TABULAR, "measured, batch.run, self.baseline",
+           "measured, torch.zeros_like(batch.run), self.baseline", T_TABULAR, UNBIASED),
+    Mutant("critic takes the sum of its visits", TABULAR, "total / count.clamp(min=1) - flat", "total - flat", T_TABULAR,
+           "critic"),
 ]  # fmt: skip
 
 

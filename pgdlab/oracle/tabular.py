@@ -6,6 +6,7 @@ group of functional.returns.advantages, so that its "group" baseline is leave-on
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
@@ -210,7 +211,7 @@ class Row:
     """One algorithm on one problem; J and gap are means over runs, low to high is the gap's 95% interval.
 
     gap = (J* - J) / (J* - J of the even policy). queries_10, queries_5: transitions that a run sampled until its gap was
-    first under 10% and 5%, the median over runs; inf where half of them or more never were (censored).
+    first under 10% and 5%, the median over runs; None where half of them or more never were (censored).
     """
 
     problem: str
@@ -220,8 +221,8 @@ class Row:
     gap: float
     low: float
     high: float
-    queries_10: float
-    queries_5: float
+    queries_10: float | None
+    queries_5: float | None
 
 
 PROBLEMS = (
@@ -259,17 +260,18 @@ def certify(problem: Problem, learner: Learner, plan: Plan, generator: torch.Gen
     """One row."""
     curve, best = learn(problem, learner, plan, generator), problem.optimum().objective
     gaps = (best - curve) / (best - problem.objective(problem.even))
-    spread = scipy.stats.t.ppf(0.975, plan.runs - 1) * gaps[-1].std().item() / plan.runs**0.5
-    gap, paid = gaps[-1].mean().item(), plan.every * plan.episodes * problem.horizon
+    spread = float(scipy.stats.t.ppf(0.975, plan.runs - 1)) * gaps[-1].std().item() / plan.runs**0.5
+    gap, evaluated = gaps[-1].mean().item(), plan.every * plan.episodes * problem.horizon
     return Row(
         problem=problem.name, algorithm=learner.name, objective=curve[-1].mean().item(), optimum=best, gap=gap,
-        low=gap - spread, high=gap + spread, queries_10=paid * first_under(gaps, 0.1),
-        queries_5=paid * first_under(gaps, 0.05),
+        low=gap - spread, high=gap + spread, queries_10=queries_under(0.1, gaps, evaluated),
+        queries_5=queries_under(0.05, gaps, evaluated),
     )  # fmt: skip
 
 
-def first_under(gaps: Float[Tensor, "E R"], level: float) -> float:
-    """The median over runs of the first evaluation with a gap under the level, inf for never."""
+def queries_under(level: float, gaps: Float[Tensor, "E R"], evaluated: int) -> float | None:
+    """Median over runs of the queries at the first evaluation with a gap under the level; one every `evaluated`."""
     under = gaps < level
     first = torch.where(under.any(0), under.double().argmax(0).double(), torch.inf)
-    return first.sort().values[len(first) // 2].item()
+    median = evaluated * first.sort().values[len(first) // 2].item()
+    return None if math.isinf(median) else median
