@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import lightning
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from pgdlab.diffusion.policy import Policy
 from pgdlab.module import SteeringModule
-from pgdlab.oracle import linear_gaussian
+from pgdlab.oracle import grid, induction, linear_gaussian
 from pgdlab.penalties.base import Penalty
 from pgdlab.penalties.path_kl import PathKL
 from pgdlab.rewards.analytic import Quadratic
@@ -50,7 +51,12 @@ class Figures:
     @classmethod
     def of(cls, value: Any) -> Figures:
         """From an oracle's value."""
-        return cls(*(torch.as_tensor(getattr(value, name)).tolist() for name in FIGURES))
+        return cls(*(torch.as_tensor(getattr(value, name)).reshape(-1).tolist() for name in FIGURES))
+
+    @classmethod
+    def join(cls, parts: list[Figures]) -> Figures:
+        """Of several replicas."""
+        return cls(*([x for part in parts for x in getattr(part, name)] for name in FIGURES))
 
 
 FIGURES = ("objective", "reward", "path_kl", "initial_kl")
@@ -70,28 +76,42 @@ class Truth:
 def truth(world: World, penalty: Penalty) -> Truth:
     """The optimum of a world on points at the KL weights of the problem's penalty, whatever penalty is trained with.
 
-    Raises ValueError where there is no oracle for it, and where nothing can be gained (eta 0 with rho fixed).
+    By the linear-Gaussian oracle where all is affine and quadratic, else on a grid (1-D and 2-D). Raises ValueError where
+    there is no oracle, and where nothing can be gained (eta 0 with rho fixed).
     """
     if not isinstance(penalty, PathKL):
         raise ValueError("a certificate needs the problem's KL weight: set penalty=path_kl in the problem")
     lam, lam0 = penalty.coefficient.item(), penalty.initial_coefficient.item()
-    found = linear(world, lam, lam0) if isinstance(world.reward, Quadratic) else None
-    if found is None:
-        raise ValueError(
-            f"no oracle for {type(world.reward).__name__} on {world.domain.name}: take domain=gaussian reward=quadratic"
-        )
+    found = linear(world, lam, lam0) if affine(world) else gridded(world, lam, lam0)
     if found.best.objective[0] - found.base.objective[0] < 1e-9:
         raise ValueError("the optimum is the base itself (eta 0 with a fixed initial distribution): nothing to measure")
     return found
 
 
-def linear(world: World, lam: float, lam0: float) -> Truth | None:
-    """By the linear-Gaussian oracle; None where the base is not affine."""
-    cond = torch.tensor(world.domain.prompts)
+def affine(world: World) -> bool:
+    """Whether base, tuned part and reward are of the linear-quadratic kind."""
+    if not isinstance(world.reward, Quadratic):
+        return False
     try:
-        reference = linear_gaussian.affine_chain(world.reference, cond)
+        linear_gaussian.affine_chain(moved(world.policy), torch.zeros(1, dtype=torch.long))
     except ValueError:
-        return None
+        return False
+    return True
+
+
+def moved(policy: Policy) -> Policy:
+    """A copy with every trained weight changed: what it can become, not what it starts as."""
+    other, g = copy.deepcopy(policy), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in (p for p in other.parameters() if p.requires_grad):
+            p += 0.1 * torch.randn(p.shape, generator=g).to(p)
+    return other
+
+
+def linear(world: World, lam: float, lam0: float) -> Truth:
+    """In closed form."""
+    cond = torch.tensor(world.domain.prompts)
+    reference = linear_gaussian.affine_chain(world.reference, cond)
     assert isinstance(world.reward, Quadratic)
     problem = linear_gaussian.Problem(
         reference, world.reward.slope, world.reward.curvature.diag(), lam, lam0,
@@ -104,6 +124,23 @@ def linear(world: World, lam: float, lam0: float) -> Truth | None:
 
     base = Figures.of(linear_gaussian.evaluate(reference, problem))
     return Truth(Figures.of(best.value), best.ceiling[0].item(), base, measure)
+
+
+def gridded(world: World, lam: float, lam0: float) -> Truth:
+    """On a grid."""
+    none = torch.zeros(1, dtype=torch.long)
+    problem = induction.Problem(
+        reference=world.reference, reward=lambda x: world.reward.score(x, none.expand(len(x))).value, lam=lam, lam0=lam0,
+        trains_denoiser=world.policy.trains_denoiser, trains_initial=world.policy.trains_initial,
+    )  # fmt: skip
+    parts = [replace(problem, cond=prompt) for prompt in world.domain.prompts]
+    best, base = grid.attainable(problem), grid.evaluate(world.reference, problem)
+
+    def measure(policy: Policy) -> Figures:
+        return Figures.join([Figures.of(grid.evaluate(policy, part)) for part in parts])
+
+    same = [Figures.of(best)] * len(parts), [Figures.of(base)] * len(parts)
+    return Truth(Figures.join(same[0]), grid.ceiling(problem).objective, Figures.join(same[1]), measure)
 
 
 class Measure(Callback):
