@@ -142,6 +142,17 @@ def test_the_same_seed_gives_the_same_summary(runs: Runs) -> None:
     assert found[0]["reward_before"] != other["reward_before"]
 
 
+def test_a_part_that_is_nowhere_known_does_not_lose_the_run(runs: Runs) -> None:
+    """Behind a closed gate a reward that fails is a measured 0; its own value is a part that is not a number."""
+    patchy, bright = ("{_target_: tests.worlds.Patchy, limit: -1.0}", "{_target_: tests.worlds.Bright}")
+    gated = f"reward={{_target_: pgdlab.rewards.combine.Gate, reward: {patchy}, gate: {bright}, threshold: 9.0}}"
+    run = runs.make("gated", gated, "plan.iterations=1")
+    assert summary(run)["evaluations"]["ema/sde"]["reward/ungated"] is None
+    assert summary(run)["evaluations"]["ema/sde"]["reward/open"] == 0
+    with (run / METRICS).open(newline="") as file:
+        assert next(csv.DictReader(file))["reward/ungated"] == "nan"
+
+
 def test_a_name_in_use_gets_a_number(runs: Runs) -> None:
     """Runs of training have their own names; those of other tasks have the task's name before."""
     noise = runs.make("noise", *NOISE)

@@ -14,6 +14,7 @@ from pgdlab.diffusion.policy import ODE, Policy
 from pgdlab.evaluation.samples import evaluation_rollout
 from pgdlab.fit import load, require_fit
 from pgdlab.noise import Noise, Stream
+from pgdlab.rewards.base import part_mean
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout import Trajectory, initial_kl
 from pgdlab.trainers.base import World
@@ -43,7 +44,7 @@ def measure(world: World, policy: Policy) -> Measured:
     paid = guarded(world.reward, seen, world.plan.max_failed)
     reward = paid.total
     figures: dict[str, Any] = mean_and_error("reward", reward[paid.measured])
-    figures |= {f"reward/{name}": part[paid.measured].mean().item() for name, part in paid.parts.items()}
+    figures |= {f"reward/{name}": part_mean(part, paid.measured) for name, part in paid.parts.items()}
     if world.heldout is not None:
         held = guarded(world.heldout, seen, max_failed=1.0)  # a figure to look at: it must not lose the run
         figures |= mean_and_error("heldout", held.total[held.measured])

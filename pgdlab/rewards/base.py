@@ -56,18 +56,47 @@ class Episode:
 class Paid:
     """Rewards of B trajectories: values[:, h] is paid for action h, that is for state h+1.
 
-    initial: (B,) what the initial distribution earns on top of the sum of values (a reward on s_0).
+    initial: (B,) what the initial distribution earns on top of the sum of values (a reward on s_0). queries: the rows that
+    were scored for it, filled in by guarded().
     """
 
     values: Float[Tensor, "B H"]
     initial: Float[Tensor, " B"]
     measured: Bool[Tensor, " B"]
     parts: Mapping[str, Tensor]
+    queries: int = 0
+
+    def to(self, device: torch.device) -> Paid:
+        """The same, there."""
+        values, initial, measured = (x.to(device) for x in (self.values, self.initial, self.measured))
+        return Paid(values, initial, measured, {n: p.to(device) for n, p in self.parts.items()}, self.queries)
 
     @property
     def total(self) -> Float[Tensor, " B"]:
         """The return that the initial distribution is credited with."""
         return self.values.sum(1) + self.initial
+
+
+def part_mean(part: Float[Tensor, " B"], measured: Bool[Tensor, " B"]) -> float | None:
+    """Mean over the measured samples of which the part is known (finite: behind a closed gate it may not be), or None."""
+    known = part.double()[measured & part.isfinite()]
+    return known.mean().item() if len(known) else None
+
+
+class RewardError(ValueError):
+    """Too many samples of an iteration could not be scored."""
+
+
+class Misshapen(RewardError):
+    """A reward does not return what a reward returns: no sample is at fault."""
+
+
+def require_shape(reward: Reward, given: Mapping[str, Any], *shape: int) -> None:
+    """Raises Misshapen where one of the tensors that a reward returned is not of this shape."""
+    for name, x in given.items():
+        found = f"of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"as a {type(x).__name__}"
+        if found != f"of shape {shape}":
+            raise Misshapen(f"reward {type(reward).__name__} returned {name} {found}, expected a tensor of shape {shape}")
 
 
 class Reward(nn.Module, ABC):
@@ -81,8 +110,17 @@ class Reward(nn.Module, ABC):
         """Whether forward() asks for x0 estimates of intermediate states."""
         return False
 
+    def scored(self, sample: Any, cond: Tensor) -> Score:
+        """score(). Raises Misshapen where it does not have one value a sample."""
+        score: Any = self.score(sample, cond)
+        if not isinstance(score, Score):
+            what = type(score).__name__
+            raise Misshapen(f"reward {type(self).__name__} returned a {what}: return Score.of(values), a value a sample")
+        require_shape(self, {"values": score.value, "measured": score.measured, **score.parts}, len(cond))
+        return score
+
     def forward(self, episode: Episode) -> Paid:
-        return terminal(self.score(episode.sample, episode.cond), episode.steps)
+        return terminal(self.scored(episode.sample, episode.cond), episode.steps)
 
 
 def terminal(score: Score, steps: int) -> Paid:

@@ -8,11 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pgdlab.rewards.base import Episode, Paid, Reward
-
-
-class RewardError(ValueError):
-    """Too many samples of an iteration could not be scored."""
+from pgdlab.rewards.base import Episode, Misshapen, Paid, Reward, RewardError, require_shape
 
 
 def alone(x: Tensor) -> Tensor:
@@ -23,7 +19,8 @@ def alone(x: Tensor) -> Tensor:
 def guarded(reward: Reward, episode: Episode, max_failed: float, gather: Callable[[Tensor], Tensor] = alone) -> Paid:
     """reward(episode) with failures masked: measured is False, the value 0, where the scorer raised or was not finite.
 
-    Where a batch raises it is halved until the samples at fault stand alone, so that one bad sample costs only itself.
+    Where a batch raises it is halved until the samples at fault stand alone, so that one bad sample costs only itself;
+    queries counts every row that was scored, those of a batch that raised included. All is moved to cond's device.
     Raises RewardError where more than the share max_failed failed, with the first exception as its cause. gather: from
     this process's rows to all processes', over which the share is taken, so that all of them stop or none does.
     """
@@ -35,25 +32,38 @@ def guarded(reward: Reward, episode: Episode, max_failed: float, gather: Callabl
     everywhere = gather(measured)
     share = (~everywhere).double().mean().item()
     if share > max_failed:
-        why = f"the first exception: {failures[0]!r}" if failures else "values were not finite or not measured"
         raise RewardError(
             f"reward {type(reward).__name__} failed on {share:.0%} of {len(everywhere)} samples (plan.max_failed "
-            f"allows {max_failed:.0%}); {why}. Mend the reward, or raise plan.max_failed to train on the rest"
+            f"allows {max_failed:.0%}); {_why(episode, failures)}"
         ) from (failures[0] if failures else None)
     values = torch.where(measured[:, None], paid.values, 0.0)
     return replace(paid, values=values, initial=torch.where(measured, paid.initial, 0.0), measured=measured)
 
 
+def _why(episode: Episode, failures: list[Exception]) -> str:
+    """What happened, and what to do about it."""
+    if isinstance(episode.sample, Tensor) and not episode.sample.isfinite().all():
+        return "the policy's samples are not finite: is the learning rate too high?"
+    why = f"the first exception: {failures[0]!r}" if failures else "values were not finite or not measured"
+    return f"{why}. Mend the reward, or raise plan.max_failed to train on the rest"
+
+
 def _attempt(reward: Reward, episode: Episode, failures: list[Exception]) -> Paid:
     try:
-        return reward(episode)
+        paid = reward(episode)
+        require_shape(reward, {"values": paid.values}, len(episode), episode.steps)
+        require_shape(reward, {"initial": paid.initial, "measured": paid.measured, **paid.parts}, len(episode))
+        return replace(paid.to(episode.cond.device), queries=len(episode))
+    except Misshapen:
+        raise
     except Exception as error:  # a scorer may raise anything; what it was is kept and reported
         failures.append(error)
     if len(episode) == 1:
         zero = torch.zeros(1, episode.steps, dtype=torch.float64, device=episode.cond.device)
-        return Paid(zero, zero[:, 0], torch.zeros(1, dtype=torch.bool, device=zero.device), {})
+        return Paid(zero, zero[:, 0], torch.zeros(1, dtype=torch.bool, device=zero.device), {}, queries=1)
     half = len(episode) // 2
-    return _join([_attempt(reward, episode.rows(a, b), failures) for a, b in ((0, half), (half, len(episode)))])
+    joined = _join([_attempt(reward, episode.rows(a, b), failures) for a, b in ((0, half), (half, len(episode)))])
+    return replace(joined, queries=joined.queries + len(episode))
 
 
 def _join(parts: list[Paid]) -> Paid:
@@ -64,4 +74,5 @@ def _join(parts: list[Paid]) -> Paid:
         torch.cat([p.initial for p in parts]),
         torch.cat([p.measured for p in parts]),
         {name: torch.cat(some) for name, some in unknown.items()},
+        sum(p.queries for p in parts),
     )

@@ -56,11 +56,21 @@ class Piece:
 @dataclass(frozen=True, kw_only=True)
 class DenoisingAlgorithm(Algorithm):
     """Weighted denoising regression. steps: updates an iteration; batch: samples an update, over all processes;
-    drop: probability that the condition is hidden, for classifier-free guidance."""
+    drop: probability that the condition is hidden, for classifier-free guidance.
+
+    Batches run through the samples in an order that is drawn anew every epoch. Where batch divides their number an epoch
+    sees every sample once; else the batch that crosses its end takes the rest from the head of the same order, and the
+    next epoch begins as far into its own: some samples are seen twice, some not at all.
+    """
 
     steps: int = 100
     batch: int = 128
     drop: float = 0.15
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1")
 
     def updates(self, plan: Plan) -> int:
         return self.steps

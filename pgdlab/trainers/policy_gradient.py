@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from pgdlab.functional.gaussian import kl_same_std, log_prob
 from pgdlab.functional.returns import Baseline, Scale, advantages, dead_rows, reward_to_go
-from pgdlab.rewards.base import Episode, Paid
+from pgdlab.rewards.base import Episode, Paid, part_mean
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout import Extras, Pairs, Trajectory, all_pairs, initial_kl, replay, rollout, split
 from pgdlab.trainers.base import Algorithm, Loss, World, refuse_ode
@@ -78,6 +79,10 @@ class PolicyGradient(Algorithm):
         return self.epochs * self.minibatches
 
     def refuse(self, world: World) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs is {self.epochs}; it is at least 1")
+        if not 1 <= self.minibatches <= world.plan.samples:
+            raise ValueError(f"minibatches is {self.minibatches}; it is at least 1, at most plan.samples")
         world.processes.share(world.plan.samples)
         refuse_ode(world.policy)
 
@@ -108,7 +113,7 @@ class PolicyGradient(Algorithm):
             trajectory=trajectory, advantage=local[:, [h + 1 for h in kept]], initial_advantage=local[:, 0],
             objective_scale=scalar, measured=measured, index=index, order=order.to(world.device),
             step_scale=plan.steps.scale(len(policy.stochastic_steps), len(kept)) if kept else 1.0,
-            logs=logs | world.penalty.logs(), queries=plan.samples, evaluations=evaluations(world, extras),
+            logs=logs | world.penalty.logs(), queries=queries(world, paid), evaluations=evaluations(world, extras),
         )  # fmt: skip
 
     def passes(self, experience: Experience, update: int, world: World) -> list[Piece]:
@@ -204,12 +209,15 @@ def summarise(
     total = gather(paid.total.double())
     # a process whose samples all failed knows no parts; what is gathered must be the same and in order everywhere
     known = gather(torch.tensor([len(paid.parts)], device=world.device)) == len(paid.parts)
-    columns = {f"reward/{n}": paid.parts[n].double() for n in sorted(paid.parts)} if known.all() else {}
+    parts = {f"reward/{n}": gather(paid.parts[n].double()) for n in sorted(paid.parts)} if known.all() else {}
+    means = {name: part_mean(part, measured) for name, part in parts.items()}
+    columns = {}
     if trajectory.kl.shape[1]:
         columns["path_kl_nats"] = trajectory.kl.sum(1).double()
     if world.policy.trains_initial:
         columns["initial_kl_nats"] = initial_kl(world.policy, world.reference, trajectory.cond).double()
-    logs = {name: gather(column)[measured].mean().item() for name, column in columns.items()}
+    logs = {name: math.nan if mean is None else mean for name, mean in means.items()}
+    logs |= {name: gather(column)[measured].mean().item() for name, column in columns.items()}
     if world.heldout is not None:
         held = guarded(world.heldout, seen, max_failed=1.0)
         logs["heldout"] = gather(held.total.double())[gather(held.measured)].mean().item()
@@ -220,6 +228,11 @@ def summarise(
     if trajectory.kl.shape[1] or not world.policy.trains_denoiser:
         logs["kl_nats"] = logs.get("path_kl_nats", 0.0) + logs.get("initial_kl_nats", 0.0)
     return logs
+
+
+def queries(world: World, paid: Paid) -> int:
+    """Rows that the reward has scored, over all processes."""
+    return int(world.processes.gather(torch.tensor([paid.queries], device=world.device)).sum())
 
 
 def evaluations(world: World, extras: Extras) -> int:

@@ -10,7 +10,7 @@ from pgdlab.rewards.guard import guarded
 from pgdlab.rollout import Extras, rollout
 from pgdlab.trainers.base import World, refuse_ode
 from pgdlab.trainers.denoising import DenoisingAlgorithm, Samples, unguided
-from pgdlab.trainers.policy_gradient import draw_conditions, episode, evaluations, summarise
+from pgdlab.trainers.policy_gradient import draw_conditions, episode, evaluations, queries, summarise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,7 @@ class RewardWeightedRegression(DenoisingAlgorithm):
     drop: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.temperature <= 0:
             raise ValueError(f"temperature is {self.temperature}; it must be above 0, in reward units")
 
@@ -59,5 +60,5 @@ class RewardWeightedRegression(DenoisingAlgorithm):
         logs = summarise(world, trajectory, seen, paid, groups) | {
             "effective_samples": (weight.sum() ** 2 / weight.square().sum()).item()
         }
-        queries, evaluated = plan.samples, evaluations(world, extras)
-        return Samples(sample, cond, weight, iteration, logs, queries=queries, evaluations=evaluated)
+        scored, evaluated = queries(world, paid), evaluations(world, extras)
+        return Samples(sample, cond, weight, iteration, logs, queries=scored, evaluations=evaluated)

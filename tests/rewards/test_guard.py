@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pgdlab.rewards.base import Episode, Paid, Reward, Score
-from pgdlab.rewards.guard import RewardError, guarded
+from pgdlab.rewards.guard import RewardError, _attempt, guarded
 
 
 class Scripted(Reward):
@@ -152,3 +153,19 @@ def test_no_gradient_reaches_a_reward() -> None:
     weight = torch.ones((), requires_grad=True)
     paid = guarded(Scripted(lambda x: Score.of(weight * x)), episode(1, 2), 0.0)
     assert not paid.values.requires_grad
+
+
+@pytest.mark.parametrize("at", [-1, 0, 37])
+def test_every_row_that_was_scored_is_counted(at: int) -> None:
+    """Halving scores rows again: a batch of 64 with one bad sample costs 64 + 2 (32 + 16 + ... + 1) rows, not 64."""
+    reward = Scripted(raises_at(at))
+    paid = guarded(reward, episode(*[float(i) for i in range(64)]), 0.25)
+    assert paid.queries == sum(reward.sizes) == (64 if at < 0 else 64 + 2 * 63)
+
+
+def test_what_a_reward_pays_is_moved_to_where_the_conditions_are() -> None:
+    """A scorer may work on the CPU while the policy is on a GPU; the meta device stands for that one here."""
+    seen = replace(episode(1, 2), cond=torch.zeros(2, dtype=torch.long, device="meta"))
+    paid = _attempt(Scripted(plain), seen, [])
+    every = (paid.values, paid.initial, paid.measured, *paid.parts.values())
+    assert {x.device.type for x in every} == {"meta"}

@@ -95,13 +95,24 @@ def test_times_noise_and_hidden_conditions() -> None:
     assert not torch.equal(piece.rows, later.rows)
 
 
-def test_an_epoch_sees_every_sample_once() -> None:
+def test_an_epoch_sees_every_sample_once_where_batches_divide_the_data() -> None:
     world, algorithm = tiny_world(), Pretrain(batch=512)
     experience = algorithm.collect(world, 0)
     rows = [algorithm.passes(experience, k, world)[0].rows for k in range(16)]
     first, second = torch.cat(rows[:8]), torch.cat(rows[8:])
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(4096))
     assert not torch.equal(first, second)
+
+
+def test_a_batch_that_wraps_around_repeats_the_head_of_its_own_epoch() -> None:
+    """Where they do not divide the data: 4096 = 4 * 1000 + 96, so the fifth batch sees 904 rows a second time; the next
+    epoch begins 904 rows into its order and comes to 4000 of them in its four batches."""
+    world, algorithm = tiny_world(), Pretrain(batch=1000)
+    experience = algorithm.collect(world, 0)
+    rows = [algorithm.passes(experience, k, world)[0].rows for k in range(9)]
+    assert sorted(torch.cat([*rows[:4], rows[4][:96]]).tolist()) == list(range(4096))
+    assert torch.equal(rows[4][96:], rows[0][:904])
+    assert len(torch.cat(rows[5:]).unique()) == 4000
 
 
 @pytest.mark.parametrize("size", [7, 64])
@@ -164,3 +175,10 @@ def test_what_it_cannot_do_is_refused() -> None:
 def test_the_samples_regressed_on_carry_no_gradient() -> None:
     x: Tensor = RewardWeightedRegression().collect(tiny_world(samples=16), 0).x0
     assert not x.requires_grad
+
+
+@pytest.mark.parametrize("trainer", [Pretrain, RewardWeightedRegression])
+@pytest.mark.parametrize("name", ["steps", "batch"])
+def test_no_updates_and_empty_minibatches_are_refused(trainer: Any, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is 0; it is at least 1"):
+        trainer(**{name: 0})

@@ -20,6 +20,7 @@ from pgdlab.trainers.base import Processes, World
 from pgdlab.trainers.policy_gradient import draw_conditions, evaluations, returns_table
 from pgdlab.trainers.ppo import PPO
 from pgdlab.trainers.reinforce import Reinforce
+from pgdlab.trainers.rwr import RewardWeightedRegression
 from tests.tiny import Failing, Quadratic, gradient, moved, tiny_policy, tiny_world
 
 EXACT = {"rtol": 1e-11, "atol": 1e-13}  # fp64 sums of some hundred terms in another order
@@ -287,3 +288,42 @@ def test_iterations_use_fresh_noise() -> None:
     first, again, second = (Reinforce().collect(world, k).trajectory.sample for k in (0, 0, 1))
     assert torch.equal(first, again)
     assert (first - second).abs().min() > 0
+
+
+class Raising(Quadratic):
+    """Cannot score a batch with a sample whose first coordinate is above 0.5; knows no part below -0.5."""
+
+    def score(self, sample: Any, cond: Tensor) -> Any:
+        if (sample[:, 0] > 0.5).any():
+            raise RuntimeError("too far to the right")
+        score = super().score(sample, cond)
+        return replace(score, parts={"left": sample[:, 0].masked_fill(sample[:, 0] < -0.5, torch.nan)})
+
+
+@pytest.mark.parametrize("trainer", [Reinforce(), RewardWeightedRegression()])
+def test_queries_are_the_rows_that_were_scored(trainer: Any) -> None:
+    rows = []
+
+    class Counting(Raising):
+        def score(self, sample: Any, cond: Tensor) -> Any:
+            rows.append(len(sample))
+            return super().score(sample, cond)
+
+    world = tiny_world(reward=Counting(), samples=64, max_failed=0.9)
+    assert trainer.collect(world, 0).queries == sum(rows) > 64
+
+
+def test_a_part_is_averaged_over_its_finite_values() -> None:
+    """A part may be unknown where the reward is measured: behind a closed gate, for one."""
+    world = tiny_world(reward=Raising(), samples=64, max_failed=0.9)
+    experience = Reinforce().collect(world, 0)
+    x = experience.trajectory.sample[:, 0]
+    assert (x < -0.5).any()
+    assert experience.logs["reward/left"] == pytest.approx(x[(x >= -0.5) & experience.measured].mean().item())
+
+
+@pytest.mark.parametrize("setting", [{"epochs": 0}, {"minibatches": 0}, {"minibatches": 17}, {"epochs": -1}])
+def test_numbers_of_updates_that_cannot_be(setting: dict[str, int]) -> None:
+    name, value = next(iter(setting.items()))
+    with pytest.raises(ValueError, match=f"{name} is {value}; it is at least 1"):
+        PPO(**setting).refuse(tiny_world(samples=16))
