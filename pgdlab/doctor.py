@@ -102,7 +102,8 @@ def _optimizer(module: SteeringModule) -> Iterator[Check]:
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     missing = [n for n, p in world.policy.named_parameters() if p.requires_grad and id(p) not in held]
     frozen = [n for n, p in world.policy.named_parameters() if not p.requires_grad and id(p) in held]
-    own = {id(p) for p in world.policy.parameters()}
+    critic = [] if world.critic is None else list(world.critic.parameters())
+    own = {id(p) for p in [*world.policy.parameters(), *critic]}
     outside = [part for part in (world.reference, world.reward, world.heldout, world.penalty) if part is not None]
     loose = [n for part in outside for n, p in part.named_parameters() if p.requires_grad and id(p) not in own]
     stray = len(held - own)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,15 @@ from pgdlab.trainers.base import Algorithm, Loss, Processes, World
 class AdamW:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101), fused.
 
-    lr: the denoiser's; initial_lr: the initial distribution's. clip_norm: largest gradient norm, 0 for none.
+    lr: the denoiser's; initial_lr: the initial distribution's; critic_lr: the critic's, where there is one. clip_norm:
+    largest gradient norm, 0 for none; the critic's is its own.
     ema_halflife: of the averaged weights, as a share of all updates. warmup: updates of linear warm-up; final_lr: the
     share of the learning rate that a cosine decays to at the last update (1: constant).
     """
 
     lr: float = 1e-4
     initial_lr: float = 1e-2
+    critic_lr: float = 3e-3
     beta1: float = 0.9
     beta2: float = 0.999
     weight_decay: float = 0.0
@@ -35,6 +37,17 @@ class AdamW:
     ema_halflife: float = 0.1
     warmup: int = 0
     final_lr: float = 1.0
+
+    def __post_init__(self) -> None:
+        allowed: list[tuple[str, Callable[[float], bool], str]] = [
+            ("lr initial_lr critic_lr ema_halflife", lambda x: x > 0, "above 0"),
+            ("beta1 beta2", lambda x: 0 <= x < 1, "from 0 to below 1"),
+            ("weight_decay clip_norm warmup", lambda x: x >= 0, "at least 0"),
+            ("final_lr", lambda x: 0 <= x <= 1, "from 0 to 1"),
+        ]
+        for name, good, words in ((name, good, words) for names, good, words in allowed for name in names.split()):
+            if not good(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)}; it is {words}")
 
     def build(self, world: World) -> torch.optim.AdamW:
         """An optimizer over exactly the parameters that train."""
@@ -45,6 +58,8 @@ class AdamW:
         groups = [g for g in groups if g["params"]]
         if not groups:
             raise ValueError("nothing to train: set policy=full or policy=lora, or initial=diagonal or conditional")
+        if world.critic is not None:
+            groups.append({"params": list(world.critic.parameters()), "lr": self.critic_lr})
         betas = (self.beta1, self.beta2)
         return torch.optim.AdamW(groups, betas=betas, weight_decay=self.weight_decay, fused=True)
 
@@ -72,7 +87,8 @@ class SteeringModule(lightning.LightningModule):
     def __init__(self, world: World, algorithm: Algorithm, optimizer: AdamW) -> None:
         super().__init__()
         self.world, self.algorithm, self.optimizer = world, algorithm, optimizer
-        self.policy, self.penalty = world.policy, world.penalty
+        world.critic = algorithm.build_critic(world)
+        self.policy, self.penalty, self.critic = world.policy, world.penalty, world.critic
         for name in ("iterations", "queries", "evaluations"):
             self.register_buffer(name, torch.zeros((), dtype=torch.long))
         self.register_buffer("seconds", torch.zeros((), dtype=torch.float64))
@@ -92,6 +108,11 @@ class SteeringModule(lightning.LightningModule):
         for key, value in self.__getstate__().items():  # Lightning's leaves the trainer out
             clone.__dict__[key] = copy.deepcopy(value, memo)
         return clone
+
+    def trained(self) -> list[list[torch.nn.Parameter]]:
+        """The policy's parameters that train, and the critic's where there is one."""
+        parts = [self.policy] if self.critic is None else [self.policy, self.critic]
+        return [[p for p in part.parameters() if p.requires_grad] for part in parts]
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer.build(self.world)
@@ -136,7 +157,7 @@ class SteeringModule(lightning.LightningModule):
         Lightning zeroes gradients between training_step and backward, so they are collected with autograd.grad here and
         handed to the one backward that Lightning (and DDP's reduction, and clipping) sees. No pass: zero gradient.
         """
-        trained = [p for p in self.policy.parameters() if p.requires_grad]
+        trained = [p for part in self.trained() for p in part]
         total = [torch.zeros_like(p) for p in trained]
         for piece in pieces:
             some = torch.autograd.grad(self.pass_loss(piece), trained, allow_unused=True)
@@ -155,11 +176,14 @@ class SteeringModule(lightning.LightningModule):
         return loss.value * size
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        """Lightning's hook; its own clipping refuses a fused optimizer under mixed precision. Logs the norm as it was."""
-        trained = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(trained, self.optimizer.clip_norm or math.inf)
+        """Lightning's hook; its own clipping refuses a fused optimizer under mixed precision. Logs the norms as they were.
+
+        The critic is clipped by itself: its error would else decide how long the policy's step is.
+        """
         share = 1 / self.world.processes.size  # every process has the same, reduced gradient
-        self.add("gradient_norm", norm * share, share)
+        for name, part in zip(("gradient_norm", "critic_gradient_norm"), self.trained(), strict=False):
+            norm = torch.nn.utils.clip_grad_norm_(part, self.optimizer.clip_norm or math.inf)
+            self.add(name, norm * share, share)
 
     def add(self, name: str, total: Tensor, count: float) -> None:
         """Adds to the sums that an iteration's logs are made of."""

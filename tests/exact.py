@@ -49,12 +49,13 @@ def quadratic(mean: Tensor, var: Tensor, slope: Tensor, curvature: Tensor) -> Te
 def objective(
     shift: Tensor, gain: Tensor, mean: Tensor, log_scale: Tensor, *, eta: float, lam: float, lam0: float,
     slope: Tensor, curvature: Tensor, every: float | None = None, data_mean: Tensor | None = None,
-    data_std: float = 0.5,
+    data_std: float = 0.5, gamma: float = 1.0,
 ) -> Tensor:  # fmt: skip
     """J = E[sum r] - lam sum_h E[KL_h] - lam0 KL(rho || N(0, I)); shift, gain (T, d) are added to x0's estimate.
 
     every: the weight of the same reward on the pretrained x0 estimate of each state after the first; None: only the
-    sample is paid, with weight 1. The deterministic last step is the pretrained one.
+    sample is paid, with weight 1. The deterministic last step is the pretrained one. gamma: what is paid and charged for
+    step h counts gamma^h.
     """
     data_mean = torch.zeros_like(mean) if data_mean is None else data_mean
     steps = steps_of(len(shift), eta, data_mean, data_std)
@@ -65,12 +66,12 @@ def objective(
         off, slant = (shift[t], gain[t]) if c.std > 0 else (torch.zeros_like(m), torch.zeros_like(m))
         if c.std > 0:  # E||c0 (off + slant x)||^2 / (2 std^2)
             moved = (off + slant * m).square() + slant.square() * v
-            total = total - lam * c.from_x0**2 * moved.sum() / (2 * c.std**2)
+            total = total - gamma**h * lam * c.from_x0**2 * moved.sum() / (2 * c.std**2)
         m, v = (
             (c.from_x + c.from_x0 * (c.a0 + slant)) * m + c.from_x0 * (c.b0 + off),
             (c.from_x + c.from_x0 * (c.a0 + slant)).square() * v + c.std**2,
         )
         if every is not None:
             seen = (steps[h + 1].a0 * m + steps[h + 1].b0, steps[h + 1].a0 ** 2 * v) if h + 1 < len(steps) else (m, v)
-            total = total + every * quadratic(*seen, slope, curvature)
-    return total if every is not None else total + quadratic(m, v, slope, curvature)
+            total = total + gamma**h * every * quadratic(*seen, slope, curvature)
+    return total if every is not None else total + gamma ** (len(steps) - 1) * quadratic(m, v, slope, curvature)

@@ -18,6 +18,11 @@ class Penalty(nn.Module, ABC):
         """Whether the rollout must compute the reference's means."""
 
     @abstractmethod
+    def charge(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:
+        """What each step costs: column 0 rho, column h + 1 step h. The value of a state is E[sum_{j >= h} r_j - charge_j].
+        fp64, nats times the coefficient."""
+
+    @abstractmethod
     def shape(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:
         """What is subtracted from the returns: column 0 from rho's, column h + 1 from action h's. fp64, nats times
         the coefficient."""
@@ -45,9 +50,12 @@ class NoPenalty(Penalty):
     def needs_reference(self) -> bool:
         return False
 
-    def shape(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:
+    def charge(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:
         rows, steps = len(trajectory.cond), len(trajectory.slot) - 1
         return trajectory.initial_log_prob.new_zeros(rows, steps + 1).double()
+
+    def shape(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:
+        return self.charge(trajectory)
 
     def cost(self, kl: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
         return kl.new_zeros(kl.shape)

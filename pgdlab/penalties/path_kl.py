@@ -54,19 +54,18 @@ class PathKL(Penalty):
     def needs_reference(self) -> bool:
         return self.positive  # a steered coefficient never reaches 0
 
+    def charge(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:
+        steps = trajectory.kl if self.form == "A" else trajectory.log_ratio
+        if not steps.shape[1]:  # the denoiser is frozen, or the coefficient is 0
+            steps = steps.new_zeros(len(steps), len(trajectory.slot) - 1)
+        first = self.initial_coefficient * trajectory.initial_log_ratio.double() * (self.form == "B")
+        return torch.cat([first[:, None], self.coefficient * steps.double()], 1)
+
     def shape(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:
-        steps = len(trajectory.slot) - 1
-        if not trajectory.kl.shape[1]:  # the denoiser is frozen, or the coefficient is 0
-            own = trajectory.initial_log_prob.new_zeros(len(trajectory.cond), steps).double()
-            later = own
-        elif self.form == "A":
-            own, later = trajectory.kl.double(), strictly_later(trajectory.kl)
-        else:
-            own, later = trajectory.log_ratio.double(), reward_to_go(trajectory.log_ratio)
-        first = self.coefficient * own.sum(1, keepdim=True)
-        if self.form == "B":
-            first = first + self.initial_coefficient * trajectory.initial_log_ratio.double()[:, None]
-        return torch.cat([first, self.coefficient * later], 1)
+        charge = self.charge(trajectory)
+        own = charge[:, 1:]
+        later = strictly_later(own) if self.form == "A" else reward_to_go(own)
+        return torch.cat([charge.sum(1, keepdim=True), later], 1)
 
     def cost(self, kl: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
         return self.coefficient * kl * (self.form == "A")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pgdlab.diffusion.policy import Policy
+from pgdlab.diffusion.values import Value
 from pgdlab.domains.base import Domain
 from pgdlab.noise import Noise
 from pgdlab.penalties.base import Penalty
@@ -36,7 +37,7 @@ class Processes:
 
 @dataclass
 class World:
-    """What an algorithm works with."""
+    """What an algorithm works with. critic: the value that it learns beside the policy, if it does."""
 
     domain: Domain
     policy: Policy
@@ -47,6 +48,7 @@ class World:
     plan: Plan
     noise: Noise
     processes: Processes = field(default_factory=Processes)
+    critic: Value | None = None
 
     @property
     def device(self) -> torch.device:
@@ -54,7 +56,7 @@ class World:
 
     def to(self, device: torch.device) -> World:
         """Every part that has weights, moved."""
-        for part in (self.policy, self.reference, self.reward, self.heldout, self.penalty):
+        for part in (self.policy, self.reference, self.reward, self.heldout, self.penalty, self.critic):
             if part is not None:
                 part.to(device)
         return self
@@ -82,6 +84,10 @@ class Algorithm(ABC):
     @abstractmethod
     def updates(self, plan: Plan) -> int:
         """Optimiser steps an iteration."""
+
+    def build_critic(self, world: World) -> Value | None:
+        """The untrained value that is to be learned beside the policy, if any."""
+        return None
 
     @abstractmethod
     def refuse(self, world: World) -> None:

@@ -11,12 +11,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pgdlab.diffusion.values import Value
 from pgdlab.functional.gaussian import kl_same_std, log_prob
-from pgdlab.functional.returns import Baseline, Scale, advantages, dead_rows, reward_to_go
+from pgdlab.functional.returns import Baseline, Scale, advantages, dead_rows
 from pgdlab.rewards.base import Episode, Paid, part_mean
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout import Extras, Pairs, Trajectory, all_pairs, initial_kl, replay, rollout, split
 from pgdlab.trainers.base import Algorithm, Loss, World, refuse_ode
+from pgdlab.trainers.credit import Credit, RewardToGo, returns_table
+from pgdlab.trainers.critic import fit_loss
 
 Ratio = Literal["density", "per_dimension"]
 
@@ -26,7 +29,8 @@ class Experience:
     """This process's trajectories with their credit.
 
     advantage: (B, K) for the kept steps, initial_advantage: (B,) for rho; fp64. objective_scale multiplies the whole
-    objective. step_scale multiplies the sum over kept steps. order: (epochs, samples) global sample indices, shuffled;
+    objective. step_scale multiplies the sum over kept steps. cost_weight: (K,), of their differentiated penalty. targets:
+    what the critic is fitted to, see trainers.credit. order: (epochs, samples) global sample indices, shuffled;
     measured: (samples,) all processes'. index: the global indices of the rows here.
     """
 
@@ -35,6 +39,8 @@ class Experience:
     initial_advantage: Float[Tensor, " B"]
     objective_scale: float
     step_scale: float
+    cost_weight: Float[Tensor, " K"]
+    targets: Float[Tensor, "B T"]
     order: Int[Tensor, "E N"]
     measured: Bool[Tensor, " N"]
     index: range
@@ -58,7 +64,8 @@ class PolicyGradient(Algorithm):
 
     baseline, scale: see functional.returns.advantages. ratio: per_dimension divides log-ratios by the degrees of freedom,
     as the peers do: the weight is then w^(1/D), which is no importance weight and biased below 1. epochs: passes over an iteration's trajectories. minibatches:
-    optimiser steps an epoch, each on a random part of the trajectories with all their kept steps.
+    optimiser steps an epoch, each on a random part of the trajectories with all their kept steps. credit: what returns are
+    made of.
     """
 
     baseline: Baseline = "leave_one_out"
@@ -66,6 +73,7 @@ class PolicyGradient(Algorithm):
     ratio: Ratio = "density"
     epochs: int = 1
     minibatches: int = 1
+    credit: Credit = field(default_factory=RewardToGo)
 
     @abstractmethod
     def surrogate(self, log_ratio: Float[Tensor, " P"], advantage: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
@@ -78,6 +86,9 @@ class PolicyGradient(Algorithm):
     def updates(self, plan: object) -> int:
         return self.epochs * self.minibatches
 
+    def build_critic(self, world: World) -> Value | None:
+        return self.credit.build_critic(world)
+
     def refuse(self, world: World) -> None:
         if self.epochs < 1:
             raise ValueError(f"epochs is {self.epochs}; it is at least 1")
@@ -85,6 +96,7 @@ class PolicyGradient(Algorithm):
             raise ValueError(f"minibatches is {self.minibatches}; it is at least 1, at most plan.samples")
         world.processes.share(world.plan.samples)
         refuse_ode(world.policy)
+        self.credit.refuse(world)
 
     @torch.no_grad()
     def collect(self, world: World, iteration: int) -> Experience:
@@ -105,15 +117,17 @@ class PolicyGradient(Algorithm):
         measured = gather(paid.measured)
         logs = summarise(world, trajectory, seen, paid, groups)
         world.penalty.update(logs.get("kl_nats", 0.0))  # now: returns and losses are to share one coefficient
-        earned, shape = gather(returns_table(paid)), gather(world.penalty.shape(trajectory))
-        advantage, scalar = advantages(earned - shape, measured, groups, self.baseline, self.scale, earned)
+        credited = self.credit.assign(world, trajectory, paid)
+        earned, table = gather(returns_table(paid)), gather(credited.table)
+        advantage, scalar = advantages(table, measured, groups, self.baseline, self.scale, earned)
         local = advantage[index.start : index.stop]
         order = torch.stack([torch.randperm(plan.samples, generator=shuffle) for _ in range(self.epochs)])
         return Experience(
             trajectory=trajectory, advantage=local[:, [h + 1 for h in kept]], initial_advantage=local[:, 0],
             objective_scale=scalar, measured=measured, index=index, order=order.to(world.device),
             step_scale=plan.steps.scale(len(policy.stochastic_steps), len(kept)) if kept else 1.0,
-            logs=logs | world.penalty.logs(), queries=queries(world, paid), evaluations=evaluations(world, extras),
+            cost_weight=credited.weight, targets=credited.targets,
+            logs=logs | credited.logs | world.penalty.logs(), queries=queries(world, paid), evaluations=evaluations(world, extras),
         )  # fmt: skip
 
     def passes(self, experience: Experience, update: int, world: World) -> list[Piece]:
@@ -140,7 +154,11 @@ class PolicyGradient(Algorithm):
         if len(piece.rows):
             first, more = self.initial_loss(experience, piece.rows, world)
             value, logs = value + first, logs | {f"initial_{name}": entry for name, entry in more.items()}
-        return Loss(value * experience.objective_scale / piece.count, len(piece.pairs.row), logs)
+        value = value * experience.objective_scale / piece.count
+        if world.critic is not None and len(piece.pairs.row):
+            off, more = fit_loss(world.critic, experience.trajectory, experience.targets, piece.pairs)
+            value, logs = value + off / (piece.count * len(experience.trajectory.kept)), logs | more
+        return Loss(value, len(piece.pairs.row), logs)
 
     def step_loss(
         self, experience: Experience, pairs: Pairs, world: World
@@ -155,7 +173,8 @@ class PolicyGradient(Algorithm):
             return -gain.double().sum(), logs
         mean = trajectory.reference_mean[pairs.row, pairs.column]
         exact = kl_same_std(g.mean, mean, g.std, world.policy.space, trajectory.cond[pairs.row])
-        return (penalty.cost(exact) - gain).double().sum(), logs
+        cost = penalty.cost(exact) * experience.cost_weight[pairs.column]
+        return (cost - gain).double().sum(), logs
 
     def reduced(self, log_ratio: Float[Tensor, " P"], world: World, cond: Tensor) -> Float[Tensor, " P"]:
         """The log-ratio that the surrogate sees."""
@@ -193,11 +212,6 @@ def episode(world: World, trajectory: Trajectory) -> Episode:
     seen = [decode(estimates[:, h]) for h in range(estimates.shape[1])]
     steps = len(trajectory.slot) - 1
     return Episode(decode(trajectory.sample), trajectory.cond, steps, seen.__getitem__ if seen else None)
-
-
-def returns_table(paid: Paid) -> Float[Tensor, "B H1"]:
-    """Column 0: rho's return. Column h + 1: the reward-to-go of action h."""
-    return torch.cat([paid.total[:, None].double(), reward_to_go(paid.values)], 1)
 
 
 def summarise(

@@ -35,13 +35,15 @@ def start(eta: float, denoiser: bool = True, rho: bool = False) -> tuple[Policy,
     return moved(policy), reference
 
 
-def exact(policy: Policy, eta: float, lam: float, lam0: float, every: float | None = None) -> dict[str, Tensor]:
+def exact(
+    policy: Policy, eta: float, lam: float, lam0: float, every: float | None = None, gamma: float = 1.0
+) -> dict[str, Tensor]:
     """The gradient of J by autograd through its closed form, for what the policy trains."""
     zero = torch.zeros(2, dtype=torch.float64)
     rho = {name: getattr(policy.initial, name, zero) for name in ("mean", "log_scale")}
     j = objective(
         policy.denoiser.shift, policy.denoiser.gain, rho["mean"], rho["log_scale"], eta=eta, lam=lam, lam0=lam0,
-        every=every, **QUADRATIC,
+        every=every, gamma=gamma, **QUADRATIC,
     )  # fmt: skip
     trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
     return dict(zip(trained, torch.autograd.grad(j, list(trained.values()), allow_unused=True), strict=True))
