@@ -7,18 +7,25 @@ from typing import Any
 
 import torch
 
-from pgdlab.compose import instantiate
+from pgdlab.compose import make
 from pgdlab.diffusion.denoisers import Denoiser
+from pgdlab.diffusion.initial import InitialDistribution
 from pgdlab.diffusion.policy import Policy
 from pgdlab.domains.base import Domain
-from pgdlab.module import SteeringModule
+from pgdlab.module import AdamW, SteeringModule
 from pgdlab.noise import Noise
-from pgdlab.trainers.base import World
+from pgdlab.penalties.base import Penalty
+from pgdlab.plan import Plan
+from pgdlab.rewards.base import Reward
+from pgdlab.trainers.base import Algorithm, World
+from pgdlab.trainers.denoising import Pretrain
 
 
 def device_of(runtime: Any) -> torch.device:
-    """The device of this process under cfg.runtime. Raises ValueError for a GPU that is not there."""
-    wanted, there = runtime.accelerator, torch.cuda.is_available()
+    """The device of this process under cfg.runtime. Raises ValueError for one that is not there or not supported."""
+    wanted, there = runtime.get("accelerator"), torch.cuda.is_available()
+    if wanted not in ("auto", "cpu", "cuda", "gpu"):
+        raise ValueError(f"runtime.accelerator is {wanted!r}; it is one of auto, cpu, cuda, gpu")
     if wanted in ("gpu", "cuda") and not there:
         raise ValueError(f"runtime.accelerator is {wanted}, but torch sees no GPU; runtime=cpu does without")
     if wanted == "cpu" or not there:
@@ -31,34 +38,49 @@ def build_policy_for(cfg: Any, domain: Domain, denoiser: Denoiser) -> Policy:
     # seeded here, because initial distributions with a network draw their first weights
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
-        initial = instantiate(
-            cfg.initial, space=domain.space, conditions=domain.conditions, std=denoiser.schedule.initial_std
+        initial = make(
+            InitialDistribution,
+            cfg.initial,
+            space=domain.space,
+            conditions=domain.conditions,
+            std=denoiser.schedule.initial_std,
         )
-        policy: Policy = instantiate(
-            cfg.policy, denoiser=denoiser, space=domain.space, initial=initial, null=domain.conditions
+        policy: Policy = make(
+            Policy, cfg.policy, denoiser=denoiser, space=domain.space, initial=initial, null=domain.conditions
         )
     return policy
 
 
 def build_world(cfg: Any, denoiser: Denoiser | None = None) -> World:
     """Everything that an algorithm works with; denoiser: instead of the domain's pretrained one."""
-    domain: Domain = instantiate(cfg.domain)
+    device, domain = device_of(cfg.runtime), make(Domain, cfg.domain)
     policy = build_policy_for(cfg, domain, denoiser or domain.base())
     return World(
         domain=domain,
         policy=policy,
         reference=policy.reference(),
-        reward=instantiate(cfg.reward),
-        heldout=instantiate(cfg.heldout) if cfg.heldout else None,
-        penalty=instantiate(cfg.penalty),
-        plan=instantiate(cfg.plan),
+        reward=make(Reward, cfg.reward),
+        heldout=make(Reward, cfg.heldout) if cfg.heldout else None,
+        penalty=make(Penalty, cfg.penalty),
+        plan=make(Plan, cfg.plan),
         noise=Noise(cfg.seed),
-    ).to(device_of(cfg.runtime))
+    ).to(device)
+
+
+def steering(cfg: Any) -> Algorithm:
+    """The algorithm of a run that steers. Raises ValueError for pretraining."""
+    algorithm: Algorithm = make(Algorithm, cfg.trainer)
+    if isinstance(algorithm, Pretrain):
+        raise ValueError(
+            f"trainer=pretrain goes with task=pretrain (experiment=pretrain/digits or pretrain/fashion), not with "
+            f"task={cfg.task}: it steers nothing. Its run's summary.json says how good the base is"
+        )
+    return algorithm
 
 
 def build_module(cfg: Any) -> SteeringModule:
     """The LightningModule of a run. Raises ValueError where its parts do not go together."""
-    world, algorithm = build_world(cfg), instantiate(cfg.trainer)
+    algorithm, world = steering(cfg), build_world(cfg)
     algorithm.refuse(world)
-    module = SteeringModule(world, algorithm, instantiate(cfg.optimizer))
+    module = SteeringModule(world, algorithm, make(AdamW, cfg.optimizer))
     return module.to(world.device)  # so that Lightning's weight averaging is made where training will be

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pgdlab.loggers import record
 from pgdlab.module import SteeringModule
+from pgdlab.runs import naming
 
 
 class Average(WeightAveraging):
@@ -35,42 +39,73 @@ class Average(WeightAveraging):
 
 
 class Checkpoint(LightningCheckpoint):
-    """Saves `path` every few iterations, at the last one, and when the run is asked to stop.
+    """Saves `path` every few iterations, at the last one, and when the run is asked to stop. done: iterations that the
+    file there holds.
 
-    Lightning writes checkpoints atomically: one that is killed while saving keeps the one before.
+    Written beside the old one, flushed to the disk, and then put in its place: a kill or a full disk while saving leaves
+    the one before. (Lightning writes into the temporary folder and copies from there over the file, where that is another
+    file system.)
     """
 
-    def __init__(self, path: Path, every: int, iterations: int) -> None:
+    def __init__(self, path: Path, every: int, iterations: int, done: int = 0) -> None:
         super().__init__()
-        self.path, self.every, self.iterations = path, every, iterations
+        self.path, self.every, self.iterations, self.saved = path, every, iterations, done
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         done = trainer.current_epoch + 1
         if done % self.every == 0 or done == self.iterations or trainer.should_stop:
-            trainer.save_checkpoint(self.path)
+            with naming(self.path):
+                self.save(trainer)
+            self.saved = done
+
+    def save(self, trainer: lightning.Trainer) -> None:
+        """Whole or not at all."""
+        part = self.path.with_name(f"{self.path.name}.part")
+        trainer.save_checkpoint(part)
+        if trainer.is_global_zero:
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(part, self.path)
+        trainer.strategy.barrier("Checkpoint.save")
+
+    def advice(self) -> str:
+        """How to go on with a run that ended on the way."""
+        if not self.saved:
+            return "there is no checkpoint yet: start it anew"
+        return f"go on from iteration {self.saved} with: python run.py resume={self.path.parent.parent}"
 
 
 class GracefulStop(Callback):
-    """SIGTERM ends the run after the current iteration, with a checkpoint; all processes agree on which."""
+    """SIGTERM or Ctrl-C ends the run after the current iteration, with a checkpoint; a second one ends it at once. All
+    processes agree on the iteration."""
 
     def __init__(self) -> None:
         self.asked = False
-        self.before: Any = None
+        self.before: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGTERM, self.ask)
+            heard = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) != signal.SIG_IGN]
+            self.before = {s: signal.signal(s, self.ask) for s in heard}
 
     def ask(self, *_: Any) -> None:
+        """Hears a signal. Lightning ends all processes after a KeyboardInterrupt."""
+        if self.asked:
+            raise KeyboardInterrupt
         self.asked = True
+        if not int(os.environ.get("LOCAL_RANK", 0)):  # one voice; print is not safe here
+            os.write(2, b"\nstopping after this iteration; once more to stop at once\n")
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         asked = torch.tensor(float(self.asked), device=pl_module.device)
         trainer.should_stop = trainer.should_stop or bool(trainer.strategy.reduce(asked, reduce_op="sum") > 0)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if self.before is not None:
-            signal.signal(signal.SIGTERM, self.before)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)
 
 
 class Metrics(Callback):
@@ -98,16 +133,21 @@ class ProgressBar(Callback):
 
     def __init__(self, iterations: int) -> None:
         self.iterations, self.console = iterations, Console(stderr=True)
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-        self.bar = Progress(*columns, TextColumn("{task.fields[figures]}"), console=self.console)
+        left = TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7))
+        figures = TextColumn(
+            "{task.fields[figures]}", table_column=Column(no_wrap=True, ratio=1)
+        )  # cut where it is narrow
+        columns = [TextColumn("{task.description}"), BarColumn(10), MofNCompleteColumn(), left, figures]
+        self.bar = Progress(*columns, console=self.console, expand=True)
         self.printed = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.is_global_zero and self.console.is_terminal:
             self.bar.start()
         assert isinstance(pl_module, SteeringModule)
-        name, done = type(pl_module.algorithm).__name__, trainer.current_epoch
-        self.task = self.bar.add_task(name, total=self.iterations, completed=done, figures="first rollout")
+        self.started, self.begun = time.monotonic(), trainer.current_epoch
+        name = type(pl_module.algorithm).__name__
+        self.task = self.bar.add_task(name, total=self.iterations, completed=self.begun, figures="first rollout")
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, SteeringModule)
@@ -119,7 +159,10 @@ class ProgressBar(Callback):
         late = time.monotonic() - self.printed > 10 or done == self.iterations
         if trainer.is_global_zero and not self.console.is_terminal and late:
             self.printed = time.monotonic()
-            self.console.print(f"iteration {done}/{self.iterations}  {figures}", highlight=False, soft_wrap=True)
+            pace = (self.printed - self.started) / (done - self.begun)
+            left = timedelta(seconds=round(pace * (self.iterations - done)))
+            line = f"iteration {done}/{self.iterations}  {left} left  {figures}"
+            self.console.print(line, highlight=False, soft_wrap=True)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.bar.stop()

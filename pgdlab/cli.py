@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -29,19 +29,21 @@ Flags: --help, --cfg job (the resolved configuration as YAML), --cfg job --raw (
 PGDLAB_DEBUG=1 shows tracebacks."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs a task. Returns the exit code: 0, 2 after a mistake that the user can mend, 130 after Ctrl-C."""
+def main(argv: Sequence[str], imported: Callable[[], object] = lambda: None) -> int:
+    """Runs a task. Returns the exit code: 0, 2 after a mistake that the user can mend, 130 after Ctrl-C.
+
+    imported: called when the task's modules are there.
+    """
     prepare_environment()
     try:
-        return dispatch(argv)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        return dispatch(argv, imported)
+    except KeyboardInterrupt as stop:
+        print(" ".join(["interrupted;", *str(stop).split()]).strip(";"), file=sys.stderr)
         return 130
     except user_errors() as error:
         if os.environ.get("PGDLAB_DEBUG") == "1":
             raise
-        where = "" if isinstance(error, ConfigError) else " (PGDLAB_DEBUG=1 shows where)"
-        print(f"error: {' '.join(str(error).split())}{where}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
 
@@ -75,7 +77,7 @@ def user_errors() -> tuple[type[Exception], ...]:
     return (ValueError, OSError, *((lightning.MisconfigurationException,) if lightning else ()))
 
 
-def dispatch(argv: Sequence[str]) -> int:
+def dispatch(argv: Sequence[str], imported: Callable[[], object]) -> int:
     """Prints what a flag asks for, or imports the task's module and calls its main(cfg)."""
     flags, overrides = read_flags(argv)
     if "--help" in flags and not overrides:
@@ -88,7 +90,9 @@ def dispatch(argv: Sequence[str]) -> int:
     if flags:
         print(OmegaConf.to_yaml(cfg), end="")
         return 0
-    return importlib.import_module(f"pgdlab.tasks.{cfg.task}").main(cfg) or 0
+    task = importlib.import_module(f"pgdlab.tasks.{cfg.task}")
+    imported()
+    return task.main(cfg) or 0
 
 
 def read_flags(argv: Sequence[str]) -> tuple[set[str], list[str]]:
@@ -116,17 +120,22 @@ def configuration(overrides: Sequence[str]) -> DictConfig:
     folder = dict(pairs).get("resume")
     if folder is not None:
         cfg = load_run(str(folder), [text for text, (key, _) in zip(overrides, pairs, strict=True) if key != "resume"])
-        check_task(cfg)
+        check_run(cfg)
         return cfg
     cfg = draft(overrides)
-    check_task(cfg)  # before the classes are imported, which takes seconds
+    check_run(cfg)  # before the classes are imported, which takes seconds
     return finish(cfg)
 
 
-def check_task(cfg: DictConfig) -> None:
-    """Raises ConfigError for a task that is not a file of pgdlab/tasks."""
+def check_run(cfg: DictConfig) -> None:
+    """Raises ConfigError for a task that is not a file of pgdlab/tasks, and for a seed or a name that no run can have."""
     if cfg.task not in tasks():
         raise ConfigError(f"task is {cfg.task!r}, which is not a task.{nearest(cfg.task, tasks())}")
+    if not 0 <= cfg.seed < 2**63:
+        raise ConfigError(f"seed is {cfg.seed}; it is a whole number from 0 to 2^63 - 1")
+    path = Path(cfg.name or "")
+    if path.is_absolute() or ".." in path.parts:
+        raise ConfigError(f"name is {cfg.name!r}; it names a folder under runs/, without .. and no / at the start")
 
 
 def tasks() -> dict[str, Path]:

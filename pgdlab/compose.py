@@ -14,9 +14,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pgdlab.schema import ConfigError, check, complete, instantiate, is_node, nearest
+from pgdlab.schema import ConfigError, check, complete, instantiate, is_node, make, nearest
 
-__all__ = ["CONFIGS", "ConfigError", "compose", "draft", "instantiate", "load_run", "options", "slots"]
+__all__ = ["CONFIGS", "ConfigError", "compose", "draft", "instantiate", "load_run", "make", "options", "slots"]
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 RESUMABLE = ("task", "plan", "runtime", "logger")  # what may differ when a run's training goes on
@@ -38,14 +38,18 @@ class Overrides(NamedTuple):
 
 def slots(config_dir: Path = CONFIGS) -> dict[str, Slot]:
     """The slots that config.yaml names, under their names in the result."""
+    groups = [next(iter(entry)) for entry in root(config_dir)["defaults"] if isinstance(entry, dict)]
+    found = [Slot(group.removeprefix("optional "), group.startswith("optional ")) for group in groups]
+    return {slot.group.rpartition("@")[2]: slot for slot in found}
+
+
+def root(config_dir: Path) -> dict[str, Any]:
+    """config.yaml as it is written."""
     try:
-        root = yaml.safe_load((config_dir / "config.yaml").read_text())
+        return cast("dict[str, Any]", yaml.safe_load((config_dir / "config.yaml").read_text()))
     except OSError as error:
         message = f"cannot read {error.filename}: {error.strerror}. Install with `pip install -e .` from a checkout"
         raise ConfigError(message) from error
-    groups = [next(iter(entry)) for entry in root["defaults"] if isinstance(entry, dict)]
-    found = [Slot(group.removeprefix("optional "), group.startswith("optional ")) for group in groups]
-    return {slot.group.rpartition("@")[2]: slot for slot in found}
 
 
 def options(group: str, config_dir: Path = CONFIGS) -> dict[str, Path]:
@@ -67,8 +71,7 @@ def draft(overrides: Sequence[str] = (), config_dir: Path = CONFIGS) -> DictConf
     bare = with_hydra(known, {**picks, "experiment": "null"}, config_dir)
     for slot in picks.keys() - {"experiment"}:
         cfg[slot] = bare[slot]
-    assign(cfg, values, bare)
-    check_root(cfg, bare, known)
+    assign(cfg, values, bare, known)
     return cfg
 
 
@@ -77,29 +80,41 @@ def load_run(folder: str | Path, overrides: Sequence[str] = (), config_dir: Path
 
     Raises ConfigError where there is no such run, or an override would make it another one.
     """
-    file = Path(folder) / "config.yaml"
-    if not file.is_file():
-        runs = [path.parent.name for path in Path(folder).parent.glob("*/config.yaml")]
-        what = "has no config.yaml" if Path(folder).is_dir() else "does not exist"
-        raise ConfigError(f"resume is {str(folder)!r}, which {what}.{nearest(Path(folder).name, runs)}")
-    picks, values = parse(overrides, slots(config_dir), config_dir)
-    try:
-        cfg = OmegaConf.load(file)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file} is not YAML: {paragraph(error)}") from error
-    if not isinstance(cfg, DictConfig) or "task" not in cfg:
-        raise ConfigError(f"{file} is not the configuration of a run: it has no key task")
+    known = slots(config_dir)
+    picks, values = parse(overrides, known, config_dir)
+    cfg = saved_config(str(folder), known, config_dir)
     task = dict(values).get("task", cfg.task)
     for key in [*picks, *(key for key, _ in values)]:
         if task == "train" and key.split(".")[0] not in RESUMABLE:
             raise ConfigError(f"{key} cannot change when a run resumes; only {', '.join(RESUMABLE)} and their keys can")
-    fresh = with_hydra(slots(config_dir), {**picks, "experiment": "null"}, config_dir) if picks else cfg
+    fresh = with_hydra(known, {**picks, "experiment": "null"}, config_dir) if picks else cfg
     for slot in picks:
         cfg[slot] = fresh[slot]
-    saved = cfg.copy()
-    assign(cfg, [*values, ("resume", str(folder))], saved)
-    check_root(cfg, saved, slots(config_dir))
+    assign(cfg, [*values, ("resume", str(folder))], cfg.copy(), known)
     return finish(cfg)
+
+
+def saved_config(folder: str, known: Mapping[str, Slot], config_dir: Path) -> DictConfig:
+    """config.yaml of a run's folder. Raises ConfigError where there is none, or it is not that of a run."""
+    file = Path(folder) / "config.yaml"
+    if not folder or not file.is_file():
+        there = {
+            path.parent.as_posix()
+            for near in (Path(folder).parent, Path("runs"))
+            for path in near.glob("*/config.yaml")
+        }
+        lacks = "has no config.yaml" if Path(folder).is_dir() else "does not exist"
+        what = "is empty" if not folder else f"is {folder!r}, which {'is a file' if Path(folder).is_file() else lacks}"
+        raise ConfigError(f"resume {what}; it takes the folder of a run.{nearest(folder, there)}")
+    try:
+        cfg = OmegaConf.load(file)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file} is not YAML: {paragraph(error)}") from error
+    needed = root(config_dir).keys() - {"defaults"} | {name for name, slot in known.items() if not slot.optional}
+    missing = needed - cfg.keys() if isinstance(cfg, DictConfig) else needed
+    if missing:
+        raise ConfigError(f"{file} is not the configuration of a run: it has no key {min(missing)}")
+    return cast(DictConfig, cfg)
 
 
 def parse(overrides: Iterable[str], known: Mapping[str, Slot], config_dir: Path) -> Overrides:
@@ -123,7 +138,7 @@ def parse_one(text: str) -> tuple[str, Any]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    if "=" not in text or text.startswith("~"):
+    if "=" not in text or text.startswith(("~", "=")):
         raise ConfigError(f"{text!r} is not an override; write key=value, for instance trainer=ppo or trainer.clip=0.3")
     try:
         override = OverridesParser.create().parse_override(text)
@@ -154,8 +169,11 @@ def with_hydra(known: Mapping[str, Slot], picks: Mapping[str, str], config_dir: 
     return cfg
 
 
-def assign(cfg: DictConfig, values: Iterable[tuple[str, Any]], known: DictConfig) -> None:
+def assign(
+    cfg: DictConfig, values: Iterable[tuple[str, Any]], known: DictConfig, known_slots: Mapping[str, Slot]
+) -> None:
     """Sets full keys in order; a mapping with its own _target_ replaces what was there, any other is merged."""
+    check_root(cfg, known, known_slots)
     for key, value in values:
         if key.split(".")[0] not in known:
             raise ConfigError(f"{key} is not a key (given {value!r}).{suggest(key, known)}")
@@ -163,6 +181,7 @@ def assign(cfg: DictConfig, values: Iterable[tuple[str, Any]], known: DictConfig
             OmegaConf.update(cfg, key, value, merge=not is_node(value), force_add=True)
         except OmegaConfBaseException as error:
             raise ConfigError(f"cannot set {key} to {value!r}: {paragraph(error)}") from error
+        check_root(cfg, known, known_slots)
 
 
 def suggest(key: str, known: DictConfig) -> str:
@@ -182,7 +201,9 @@ def check_root(cfg: DictConfig, known: DictConfig, known_slots: Mapping[str, Slo
             continue
         kind = dict if key in known_slots else str if allowed[key] is None else type(allowed[key])
         if type(value) is not kind and not (value is None and allowed[key] is None):
-            raise ConfigError(f"{key} is {value!r}; it takes {'a node' if kind is dict else kind.__name__}")
+            takes = f"a node; {key}.KEY=VALUE sets a key of it" if kind is dict else kind.__name__
+            quoted = f"; quote it: \"{key}='{value}'\"" if kind is str and isinstance(value, (int, float)) else ""
+            raise ConfigError(f"{key} is {value!r}; it takes {takes}{quoted}")
 
 
 def finish(cfg: DictConfig) -> DictConfig:

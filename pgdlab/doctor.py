@@ -17,6 +17,7 @@ from pgdlab.functional.gaussian import kl_same_std
 from pgdlab.functional.returns import dead_rows
 from pgdlab.module import SteeringModule
 from pgdlab.noise import Noise, Stream
+from pgdlab.rewards.base import ShapeError
 from pgdlab.rewards.guard import RewardError, guarded
 from pgdlab.rollout import Extras, Pairs, Trajectory, all_pairs, initial_kl, replay, rollout
 from pgdlab.trainers.base import World
@@ -50,6 +51,7 @@ def examine(module: SteeringModule) -> list[Check]:
         lambda: _ratio(world, trajectory),
         lambda: _kl(world, trajectory),
         lambda: _reward(world, trajectory, sampling),
+        lambda: _heldout(world, trajectory),
     ]
     with _as_in_training(module), torch.random.fork_rng(devices=[]):
         started = time.perf_counter()
@@ -218,3 +220,16 @@ def _reward(world: World, trajectory: Trajectory, sampling: float) -> Iterator[C
     slow = "; the reward is the bottleneck" if rate < sampling else ""
     speed = f"reward {rate:,.0f} samples/s, policy {sampling:,.0f} samples/s{slow}"
     yield Check("throughput", "warning" if slow else "ok", speed)
+
+
+def _heldout(world: World, trajectory: Trajectory) -> Iterator[Check]:
+    """A held-out reward is only looked at: where it fails the run goes on without it."""
+    if world.heldout is None:
+        return
+    try:
+        held = guarded(world.heldout, episode(world, trajectory), world.plan.max_failed)
+    except RewardError as error:
+        yield Check("held-out", "failed" if isinstance(error, ShapeError) else "warning", str(error))
+        return
+    mean = held.total[held.measured].mean()
+    yield Check("held-out", "ok", f"mean {mean:.3f}, {int(held.measured.sum())} of {ROWS} measured")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,66 +17,88 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from pgdlab.callbacks import Average, Checkpoint, GracefulStop, Metrics, ProgressBar
-from pgdlab.compose import instantiate
+from pgdlab.compose import instantiate, make
 from pgdlab.loggers import resume_rows
 from pgdlab.module import SteeringModule
 from pgdlab.trainers.base import Processes
 
 LAST = Path("checkpoints") / "last.ckpt"
+OWN = ("max_epochs", "logger", "callbacks", "enable_progress_bar", "enable_model_summary", "default_root_dir")
 
 
-def fit(module: SteeringModule, cfg: Any, folder: Path, more: Sequence[Callback] = ()) -> lightning.Trainer:
-    """Trains for plan.iterations with checkpoints in folder/checkpoints/last.ckpt, from which cfg.resume continues.
+def ready(module: SteeringModule, cfg: Any) -> int:
+    """The iterations that are done: those of the checkpoint in cfg.resume, 0 for a new run.
 
-    more: further callbacks. cfg.runtime: lightning.Trainer with the machine's settings (accelerator, devices, strategy, precision). Raises
-    ValueError where the checkpoint to resume from is missing, broken or of another model. Afterwards the module holds the
-    raw weights; the checkpoint has the averages too.
+    Raises ValueError for what would stop the run later: a machine that is not there, samples that do not divide, a
+    checkpoint that is missing, broken, of another model or further than plan.iterations. Nothing is written.
+    """
+    module.world.processes = Processes(size=make_trainer(cfg.runtime, logger=False).world_size)
+    module.algorithm.refuse(module.world)
+    if not cfg.resume:
+        return 0
+    saved = load(Path(cfg.resume) / LAST)["current_model_state"]
+    require_fit(module.state_dict(), saved, Path(cfg.resume) / LAST)
+    done = int(saved["iterations"])
+    if done > module.world.plan.iterations:
+        raise ValueError(f"{done} iterations are done; plan.iterations must be at least {done}")
+    return done
+
+
+def fit(
+    module: SteeringModule, cfg: Any, folder: Path, more: Sequence[Callback] = (), *, done: int = 0
+) -> lightning.Trainer:
+    """Trains for plan.iterations with checkpoints in folder/checkpoints/last.ckpt, which holds `done` of them: see ready().
+
+    more: further callbacks. cfg.runtime: lightning.Trainer with the machine's settings (accelerator, devices, strategy,
+    precision). Afterwards the module holds the raw weights; the checkpoint has the averages too.
     """
     plan, updates = module.world.plan, module.algorithm.updates(module.world.plan)
-    done = 0
-    if cfg.resume:
-        saved = load(folder / LAST)["current_model_state"]
-        require_fit(module.state_dict(), saved, folder / LAST)
-        done = int(saved["iterations"])
     loggers: list[Logger] = instantiate(cfg.logger)(folder, cfg, resume_rows(folder, done))
-    callbacks = [
-        Average(module.optimizer.ema_decay(plan.iterations * updates)),
-        GracefulStop(),
-        Metrics(),
-        ProgressBar(plan.iterations),
-        Checkpoint(folder / LAST, plan.checkpoint_every, plan.iterations),
-        *more,
-    ]
-    trainer: lightning.Trainer = make_trainer(
+    checkpoint = Checkpoint(folder / LAST, plan.checkpoint_every, plan.iterations, done)
+    average = Average(module.optimizer.ema_decay(plan.iterations * updates))
+    trainer = make_trainer(
         cfg.runtime,
         max_epochs=plan.iterations,
         logger=loggers,
-        callbacks=callbacks,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        callbacks=[average, GracefulStop(), Metrics(), ProgressBar(plan.iterations), checkpoint, *more],
         default_root_dir=folder,
     )
-    module.world.processes = Processes(size=trainer.world_size)
-    module.algorithm.refuse(module.world)  # before other processes are started
-    trainer.fit(module, ckpt_path=folder / LAST if cfg.resume else None, weights_only=False)
+    try:
+        trainer.fit(module, ckpt_path=checkpoint.path if done else None, weights_only=False)
+    except OSError as error:
+        raise ValueError(f"{error}; {checkpoint.advice()}") from error
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # which Lightning answers by leaving, without a word
+            raise KeyboardInterrupt(checkpoint.advice()) from None
+        raise
     return trainer
 
 
 def make_trainer(runtime: Any, **settings: Any) -> lightning.Trainer:
     """lightning.Trainer of cfg.runtime. Raises ValueError where it sets what the run itself decides.
 
-    Lightning's advice on workers and devices is silenced: it is not for a loader that yields numbers.
+    Lightning's advice on workers and devices, and torch's on what Lightning calls, is silenced: nobody here can follow it.
     """
     defaults = inspect.signature(lightning.Trainer).parameters
-    taken = [key for key in settings if runtime.get(key, defaults[key].default) != defaults[key].default]
+    taken = [key for key in OWN if runtime.get(key, defaults[key].default) != defaults[key].default]
     if taken:
         raise ValueError(
             f"runtime.{taken[0]} is set by the run itself: plan says how long, logger where to, and runs/ is the folder"
         )
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for advice in ("does not have many workers", "smaller than the logging", "in eval mode", "treespec", "srun"):
-        warnings.filterwarnings("ignore", f".*{advice}.*")
-    trainer: lightning.Trainer = instantiate(runtime)(**settings, use_distributed_sampler=False)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    advice = (
+        "does not have many workers",
+        "smaller than the logging",
+        "in eval mode",
+        "treespec",
+        "srun",
+        "all_gather is dep",
+    )
+    for text in advice:
+        warnings.filterwarnings("ignore", f".*{text}.*")
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "use_distributed_sampler": False}
+    trainer: lightning.Trainer = make(lightning.Trainer, runtime, **quiet, **settings)
     return trainer
 
 
@@ -84,9 +107,13 @@ def load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"there is no checkpoint at {path}: the run stopped before its first one; start it anew")
     try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()  # torch does not compare checksums
+        if broken:
+            raise zipfile.BadZipFile(f"{broken} is damaged")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:  # torch raises many kinds for a broken file
-        raise ValueError(f"{path} cannot be read ({error}); it is truncated or not a checkpoint") from error
+        raise ValueError(f"{path} cannot be read ({error}); it is damaged, truncated or not a checkpoint") from error
     parts = [state.get(name) for name in ("current_model_state", "state_dict")] if isinstance(state, dict) else [None]
     if not all(isinstance(part, dict) and "iterations" in part for part in parts):
         raise ValueError(f"{path} is not a checkpoint of a pgdlab run")

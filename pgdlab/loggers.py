@@ -6,25 +6,38 @@ import csv as csv_file
 import netrc
 import os
 import secrets
+import sys
 import urllib.error
 import urllib.parse
 import urllib.request
 import warnings
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
-from pgdlab.runs import METRICS
+from pgdlab.runs import METRICS, naming
+
+Mode = Literal["online", "offline", "disabled"]
 
 
 def resume_rows(folder: Path, iterations: int) -> list[dict[str, str]]:
-    """The rows of metrics.csv up to the iteration that a resumed run continues from."""
+    """The rows of metrics.csv up to the iteration that a resumed run continues from, without those that are damaged."""
     path = folder / METRICS
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
-        return [row for row in csv_file.DictReader(file) if float(row["iteration"] or "inf") <= iterations]
+    with path.open(newline="", errors="replace") as file:
+        reader = csv_file.DictReader(line for line in file if "\0" not in line)
+        return [row for row in reader if whole(row) and float(row["iteration"]) <= iterations]
+
+
+def whole(row: dict[Any, Any]) -> bool:
+    """Whether a row has its iteration, and every cell, which is a number or empty."""
+    try:
+        return bool(row["iteration"]) and len([float(x) for x in row.values() if x != ""]) > 0
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def csv(folder: Path, cfg: Any, done: list[dict[str, str]]) -> list[Logger]:
@@ -38,11 +51,11 @@ def csv(folder: Path, cfg: Any, done: list[dict[str, str]]) -> list[Logger]:
 
 
 def wandb(
-    folder: Path, cfg: Any, done: list[dict[str, str]], project: str = "pgdlab", mode: str | None = None
+    folder: Path, cfg: Any, done: list[dict[str, str]], project: str = "pgdlab", mode: Mode | None = None
 ) -> list[Logger]:
     """CSV and Weights & Biases: online with a key, offline without (upload later with `wandb sync`).
 
-    mode: "online" or "offline"; null asks WANDB_MODE, then looks for a key. A server that cannot be reached makes the run
+    mode: "disabled" makes no run; null asks WANDB_MODE, then looks for a key. A server that cannot be reached makes the run
     an offline one, and one that goes away keeps nobody waiting: W&B writes all to disk first. The run's id is kept in the
     run folder, so that a resumed run continues its curves. Raises ValueError where the server refuses.
     """
@@ -53,19 +66,22 @@ def wandb(
     if not identity.is_file():
         identity.write_text(secrets.token_hex(4))
     server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    mode = mode or os.environ.get("WANDB_MODE") or ("online" if has_key(server) else "offline")
-    if mode == "online" and not reachable(server):
-        warnings.warn(f"cannot reach W&B at {server}: upload later with `wandb sync {folder}/wandb/*`", stacklevel=2)
-        mode = "offline"
+    chosen = mode or os.environ.get("WANDB_MODE") or ("online" if has_key(server) else "offline")
+    lost = chosen == "online" and not reachable(server)
+    chosen = "offline" if lost else chosen
     os.environ.setdefault("WANDB_FINISH_TIMEOUT", "60")  # seconds; the rest can be synced from disk
     logger = WandbLogger(
-        project=project, name=folder.name, id=identity.read_text(), save_dir=folder.resolve(), resume="allow", mode=mode
-    )
+        project=project, name=folder.name, id=identity.read_text(), save_dir=folder.resolve(), resume="allow",
+        mode=chosen, settings=library.Settings(silent=True),
+    )  # fmt: skip
     try:
         logger.log_hyperparams(cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)))
     except library.errors.Error as error:
         raise ValueError(f"W&B at {server}: {error}. logger.mode=offline does without the server") from error
     logger.experiment.define_metric("*", step_metric="iteration")
+    sync = f"{f'cannot reach {server}; ' if lost else ''}offline, upload later with: wandb sync {folder}/wandb/*"
+    if chosen != "disabled":
+        rank_zero_only(print)(f"W&B: {sync if chosen == 'offline' else logger.experiment.url}", file=sys.stderr)
     return [*csv(folder, cfg, done), logger]
 
 
@@ -75,7 +91,8 @@ def record(logger: Logger, row: dict[str, Any], iteration: int) -> None:
     if isinstance(logger, WandbLogger):
         logger.experiment.log(row, step=iteration)
     else:
-        logger.log_metrics(row, step=iteration)
+        with naming(Path(str(logger.log_dir)) / METRICS):
+            logger.log_metrics(row, step=iteration)
 
 
 def publish(logger: Logger, pictures: list[Path], summary: dict[str, Any], iteration: int) -> None:

@@ -9,6 +9,8 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +55,18 @@ def save_config(cfg: Any, folder: Path) -> None:
 def write(text: str, path: Path) -> None:
     """Written whole or not at all."""
     part = path.with_suffix(".part")
-    part.write_text(text)
-    part.replace(path)
+    with naming(path):
+        part.write_text(text)
+        part.replace(path)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Says which file it was, where the disk fails while it is written: the system's own error does not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:

@@ -10,6 +10,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -119,6 +120,8 @@ def check(value: Any, key: str = "") -> None:
     """Raises ConfigError where a node lacks a required argument or an argument is not of its annotated type."""
     for name, child, full in children(value, key):
         check(child, full)
+        if isinstance(child, float) and not math.isfinite(child):
+            raise ConfigError(f"{full} is {child}; it takes a finite number")
         hint = schema_of(value, key).hints.get(name, Any) if is_node(value) and name not in RESERVED else Any
         if not fits(child, hint):
             near = difflib.get_close_matches(str(child), map(str, literals(hint)), n=1, cutoff=0.5)
@@ -214,6 +217,16 @@ def instantiate(node: DictConfig | Node | None, **given: Any) -> Any:
         key = str(node._get_full_key(None))
         return build(OmegaConf.to_container(node, resolve=True), key, given)
     return build(node, "", given)
+
+
+def make(kind: Any, node: DictConfig, **given: Any) -> Any:
+    """instantiate(), in a place that takes a `kind`. Raises ConfigError for what makes anything else."""
+    key, target = node._get_full_key(None), node.get("_target_")
+    if target is not None and node_fits({"_target_": target}, kind):
+        thing = instantiate(node, **given)
+        if isinstance(thing, kind):
+            return thing
+    raise ConfigError(f"{key}._target_ is {target!r}; {key} takes a {kind.__name__}")
 
 
 def build(value: Any, key: str, given: Mapping[str, Any]) -> Any:

@@ -210,7 +210,7 @@ def test_runs_that_are_not_there(configs: Path, tmp_path: Path) -> None:
     (tmp_path / "good" / "config.yaml").write_text("[1")
     (tmp_path / "empty").mkdir()
     for name, message in {
-        "god": r"does not exist.*Did you mean good\?", "empty": "has no config.yaml", "good": "is not YAML"
+        "god": r"does not exist.*Did you mean \S+/good\?", "empty": "has no config.yaml", "good": "is not YAML"
     }.items():  # fmt: skip
         with pytest.raises(ConfigError, match=message):
             load_run(tmp_path / name, [], configs)

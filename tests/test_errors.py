@@ -90,7 +90,7 @@ def test_a_checkpoint_of_something_else(run: Path, capsys: Any) -> None:
 def test_no_checkpoint_and_no_run(run: Path, capsys: Any) -> None:
     (run / LAST).unlink()
     refused([f"resume={run}"], "there is no checkpoint at .*stopped before its first one", capsys)
-    refused(["resume=runs/y"], "resume is 'runs/y', which does not exist. Known: x", capsys)
+    refused(["resume=runs/y"], "resume is 'runs/y', which does not exist; it takes the folder of a run. .*Known: runs/x", capsys)
 
 
 def test_a_checkpoint_of_another_model(run: Path, here: Path, capsys: Any) -> None:

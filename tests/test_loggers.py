@@ -89,14 +89,16 @@ def test_wandb_offline_and_resumed(here: Path) -> None:
         assert [float(row["iteration"]) for row in csv.DictReader(file)] == [1, 2, 3]
 
 
-def test_a_server_out_of_reach_stops_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_out_of_reach_stops_nothing(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         server = f"http://127.0.0.1:{closed.getsockname()[1]}"
     monkeypatch.setenv("WANDB_BASE_URL", server)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    with pytest.warns(UserWarning, match=f"cannot reach W&B at {server}: upload later with `wandb sync runs/x/wandb"):
-        assert cli.main([*tiny(BRIGHT, "logger=wandb", "plan.iterations=1"), "name=x"]) == 0
+    monkeypatch.delenv("WANDB_SILENT")  # which the user need not set
+    assert cli.main([*tiny(BRIGHT, "logger=wandb", "plan.iterations=1"), "name=x"]) == 0
+    said = [line for line in capfd.readouterr().err.splitlines() if "wandb" in line.lower() or "W&B" in line]
+    assert said == [f"W&B: cannot reach {server}; offline, upload later with: wandb sync runs/x/wandb/*"]
     assert [row["iteration"] for row in history(offline(here)[0]) if "reward" in row] == [1]
     assert (here / SUMMARY).exists()
 

@@ -50,6 +50,10 @@ class LoRA(Tuning):
     scale: int | None = None
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "time_emb_proj")
 
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank is {self.rank}; it is at least 1")
+
     def apply(self, denoiser: Denoiser, chain: Chain, space: Space, conditions: int) -> Denoiser:
         if not isinstance(denoiser, DiffusersDenoiser):
             raise ValueError(f"LoRA adapts diffusers networks, not a {type(denoiser).__name__}; set policy=network")

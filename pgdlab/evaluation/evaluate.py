@@ -62,6 +62,11 @@ def mean_and_error(name: str, values: Tensor) -> dict[str, float | None]:
     return {name: values.mean().item(), f"{name}_stderr": (values.std() / len(values) ** 0.5).item()}
 
 
+def shown(figure: float | None, digits: int = 3, times: float = 1.0) -> str:
+    """A figure to read, "-" where it is not known."""
+    return "-" if figure is None else f"{times * figure:.{digits}f}"
+
+
 def evaluate(world: World, checkpoint: Path) -> dict[str, Measured]:
     """base, raw and EMA weights under the training sampler (sde) and the deterministic one (ode).
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from pgdlab.evaluation.evaluate import Measured
+from pgdlab.evaluation.evaluate import Measured, shown
 from pgdlab.runs import METRICS
 from pgdlab.trainers.base import World
 
@@ -18,7 +18,7 @@ def before_after(world: World, results: dict[str, Measured], folder: Path) -> Pa
     rows = {}
     for title, name in (("before", "base"), ("after", "ema")):
         result = results[f"{name}/{kind}"]
-        rows[f"{title}: reward {result.figures['reward']:.3f}"] = result.trajectory.sample[:SHOWN]
+        rows[f"{title}: reward {shown(result.figures['reward'])}"] = result.trajectory.sample[:SHOWN]
     world.domain.show(rows, folder / "before_after.png")
     return folder / "before_after.png"
 
@@ -39,7 +39,8 @@ def learning_curve(folder: Path) -> Path:
     for axis, (title, names) in zip(axes[0], panels.items(), strict=True):
         for name in names:
             known = [r for r in rows if r.get(name)]
-            axis.plot([float(r["queries"]) for r in known], [float(r[name]) for r in known], label=name)
+            dot = "o" if len(known) == 1 else None  # a line through one point cannot be seen
+            axis.plot([float(r["queries"]) for r in known], [float(r[name]) for r in known], label=name, marker=dot)
         axis.set(xlabel="reward queries", ylabel=title)
         axis.legend(frameon=False)
         axis.spines[["top", "right"]].set_visible(False)

@@ -35,11 +35,11 @@ class PathKL(Penalty):
         gain: float = 0.1,
     ) -> None:
         super().__init__()
-        if min(coefficient, initial_coefficient or 0) < 0 or (target is not None and (target <= 0 or coefficient == 0)):
-            raise ValueError(
-                f"coefficient {coefficient}, initial_coefficient {initial_coefficient}, target {target}: "
-                "coefficients are at least 0, and the first is above 0 where a target, above 0 itself, steers it"
-            )
+        for name, value in (("coefficient", coefficient), ("initial_coefficient", initial_coefficient or 0)):
+            if value < 0:
+                raise ValueError(f"{name} is {value}; it is at least 0")
+        if target is not None and (target <= 0 or coefficient == 0):
+            raise ValueError(f"target is {target} and coefficient {coefficient}; with a target both are above 0")
         self.form, self.target, self.gain, self.positive = form, target, gain, coefficient > 0
         self.initial_ratio = 1.0 if initial_coefficient is None else initial_coefficient / max(coefficient, 1e-300)
         self.fixed_initial = initial_coefficient if coefficient == 0 else None

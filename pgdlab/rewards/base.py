@@ -87,16 +87,16 @@ class RewardError(ValueError):
     """Too many samples of an iteration could not be scored."""
 
 
-class Misshapen(RewardError):
+class ShapeError(RewardError):
     """A reward does not return what a reward returns: no sample is at fault."""
 
 
 def require_shape(reward: Reward, given: Mapping[str, Any], *shape: int) -> None:
-    """Raises Misshapen where one of the tensors that a reward returned is not of this shape."""
+    """Raises ShapeError where one of the tensors that a reward returned is not of this shape."""
     for name, x in given.items():
         found = f"of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"as a {type(x).__name__}"
         if found != f"of shape {shape}":
-            raise Misshapen(f"reward {type(reward).__name__} returned {name} {found}, expected a tensor of shape {shape}")
+            raise ShapeError(f"reward {type(reward).__name__} returned {name} {found}, expected {shape}")
 
 
 class Reward(nn.Module, ABC):
@@ -111,11 +111,13 @@ class Reward(nn.Module, ABC):
         return False
 
     def scored(self, sample: Any, cond: Tensor) -> Score:
-        """score(). Raises Misshapen where it does not have one value a sample."""
+        """score(). Raises ShapeError where it does not have one value a sample."""
         score: Any = self.score(sample, cond)
         if not isinstance(score, Score):
             what = type(score).__name__
-            raise Misshapen(f"reward {type(self).__name__} returned a {what}: return Score.of(values), a value a sample")
+            raise ShapeError(
+                f"reward {type(self).__name__} returned a {what}: return Score.of(values), a value a sample"
+            )
         require_shape(self, {"values": score.value, "measured": score.measured, **score.parts}, len(cond))
         return score
 

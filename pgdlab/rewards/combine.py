@@ -83,5 +83,5 @@ class Gate(Reward):
 
     def forward(self, episode: Episode) -> Paid:
         paid = self.reward(episode)
-        inner, gate = Score(paid.total, paid.measured, paid.parts), self.gate.score(episode.sample, episode.cond)
+        inner, gate = Score(paid.total, paid.measured, paid.parts), self.gate.scored(episode.sample, episode.cond)
         return terminal(self._gated(inner, gate), episode.steps)

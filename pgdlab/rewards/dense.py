@@ -14,10 +14,10 @@ from pgdlab.rewards.base import Episode, Paid, Reward, Score
 def estimate_score(reward: Reward, episode: Episode, h: int) -> Score:
     """The reward of state h: of its x0 estimate, and for h = H of the sample itself."""
     if h == episode.steps:
-        return reward.score(episode.sample, episode.cond)
+        return reward.scored(episode.sample, episode.cond)
     if episode.estimate is None:
         raise ValueError(f"{type(reward).__name__} looks at intermediate states: the episode came without estimates")
-    return reward.score(episode.estimate(h), episode.cond)
+    return reward.scored(episode.estimate(h), episode.cond)
 
 
 class EveryStep(Reward):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pgdlab.rewards.base import Episode, Misshapen, Paid, Reward, RewardError, require_shape
+from pgdlab.rewards.base import Episode, Paid, Reward, RewardError, ShapeError, require_shape
 
 
 def alone(x: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def _attempt(reward: Reward, episode: Episode, failures: list[Exception]) -> Pai
         require_shape(reward, {"values": paid.values}, len(episode), episode.steps)
         require_shape(reward, {"initial": paid.initial, "measured": paid.measured, **paid.parts}, len(episode))
         return replace(paid.to(episode.cond.device), queries=len(episode))
-    except Misshapen:
+    except ShapeError:
         raise
     except Exception as error:  # a scorer may raise anything; what it was is kept and reported
         failures.append(error)

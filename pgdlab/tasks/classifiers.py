@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgdlab.compose import instantiate
+from pgdlab.compose import make
+from pgdlab.domains.base import Domain
 from pgdlab.domains.image import ImageDomain
 from pgdlab.rewards.learned import ASSETS, fit_classifiers
 
 
 def main(cfg: Any) -> None:
     """Writes into the package's assets, where the rewards and metrics of the domain read them."""
-    domain = instantiate(cfg.domain)
+    if cfg.resume:
+        raise ValueError("task=classifiers fits a domain's classifiers, not a run: leave resume out")
+    domain = make(Domain, cfg.domain)
     if not isinstance(domain, ImageDomain):
         raise ValueError(f"domain {domain.name} has no image classifiers; digits and fashion have")
+    print(f"writing into {ASSETS / domain.name}, over what is there", flush=True)
     accuracies = fit_classifiers(domain, seed=cfg.seed)
     domain.write_reference()
     for kind, accuracy in accuracies.items():
         print(f"{kind:>9}: test accuracy {accuracy:.3f}")
-    print(f"written to {ASSETS / domain.name}")

@@ -20,7 +20,8 @@ def main(cfg: Any) -> None:
 def table(findings: list[Check]) -> None:
     """One line a finding."""
     from rich.console import Console
+    from rich.markup import escape
 
     console = Console(stderr=True, highlight=False)
     for c in findings:
-        console.print(f"[{COLOURS[c.verdict]}]{c.verdict:>8}[/]  {c.name}: {c.message}", soft_wrap=True)
+        console.print(f"[{COLOURS[c.verdict]}]{c.verdict:>8}[/]  {escape(f'{c.name}: {c.message}')}", soft_wrap=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pgdlab.build import build_world
-from pgdlab.evaluation.evaluate import headline, timed
+from pgdlab.build import build_world, steering
+from pgdlab.evaluation.evaluate import headline, shown, timed
 from pgdlab.evaluation.pictures import before_after
 from pgdlab.fit import LAST
 from pgdlab.runs import write_json
@@ -16,12 +16,13 @@ def main(cfg: Any) -> None:
     """Writes evaluation.json and before_after.png to the run folder. Raises ValueError without a run."""
     if not cfg.resume:
         raise ValueError("task=evaluate needs a run: python run.py task=evaluate resume=runs/<name>")
+    steering(cfg)
     world, folder = build_world(cfg), Path(cfg.resume)
     results, seconds = timed(world, folder / LAST)
     figures = {name: result.figures for name, result in results.items()}
     write_json(headline(results) | {"evaluations": figures, "seconds": seconds}, folder / "evaluation.json")
     before_after(world, results, folder)
     for name, row in figures.items():
-        kl = "-" if row["kl_nats"] is None else f"{row['kl_nats']:.3f}"
-        print(f"{name:>9}  reward {row['reward']:.4f} +- {1.96 * row['reward_stderr']:.4f}  KL {kl}")
+        reward = f"{shown(row['reward'], 4)} +- {shown(row['reward_stderr'], 4, 1.96)}"
+        print(f"{name:>9}  reward {reward}  KL {shown(row['kl_nats'])}")
     print(f"written to {folder / 'evaluation.json'}")

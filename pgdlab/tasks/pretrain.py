@@ -5,40 +5,42 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
+
 from pgdlab.build import build_policy_for, device_of
-from pgdlab.compose import instantiate
+from pgdlab.compose import make
 from pgdlab.domains.base import Domain
 from pgdlab.evaluation.evaluate import load_weights
 from pgdlab.evaluation.samples import draw
 from pgdlab.export import write_base
-from pgdlab.fit import LAST, fit, load
-from pgdlab.module import SteeringModule
+from pgdlab.fit import LAST, fit, load, ready
+from pgdlab.module import AdamW, SteeringModule
 from pgdlab.noise import Noise, Stream
 from pgdlab.penalties.base import NoPenalty
+from pgdlab.plan import Plan
 from pgdlab.rewards.base import NoReward
 from pgdlab.runs import run_folder, save_config, write_json
-from pgdlab.trainers.base import World
+from pgdlab.trainers.base import Algorithm, World
 from pgdlab.trainers.denoising import Pretrain
 
 
 def main(cfg: Any) -> None:
     """Fits the base, samples it, and exports the averaged weights to <run>/base."""
-    algorithm = instantiate(cfg.trainer)
+    algorithm = make(Algorithm, cfg.trainer)
     if not isinstance(algorithm, Pretrain):
         raise ValueError(
             "task=pretrain trains with trainer=pretrain: take experiment=pretrain/digits or pretrain/fashion"
         )
-    domain: Domain = instantiate(cfg.domain)
+    device, domain = device_of(cfg.runtime), make(Domain, cfg.domain)
+    domain.data("train")  # raises, before a folder is made, where the data are not there
     noise = Noise(cfg.seed)
     policy = build_policy_for(cfg, domain, domain.fresh(noise.generator(0)))
-    world = World(domain, policy, policy, NoReward(), None, NoPenalty(), instantiate(cfg.plan), noise).to(
-        device_of(cfg.runtime)
-    )
-    folder = run_folder(cfg)
-    save_config(cfg, folder)
-    algorithm.refuse(world)
-    module = SteeringModule(world, algorithm, instantiate(cfg.optimizer)).to(world.device)
-    trainer = fit(module, cfg, folder)
+    world = World(domain, policy, policy, NoReward(), None, NoPenalty(), make(Plan, cfg.plan), noise).to(device)
+    module = SteeringModule(world, algorithm, make(AdamW, cfg.optimizer)).to(world.device)
+    done, folder = ready(module, cfg), run_folder(cfg)
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        save_config(cfg, folder)
+    trainer = fit(module, cfg, folder, done=done)
     if not trainer.is_global_zero:
         return
     if int(module.iterations) < world.plan.iterations:

@@ -10,9 +10,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from pgdlab.build import build_module, device_of
 from pgdlab.doctor import examine, require
-from pgdlab.evaluation.evaluate import Measured, headline, timed
+from pgdlab.evaluation.evaluate import Measured, headline, shown, timed
 from pgdlab.evaluation.pictures import before_after, learning_curve
-from pgdlab.fit import LAST, fit
+from pgdlab.fit import LAST, fit, ready
 from pgdlab.loggers import publish
 from pgdlab.module import SteeringModule
 from pgdlab.runs import SUMMARY, run_folder, save_config, versions, write_json
@@ -23,6 +23,7 @@ def main(cfg: Any) -> None:
     """Doctor, training, evaluation, pictures, summary."""
     started = time.perf_counter()
     module = build_module(cfg)
+    done = ready(module, cfg)
     first = getattr(rank_zero_only, "rank", 0) == 0  # the other processes of a run follow the first one
     if first and not cfg.resume:
         findings = examine(module)
@@ -31,7 +32,7 @@ def main(cfg: Any) -> None:
     folder = run_folder(cfg)
     if first:
         save_config(cfg, folder)
-    trainer = fit(module, cfg, folder)
+    trainer = fit(module, cfg, folder, done=done)
     if not trainer.is_global_zero:
         return
     if int(module.iterations) < module.world.plan.iterations:
@@ -67,14 +68,13 @@ def summarise(cfg: Any, module: SteeringModule, results: dict[str, Measured]) ->
 def sentence(summary: dict[str, Any], folder: Path) -> str:
     """What happened, and where to look, in three lines."""
     kl = "" if summary["kl_nats"] is None else f", {summary['kl_nats']:.2f} nats from the base"
-    held = (
-        f"; held out {summary['heldout_before']:.3f} -> {summary['heldout_after']:.3f}"
-        if "heldout_after" in summary
-        else ""
+    reward, held = (
+        f"{shown(summary.get(f'{name}_before'))} -> {shown(summary.get(f'{name}_after'))}"
+        for name in ("reward", "heldout")
     )
-    error = 1.96 * summary["reward_gain_stderr"]
+    held = f"; held out {held}" if "heldout_after" in summary else ""
     return (
-        f"reward {summary['reward_before']:.3f} -> {summary['reward_after']:.3f} (+-{error:.3f}){held}{kl}\n"
+        f"reward {reward} (+-{shown(summary['reward_gain_stderr'], times=1.96)}){held}{kl}\n"
         f"{summary['reward_queries']:,} reward queries, {summary['network_evaluations']:,} network evaluations, "
         f"{summary['seconds']:.0f} s\n"
         f"look at {folder / 'before_after.png'} and {folder / 'learning_curve.png'}; figures in {folder / SUMMARY}"
