@@ -203,16 +203,25 @@ class SteeringModule(lightning.LightningModule):
         self.history.append(dict(self.iteration_logs()))
         self.experience = None
 
+    def all_sums(self) -> dict[str, tuple[float, float]]:
+        """The sums over all processes, exchanged at once with their names: a process whose samples were all not measured has
+        none of the ratios' to gather."""
+        own = {name: (float(total), float(count)) for name, (total, count) in self.sums.items()}
+        parts = [own] * self.world.processes.size
+        if len(parts) > 1:
+            torch.distributed.all_gather_object(parts, own)
+        zero = (0.0, 0.0)
+        return {
+            name: (sum(p.get(name, zero)[0] for p in parts), sum(p.get(name, zero)[1] for p in parts))
+            for name in {name for part in parts for name in part}
+        }
+
     def iteration_logs(self) -> Iterator[tuple[str, float]]:
         """What is logged of an iteration; names and formulas in docs/metrics.md."""
         yield from self.experience.logs.items()
         updates = self.algorithm.updates(self.world.plan)
-        for name in sorted(self.sums):
-            total, count = self.sums[name]
-            both = torch.tensor([float(total), float(count)], dtype=torch.float64, device=self.device)
-            if self.world.processes.size > 1:
-                both = self.gather(both[None]).sum(0)
-            yield f"train/{name}", (both[0] / (both[1] or updates)).item()
+        for name, (total, count) in sorted(self.all_sums().items()):
+            yield f"train/{name}", total / (count or updates)
         yield "iteration", float(self.iterations)
         for name in ("queries", "evaluations", "seconds"):
             yield name, float(getattr(self, name))

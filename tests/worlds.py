@@ -62,6 +62,13 @@ class Patchy(Reward):
         return Score.of(sample.flatten(1).mean(1).masked_fill(sample[:, 0, 0, 0] > self.limit, torch.nan))
 
 
+class OneClass(Reward):
+    """Mean grey level, which cannot be measured (NaN) for any class but one."""
+
+    def score(self, sample: Any, cond: Tensor) -> Score:
+        return Score.of(sample.flatten(1).mean(1).masked_fill(cond != 0, torch.nan))
+
+
 class Broken(Reward):
     """Raises for every sample."""
 
