@@ -18,6 +18,7 @@ class Stream(IntEnum):
     TRAIN = 0
     EVALUATE = 1
     DOCTOR = 2
+    REFERENCE = 3
 
 
 @dataclass(frozen=True)

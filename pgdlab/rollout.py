@@ -22,7 +22,8 @@ class Trajectory:
     states holds only the M states that the kept steps need: state h is states[:, slot[h]] where slot[h] >= 0, and
     action h is state h + 1. log_prob is that of the stored (rounded) actions. kl and log_ratio (sampled
     log pi/pi_pre) cover all H steps, kept or not, 0 at deterministic ones; they and reference_mean have 0 columns
-    unless the reference was asked for. estimates: the reference's x0 estimates of states 0..H-1, or empty.
+    unless the reference was asked for. own_mean: the sampling policy's at kept steps, or empty. estimates: the
+    reference's x0 estimates of states 0..H-1, or empty.
     """
 
     cond: Tensor
@@ -32,6 +33,7 @@ class Trajectory:
     log_prob: Float[Tensor, "B K"]
     initial_log_prob: Float[Tensor, " B"]
     reference_mean: Float[Tensor, "B R *D"]
+    own_mean: Float[Tensor, "B O *D"]
     kl: Float[Tensor, "B H0"]
     log_ratio: Float[Tensor, "B H0"]
     initial_log_ratio: Float[Tensor, " B"]
@@ -58,15 +60,17 @@ def slots(kept: list[int], steps: int) -> tuple[int, ...]:
 
 
 class Extras(NamedTuple):
-    """What a rollout computes besides the samples. Each costs a reference pass a step.
+    """What a rollout computes besides the samples. The first two cost a reference pass a step.
 
     reference: KL, log-ratio and the reference's means at kept steps. estimates: the reference's x0 estimates.
-    tuned_last: take deterministic steps with the tuned network instead of the reference.
+    tuned_last: take deterministic steps with the tuned network instead of the reference. means: the policy's own at kept
+    steps.
     """
 
     reference: bool = False
     estimates: bool = False
     tuned_last: bool = False
+    means: bool = False
 
 
 SAMPLES = Extras()
@@ -118,6 +122,7 @@ class _Sampler:
             initial_log_prob=log_prob(rho, x, policy.space, cond),
             initial_log_ratio=log_prob(rho, x, policy.space, cond) - log_prob(prior, x, policy.space, cond),
             reference_mean=drawn.new_empty(rows, len(self.kept) if scored else 0, *shape),
+            own_mean=drawn.new_empty(rows, len(self.kept) if self.extras.means else 0, *shape),
             kl=drawn.new_zeros(rows, scored), log_ratio=drawn.new_zeros(rows, scored),
             estimates=drawn.new_empty(rows, steps if self.extras.estimates else 0, *shape),
         )  # fmt: skip
@@ -147,6 +152,8 @@ class _Sampler:
         score = log_prob(g, action, policy.space, cond)
         if h in self.kept:
             out.log_prob[:, self.kept.index(h)] = score
+            if self.extras.means:
+                out.own_mean[:, self.kept.index(h)] = g.mean
         if self.extras.reference:
             pre = policy.step(x, base, at)
             out.kl[:, h] = kl_same_std(g.mean, pre.mean, g.std, policy.space, cond)

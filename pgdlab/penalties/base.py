@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pgdlab.rollout import Trajectory
 
+Draw = Callable[
+    [int], tuple[Tensor, Tensor]
+]  # that many samples of the reference, evenly over the prompts, and their conds
+
 
 class Penalty(nn.Module, ABC):
-    """The gradient of E[cost] under the policy's own state distribution needs both parts."""
+    """The gradient of E[cost] under the policy's own state distribution needs both parts.
+
+    The four hooks at the end are for penalties that look at the sampling policy or at final samples; most need none.
+    """
 
     @abstractmethod
     def needs_reference(self) -> bool:
@@ -43,6 +52,23 @@ class Penalty(nn.Module, ABC):
     def logs(self) -> dict[str, float]:
         """Current coefficients."""
 
+    def needs_means(self) -> bool:
+        """Whether the rollout must keep the sampling policy's means at kept steps."""
+        return False
+
+    def trusted(self, kl: Float[Tensor, " P"]) -> Bool[Tensor, " P"]:
+        """Which steps' surrogates count, given the exact KL of each step to the policy that sampled it (nats)."""
+        return torch.ones_like(kl, dtype=torch.bool)
+
+    def references(self) -> int:
+        """How many samples of the reference final() draws, once in a run; with 0 it is not called."""
+        return 0
+
+    def final(self, sample: Float[Tensor, "N *D"], cond: Tensor, draw: Draw) -> Float[Tensor, " N"]:
+        """What every process's final samples cost, as an advantage: with its own baseline, subtracted from that of all
+        actions that led there. fp64."""
+        return torch.zeros(len(sample), dtype=torch.float64, device=sample.device)
+
 
 class NoPenalty(Penalty):
     """Nothing: no reference pass is made."""
@@ -68,3 +94,44 @@ class NoPenalty(Penalty):
 
     def logs(self) -> dict[str, float]:
         return {}
+
+
+class Around(Penalty):
+    """A penalty around another one, which keeps everything that is not changed here."""
+
+    def __init__(self, penalty: Penalty) -> None:
+        super().__init__()
+        self.penalty = penalty
+
+    def needs_reference(self) -> bool:
+        return self.penalty.needs_reference()
+
+    def charge(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:
+        return self.penalty.charge(trajectory)
+
+    def shape(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:
+        return self.penalty.shape(trajectory)
+
+    def cost(self, kl: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+        return self.penalty.cost(kl)
+
+    def initial_cost(self, kl: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        return self.penalty.initial_cost(kl)
+
+    def update(self, kl: float) -> None:
+        self.penalty.update(kl)
+
+    def logs(self) -> dict[str, float]:
+        return self.penalty.logs()
+
+    def needs_means(self) -> bool:
+        return self.penalty.needs_means()
+
+    def trusted(self, kl: Float[Tensor, " P"]) -> Bool[Tensor, " P"]:
+        return self.penalty.trusted(kl)
+
+    def references(self) -> int:
+        return self.penalty.references()
+
+    def final(self, sample: Float[Tensor, "N *D"], cond: Tensor, draw: Draw) -> Float[Tensor, " N"]:
+        return self.penalty.final(sample, cond, draw)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Literal
@@ -20,6 +21,7 @@ from pgdlab.rollout import Extras, Pairs, Trajectory, all_pairs, initial_kl, rep
 from pgdlab.trainers.base import Algorithm, Loss, World, refuse_ode
 from pgdlab.trainers.credit import Credit, RewardToGo, returns_table
 from pgdlab.trainers.critic import fit_loss
+from pgdlab.trainers.nearness import final_costs, reference_evaluations, trust
 
 Ratio = Literal["density", "per_dimension"]
 
@@ -63,9 +65,9 @@ class PolicyGradient(Algorithm):
     """Maximises E[sum_h surrogate_h] minus the penalty.
 
     baseline, scale: see functional.returns.advantages. ratio: per_dimension divides log-ratios by the degrees of freedom,
-    as the peers do: the weight is then w^(1/D), which is no importance weight and biased below 1. epochs: passes over an iteration's trajectories. minibatches:
-    optimiser steps an epoch, each on a random part of the trajectories with all their kept steps. credit: what returns are
-    made of.
+    as the peers do: the weight is then w^(1/D), which is no importance weight and biased below 1. epochs: passes over an
+    iteration's trajectories. minibatches: optimiser steps an epoch, each on a random part of the trajectories with all
+    their kept steps. credit: what returns are made of.
     """
 
     baseline: Baseline = "leave_one_out"
@@ -97,6 +99,9 @@ class PolicyGradient(Algorithm):
         world.processes.share(world.plan.samples)
         refuse_ode(world.policy)
         self.credit.refuse(world)
+        if world.penalty.needs_means() and self.updates(world.plan) == 1:
+            text = "one update per rollout: the policy is the one that sampled, no step is outside a trust region"
+            warnings.warn(text, stacklevel=2)
 
     @torch.no_grad()
     def collect(self, world: World, iteration: int) -> Experience:
@@ -105,7 +110,7 @@ class PolicyGradient(Algorithm):
         groups = torch.arange(plan.samples, device=world.device) // plan.group
         kept = plan.steps.select(policy.stochastic_steps, shuffle) if policy.trains_denoiser else []
         compared = world.penalty.needs_reference() and policy.trains_denoiser  # a frozen denoiser's KL is 0
-        extras = Extras(compared, world.reward.needs_estimates())
+        extras = Extras(compared, world.reward.needs_estimates(), means=world.penalty.needs_means())
         cond = draw_conditions(world, iteration)
         trajectory = rollout(
             policy, world.reference, world.noise, iteration, index, cond[index.start : index.stop], kept,
@@ -120,6 +125,8 @@ class PolicyGradient(Algorithm):
         credited = self.credit.assign(world, trajectory, paid)
         earned, table = gather(returns_table(paid)), gather(credited.table)
         advantage, scalar = advantages(table, measured, groups, self.baseline, self.scale, earned)
+        if world.penalty.references():
+            advantage = advantage - final_costs(world, trajectory).masked_fill(~measured, 0.0)[:, None]
         local = advantage[index.start : index.stop]
         order = torch.stack([torch.randperm(plan.samples, generator=shuffle) for _ in range(self.epochs)])
         return Experience(
@@ -127,7 +134,8 @@ class PolicyGradient(Algorithm):
             objective_scale=scalar, measured=measured, index=index, order=order.to(world.device),
             step_scale=plan.steps.scale(len(policy.stochastic_steps), len(kept)) if kept else 1.0,
             cost_weight=credited.weight, targets=credited.targets,
-            logs=logs | credited.logs | world.penalty.logs(), queries=queries(world, paid), evaluations=evaluations(world, extras),
+            logs=logs | credited.logs | world.penalty.logs(), queries=queries(world, paid),
+            evaluations=evaluations(world, extras) + (0 if iteration else reference_evaluations(world)),
         )  # fmt: skip
 
     def passes(self, experience: Experience, update: int, world: World) -> list[Piece]:
@@ -169,6 +177,9 @@ class PolicyGradient(Algorithm):
         log_ratio = self.reduced(score - trajectory.log_prob[pairs.row, pairs.column], world, trajectory.cond[pairs.row])
         gain = self.surrogate(log_ratio, experience.advantage[pairs.row, pairs.column].to(score.dtype))
         logs = self.diagnostics(log_ratio.detach())
+        if penalty.needs_means():
+            inside, more = trust(world, trajectory, pairs, g)
+            gain, logs = gain.masked_fill(~inside, 0.0), logs | more
         if not penalty.needs_reference():
             return -gain.double().sum(), logs
         mean = trajectory.reference_mean[pairs.row, pairs.column]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pgdlab.penalties.base import NoPenalty
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout import Extras, rollout
 from pgdlab.trainers.base import World, refuse_ode
@@ -35,9 +36,9 @@ class RewardWeightedRegression(DenoisingAlgorithm):
         unguided(world)
         refuse_ode(world.policy)
         world.processes.share(world.plan.samples)
-        if world.policy.trains_initial or world.penalty.needs_reference():
+        if world.policy.trains_initial or not isinstance(world.penalty, NoPenalty):
             raise ValueError(
-                "reward-weighted regression has no gradient for the initial distribution and no path KL: "
+                "reward-weighted regression has no gradient for the initial distribution and takes no penalty, no path KL: "
                 "set initial=standard penalty=none"
             )
 

@@ -24,7 +24,7 @@ def trajectory() -> Trajectory:
     empty = torch.zeros(1, 0, 2).double()
     return Trajectory(
         cond=torch.zeros(1, dtype=torch.long), states=empty, sample=empty.sum(1), initial=empty.sum(1),
-        log_prob=torch.zeros(1, 0), initial_log_prob=torch.zeros(1), reference_mean=empty, kl=torch.tensor(KL),
+        log_prob=torch.zeros(1, 0), initial_log_prob=torch.zeros(1), reference_mean=empty, own_mean=empty, kl=torch.tensor(KL),
         log_ratio=torch.tensor(LOG_RATIO), initial_log_ratio=torch.tensor([7.0]), estimates=empty, kept=(),
         slot=(-1,) * 5,
     )  # fmt: skip

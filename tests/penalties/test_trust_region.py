@@ -1,0 +1,194 @@
+"""Trust regions: the mask pair by pair, and the multiplier at the oracle's."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pgdlab.diffusion.policy import Policy
+from pgdlab.oracle.linear_gaussian import Problem, affine_chain, optimum
+from pgdlab.penalties.base import NoPenalty
+from pgdlab.penalties.path_kl import PathKL
+from pgdlab.penalties.trust_region import KLConstraint, TrustRegion
+from pgdlab.rollout import all_pairs
+from pgdlab.trainers.base import World
+from pgdlab.trainers.ppo import PPO
+from pgdlab.trainers.reinforce import Reinforce
+from tests.tiny import gradient, moved, tiny_policy, tiny_world
+from tests.worlds import POINTS, fitted
+
+FREE = PPO(clip=100.0, epochs=2, minibatches=1)
+
+
+def start() -> tuple[Policy, Policy]:
+    policy = tiny_policy(0.7, rho=True)
+    reference = policy.reference()
+    return moved(policy), reference
+
+
+def world_of(limit: float) -> World:
+    return tiny_world(*start(), penalty=TrustRegion(penalty=PathKL(coefficient=0.5), limit=limit), samples=64)
+
+
+def kl_to_old(world: World, experience: Any) -> torch.Tensor:
+    """||mean - mean_old||^2 / (2 std^2) of every kept pair, from the policy and a copy of it as it sampled."""
+    out = experience.trajectory
+    pairs = all_pairs(torch.arange(64), 3)
+    new = world.policy(out.states[pairs.row, pairs.column], pairs.column, out.cond[pairs.row]).mean
+    old = start()[0](out.states[pairs.row, pairs.column], pairs.column, out.cond[pairs.row]).mean
+    std = world.policy.std[pairs.column]
+    return ((new - old).square().sum(1) / (2 * std**2)).reshape(64, 3).detach()
+
+
+def test_steps_outside_the_region_are_left_out_and_no_others() -> None:
+    """After a move: the gradient is that of the same experience with the advantage of exactly those pairs set to 0, the
+    differentiated KL and rho unchanged."""
+    world = world_of(0.05)
+    experience = FREE.collect(world, 0)
+    moved(world.policy, seed=5, size=0.3)
+    outside = kl_to_old(world, experience) > 0.05
+    assert 20 < int(outside.sum()) < 172
+    assert len(set(outside.sum(0).tolist())) > 1
+    got = gradient(world, FREE, experience)
+    (piece,) = FREE.passes(experience, 0, world)
+    logs = FREE.loss(experience, piece, world).logs
+    assert float(logs["untrusted"][0]) == int(outside.sum())
+    assert float(logs["old_kl_nats"][0]) == pytest.approx(kl_to_old(world, experience).sum().item(), rel=1e-10)
+    world.penalty = PathKL(coefficient=0.5)
+    free = gradient(world, FREE, experience)
+    experience.advantage[outside] = 0.0
+    for name, g in gradient(world, FREE, experience).items():
+        torch.testing.assert_close(got[name], g, rtol=1e-11, atol=1e-13)
+    assert (free["denoiser.shift"] - got["denoiser.shift"]).abs().max() > 1e-2
+
+
+def test_before_the_first_update_everything_is_inside() -> None:
+    world = world_of(1e-9)
+    experience = FREE.collect(world, 0)
+    got = gradient(world, FREE, experience)
+    world.penalty = PathKL(coefficient=0.5)
+    for name, g in gradient(world, FREE, experience).items():
+        torch.testing.assert_close(got[name], g, rtol=1e-12, atol=1e-14)
+
+
+def test_the_means_are_kept_where_asked_for_only() -> None:
+    world = world_of(0.1)
+    out = FREE.collect(world, 0).trajectory
+    pairs = all_pairs(torch.arange(64), 3)
+    mean = world.policy(out.states[pairs.row, pairs.column], pairs.column, out.cond[pairs.row]).mean
+    torch.testing.assert_close(out.own_mean.flatten(0, 1), mean.detach(), rtol=1e-12, atol=1e-12)
+    world.penalty = PathKL(coefficient=0.5)
+    assert FREE.collect(world, 0).trajectory.own_mean.shape == (64, 0, 2)
+
+
+def test_what_it_wraps_goes_on() -> None:
+    inner = PathKL(coefficient=0.5, target=1.0)
+    outer = TrustRegion(penalty=TrustRegion(penalty=inner, limit=0.1), limit=0.3)
+    assert outer.trusted(torch.tensor([0.05, 0.1, 0.2, 0.4])).tolist() == [True, True, False, False]
+    outer.update(2.0)
+    assert outer.logs() == inner.logs() == {"penalty/coefficient": pytest.approx(0.51)}
+    assert outer.cost(torch.ones(1)).item() == pytest.approx(0.51)
+    assert list(outer.state_dict()) == ["penalty.penalty.coefficient"]
+    with pytest.raises(ValueError, match=r"limit is 0\.0"):
+        TrustRegion(penalty=inner, limit=0.0)
+
+
+def test_one_update_a_rollout_is_warned_about() -> None:
+    with pytest.warns(UserWarning, match="no step is outside a trust region"):
+        Reinforce().refuse(world_of(0.1))
+
+
+def farthest(region: bool) -> tuple[float, float]:
+    """The mean KL of a step to the sampling policy after an iteration of many unclipped updates, and the largest."""
+    penalty = TrustRegion(penalty=NoPenalty(), limit=0.02) if region else NoPenalty()
+    world = tiny_world(*start(), penalty=penalty, samples=64)
+    algorithm = PPO(clip=100.0, epochs=40, minibatches=1)
+    experience = algorithm.collect(world, 0)
+    optimizer = torch.optim.SGD(world.policy.parameters(), lr=0.02)
+    for update in range(40):
+        optimizer.zero_grad()
+        (piece,) = algorithm.passes(experience, update, world)
+        algorithm.loss(experience, piece, world).value.backward()
+        optimizer.step()
+    kl = kl_to_old(world, experience)
+    return kl.mean().item(), kl.max().item()
+
+
+def test_it_bounds_what_an_iteration_does() -> None:
+    """Without a clip forty updates on one rollout run away; with the region the steps stop near its limit."""
+    (free, far), (bound, near) = farthest(False), farthest(True)
+    assert bound < 0.03
+    assert free > 4 * bound
+    assert far > 4 * near
+
+
+# ---- the multiplier
+
+
+def test_dual_ascent_by_hand() -> None:
+    """log lambda += rate (KL / limit - 1), at most 1; the coefficient is what a checkpoint carries."""
+    penalty = KLConstraint(limit=2.0, multiplier=0.5, rate=0.1)
+    log = math.log(0.5)
+    for kl, step in ((3.0, 0.05), (2.0, 0.0), (0.0, -0.1), (1000.0, 1.0)):
+        penalty.update(kl)
+        log += step
+        assert penalty.logs()["penalty/coefficient"] == pytest.approx(math.exp(log), rel=1e-12)
+    assert list(penalty.state_dict()) == ["penalty.coefficient"]
+    for wrong in ({"limit": 0.0}, {"multiplier": 0.0}, {"rate": -1.0}):
+        with pytest.raises(ValueError, match="all three are above 0"):
+            KLConstraint(**wrong)
+
+
+def bowl(lam: float) -> tuple[float, float]:
+    """KL and reward of the exact optimum under a quadratic reward at this weight."""
+    reference = affine_chain(start()[1], torch.tensor([0]))
+    slope, curvature = torch.tensor([1.0, -0.5]).double(), torch.diag(torch.tensor([0.8, 0.3]).double())
+    best = optimum(Problem(reference, slope, curvature, lam, lam)).value
+    return best.path_kl.item(), best.reward.item()
+
+
+def test_the_multiplier_goes_to_the_oracles() -> None:
+    """The policy at its exact optimum for the current multiplier: the fixed point has KL = limit (found here by bisection),
+    where the multiplier is what a nat is worth, dE[r] / dKL."""
+    limit, low, high = 0.3, 1e-3, 10.0
+    for _ in range(80):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if bowl(middle)[0] > limit else (low, middle)
+    penalty = KLConstraint(limit=limit, multiplier=2.0, rate=0.3)
+    for _ in range(200):
+        penalty.update(bowl(penalty.logs()["penalty/coefficient"])[0])
+    found = penalty.logs()["penalty/coefficient"]
+    assert found == pytest.approx(low, rel=1e-6)
+    (kl_up, r_up), (kl_down, r_down) = bowl(found * 0.999), bowl(found * 1.001)
+    assert (r_up - r_down) / (kl_up - kl_down) == pytest.approx(found, rel=1e-4)
+
+
+def test_a_constraint_that_does_not_bind_costs_nothing_in_the_end() -> None:
+    """A reward that the reference is near the best of: its KL at no weight is below the limit, and lambda falls to 0."""
+    penalty = KLConstraint(limit=1000.0, multiplier=1.0, rate=0.3)
+    for _ in range(60):
+        penalty.update(bowl(max(penalty.logs()["penalty/coefficient"], 1e-3))[0])
+    assert penalty.logs()["penalty/coefficient"] < 1e-6
+
+
+def test_a_trained_policy_ends_on_the_constraint(tmp_path: Path) -> None:
+    """A linear reward on a line, trained and not solved: at the end KL is the limit and lambda the exact multiplier.
+    The KL of the optimum goes with lambda^-2, so lambda is half as far off as the KL, whose last 40 iterations of 256
+    samples are known to about 2 %."""
+    module = fitted(
+        tmp_path, *POINTS, "trainer=reinforce", "penalty=constraint", "penalty.limit=1.0", "penalty.multiplier=1.5",
+        "policy.steps=4", "plan.samples=256", "plan.group=256", "plan.iterations=300", "plan.checkpoint_every=300",
+        "optimizer.lr=0.02", "optimizer.clip_norm=0", "plan.rollout_batch=256", "plan.pass_size=4096",
+    )  # fmt: skip
+    world = module.world
+    one = torch.ones(1, dtype=torch.float64)
+    best = optimum(Problem(affine_chain(world.reference, torch.tensor([0])), one, torch.zeros(1, 1).double(), 1.0, 1.0))
+    exact = best.value.path_kl.item() ** 0.5  # KL(lambda) = KL(1) / lambda^2 = 1
+    last = module.history[-40:]
+    kl, lam = (sum(row[name] for row in last) / 40 for name in ("kl_nats", "penalty/coefficient"))
+    assert kl == pytest.approx(1.0, rel=0.06)
+    assert lam == pytest.approx(exact, rel=0.06)
