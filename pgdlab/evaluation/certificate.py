@@ -33,10 +33,19 @@ class Suite:
     iterations.
     """
 
+    name: str
     problems: dict[str, list[str]]
     algorithms: dict[str, list[str]]
     seeds: int = 1
     measurements: int = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """The certificate of the functions that the trainers share, on finite MDPs (oracle/tabular.py)."""
+
+    name: str = "tables"
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,25 +113,28 @@ def moved(policy: Policy) -> Policy:
     other, g = copy.deepcopy(policy), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in (p for p in other.parameters() if p.requires_grad):
-            p += 0.1 * torch.randn(p.shape, generator=g).to(p)
+            p.add_(0.1 * torch.randn(p.shape, generator=g).to(p))
     return other
+
+
+def linear_problem(world: World, lam: float, lam0: float) -> linear_gaussian.Problem:
+    """The linear-quadratic problem of a world, a replica for every prompt."""
+    assert isinstance(world.reward, Quadratic)
+    reference = linear_gaussian.affine_chain(world.reference, torch.tensor(world.domain.prompts))
+    slope, curvature = world.reward.slope, world.reward.curvature.diag()
+    trains = world.policy.trains_denoiser, world.policy.trains_initial
+    return linear_gaussian.Problem(reference, slope, curvature, lam, lam0, *trains)
 
 
 def linear(world: World, lam: float, lam0: float) -> Truth:
     """In closed form."""
-    cond = torch.tensor(world.domain.prompts)
-    reference = linear_gaussian.affine_chain(world.reference, cond)
-    assert isinstance(world.reward, Quadratic)
-    problem = linear_gaussian.Problem(
-        reference, world.reward.slope, world.reward.curvature.diag(), lam, lam0,
-        world.policy.trains_denoiser, world.policy.trains_initial,
-    )  # fmt: skip
+    problem, cond = linear_problem(world, lam, lam0), torch.tensor(world.domain.prompts)
     best = linear_gaussian.optimum(problem)
 
     def measure(policy: Policy) -> Figures:
         return Figures.of(linear_gaussian.evaluate(linear_gaussian.affine_chain(policy, cond), problem))
 
-    base = Figures.of(linear_gaussian.evaluate(reference, problem))
+    base = Figures.of(linear_gaussian.evaluate(problem.reference, problem))
     return Truth(Figures.of(best.value), best.ceiling[0].item(), base, measure)
 
 
@@ -155,21 +167,22 @@ class Measure(Callback):
         done, total = int(pl_module.iterations), pl_module.world.plan.iterations
         if done * self.measurements // total > (done - 1) * self.measurements // total:
             queries = int(pl_module.queries) // len(self.truth.base.objective)
-            self.curve.append((queries, self.truth.measure(pl_module.policy)))
+            with torch.no_grad():
+                self.curve.append((queries, self.truth.measure(pl_module.policy)))
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % Student interval over runs (half-width nan below 2 runs)."""
+    """A mean with its 95 % Student interval over runs (half-width None for one run)."""
 
     mean: float
-    half: float
+    half: float | None
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Interval:
         x = torch.tensor(values, dtype=torch.float64)
         if len(x) < 2:
-            return cls(x.mean().item(), math.nan)
+            return cls(x.mean().item(), None)
         return cls(x.mean().item(), float(stats.t.ppf(0.975, len(x) - 1)) * x.std().item() / len(x) ** 0.5)
 
 

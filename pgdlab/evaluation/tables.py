@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from pgdlab.evaluation.certificate import Interval, Row, Share
+from pgdlab.oracle import tabular
 
 COLUMNS = "problem | algorithm | J | optimum | E[r] | at the optimum | KL | at the optimum | gap | to 10 % | to 5 %"
 DIVERGED = 10.0  # a gap above this is no longer a number to compare
@@ -16,7 +17,10 @@ def percent(interval: Interval | None) -> str:
     """A mean with its interval, in percent."""
     if interval is None:
         return "-"
-    return "diverged" if interval.mean > DIVERGED else f"{100 * interval.mean:.1f} ± {100 * interval.half:.1f} %"
+    if interval.mean > DIVERGED:
+        return "diverged"
+    spread = "" if interval.half is None else f" ± {100 * interval.half:.1f}"
+    return f"{100 * interval.mean:.1f}{spread} %"
 
 
 def number(value: float) -> str:
@@ -55,6 +59,17 @@ def certificate_table(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def tabular_table(rows: list[tabular.Row]) -> str:
+    """The certificate on finite MDPs in markdown."""
+    lines = ["| problem | algorithm | J | optimum | gap | to 10 % | to 5 % |", "|" + "---|" * 7]
+    for r in rows:
+        gap = f"{100 * r.gap:.2f} % ({100 * r.low:.2f} to {100 * r.high:.2f})"
+        queries = ["never" if q is None else f"{q:,.0f}" for q in (r.queries_10, r.queries_5)]
+        figures = [number(r.objective), number(r.optimum), gap, *queries]
+        lines.append("| " + " | ".join([r.problem, r.algorithm, *figures]) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def share_line(share: Share) -> str:
     """A cell of the eta table in one line of the terminal."""
     if share.optimal is None:
@@ -89,7 +104,7 @@ def eta_picture(shares: list[Share], path: Path) -> None:
         at = [float(s.eta) for s in some]
         axis.plot(at, [100 * (s.optimal or 0) for s in some], color=f"C{i}", label=f"{tuned}: optimal")
         trained = [s.trained for s in some if s.trained is not None]
-        middle, half = ([100 * getattr(t, name) for t in trained] for name in ("mean", "half"))
+        middle, half = ([100 * (getattr(t, name) or 0) for t in trained] for name in ("mean", "half"))
         axis.errorbar(at, middle, half, color=f"C{i}", fmt="o", capsize=3, label=f"{tuned}: trained")
     axis.set(xlabel="eta (1: DDPM, 0: deterministic)", ylabel="share of the tilt, %", ylim=(-5, 110))
     axis.legend(frameon=False)
@@ -107,14 +122,16 @@ def certificate_picture(rows: list[Row], path: Path) -> None:
 
     problems = list(dict.fromkeys(r.problem for r in rows))
     names = list(dict.fromkeys(r.algorithm for r in rows))
-    size = {"figsize": (4.2 * len(problems), 4.2), "squeeze": False, "sharey": True, "layout": "constrained"}
-    figure, axes = plt.subplots(1, len(problems), **size)
+    size = (4.2 * len(problems), 4.2)
+    figure, axes = plt.subplots(1, len(problems), figsize=size, squeeze=False, sharey=True, layout="constrained")
     for axis, problem in zip(axes[0], problems, strict=True):
         for r in (r for r in rows if r.problem == problem and r.curve):
             queries = [q for q, _ in r.curve]
             low, middle, high = torch.tensor([g for _, g in r.curve]).quantile(torch.tensor([0.25, 0.5, 0.75]), 1)
             colour = f"C{names.index(r.algorithm) % 10}"
-            axis.plot(queries, middle, color=colour, label=r.algorithm, ls="-" if names.index(r.algorithm) < 10 else "--")
+            axis.plot(
+                queries, middle, color=colour, label=r.algorithm, ls="-" if names.index(r.algorithm) < 10 else "--"
+            )
             axis.fill_between(queries, low, high, color=colour, alpha=0.15, lw=0)
         for level in (0.1, 0.05):
             axis.axhline(level, color="grey", lw=0.6, ls=":")

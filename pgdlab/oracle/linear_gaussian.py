@@ -28,9 +28,9 @@ class AffineChain:
     scale: Float[Tensor, "R D"]
 
 
-@torch.no_grad()
 def affine_chain(policy: Policy, cond: Int[Tensor, " R"]) -> AffineChain:
-    """The chain of a policy whose means are affine, read off at the origin and the unit vectors, for every condition.
+    """The chain of a policy whose means are affine, read off at the origin and the unit vectors, for every condition;
+    differentiable in the policy's weights.
 
     Raises ValueError where a mean is not affine.
     """

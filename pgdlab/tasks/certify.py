@@ -13,24 +13,34 @@ from rich.console import Console
 
 from pgdlab.build import build_module
 from pgdlab.compose import ConfigError, compose, instantiate
-from pgdlab.evaluation.certificate import Cell, Measure, Run, Suite, row, truth
+from pgdlab.evaluation.certificate import Cell, Measure, Run, Suite, Tables, row, truth
 from pgdlab.evaluation.evaluate import load_weights
-from pgdlab.evaluation.tables import certificate_picture, certificate_table, line
+from pgdlab.evaluation.tables import certificate_picture, certificate_table, line, tabular_table
 from pgdlab.fit import LAST, fit, load
+from pgdlab.oracle.tabular import certify_tables
 from pgdlab.runs import run_folder, save_config, write, write_json
 
 CELL = "certificate.json"
 
 
-class Refused(ValueError):
-    """An algorithm cannot do a problem, and says why."""
+class RefusedError(ValueError):
+    """A run cannot be done, or came to nothing, and says why."""
 
 
 def main(cfg: Any) -> None:
+    """On finite MDPs, or on points, as the config's certificate says (the affine suite where it says nothing)."""
+    if cfg.certificate is None:
+        cfg.certificate = compose(["certificate=affine"]).certificate
+    suite = instantiate(cfg.certificate)
+    if isinstance(suite, Tables):
+        tables(cfg, suite)
+    else:
+        points(cfg, suite_of(cfg))
+
+
+def points(cfg: Any, suite: Suite) -> None:
     """Runs the suite's cells one after another; `resume=runs/<name>` goes on after the last finished one."""
-    suite = suite_of(cfg)
-    folder = run_folder(cfg)
-    save_config(cfg, folder)
+    folder = begun(cfg, suite.name)
     console, rows = Console(stderr=True, highlight=False), []
     for problem, base in suite.problems.items():
         for algorithm, more in suite.algorithms.items():
@@ -42,12 +52,29 @@ def main(cfg: Any) -> None:
     print(f"look at {folder / 'certificate.md'} and {folder / 'certificate.png'}; figures in {folder / CELL}")
 
 
+def tables(cfg: Any, suite: Tables) -> None:
+    """The certificate on finite MDPs, about half a minute."""
+    folder = begun(cfg, suite.name)
+    rows = certify_tables(suite.seed)
+    write(tabular_table(rows), folder / "certificate.md")
+    write_json({"rows": [dataclasses.asdict(r) for r in rows]}, folder / CELL)
+    print(tabular_table(rows) + f"look at {folder / 'certificate.md'}; figures in {folder / CELL}")
+
+
 def suite_of(cfg: Any) -> Suite:
     """The config's suite. Raises ValueError where it names none."""
     suite = instantiate(cfg.certificate)
     if not isinstance(suite, Suite):
-        raise ValueError(f"task={cfg.task} needs a suite: certificate=affine, or another of configs/certificate")
+        raise ValueError(f"task={cfg.task} needs a suite of problems and algorithms: certificate=affine")
     return suite
+
+
+def begun(cfg: Any, name: str) -> Path:
+    """The run folder, with its config."""
+    cfg.name = name
+    folder = run_folder(cfg)
+    save_config(cfg, folder)
+    return folder
 
 
 def cell(suite: Suite, base: list[str], more: list[str], folder: Path) -> Cell:
@@ -58,9 +85,8 @@ def cell(suite: Suite, base: list[str], more: list[str], folder: Path) -> Cell:
         refused, runs = "", []
         try:
             runs = [run(base, more, seed, suite.measurements, folder / str(seed)) for seed in range(suite.seeds)]
-        except Refused as error:
+        except RefusedError as error:
             refused = str(error)
-            folder.mkdir(parents=True, exist_ok=True)
         write_json(dataclasses.asdict(Cell(runs, time.perf_counter() - started, refused)), file)
     return Cell.read(json.loads(file.read_text()))
 
@@ -68,19 +94,19 @@ def cell(suite: Suite, base: list[str], more: list[str], folder: Path) -> Cell:
 def run(base: list[str], more: list[str], seed: int, measurements: int, folder: Path) -> Run:
     """Trains once, and measures on the way. The problem's own overrides declare the KL weights.
 
-    Raises Refused where the algorithm says that the problem is not for it.
+    Raises RefusedError where the algorithm says that the problem is not for it, and where the run diverged.
     """
     cfg = compose([*base, *more, f"seed={seed}"])
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         module = build_module(cfg)
+        found = truth(module.world, instantiate(compose(base).penalty))
+        measure = Measure(found, measurements)
+        fit(module, cfg, folder, [measure])
     except ConfigError:
-        raise
+        raise  # a mistake in the suite itself
     except ValueError as error:
-        raise Refused(str(error)) from error
-    folder.mkdir(parents=True, exist_ok=True)
-    found = truth(module.world, instantiate(compose(base).penalty))
-    measure = Measure(found, measurements)
-    fit(module, cfg, folder, [measure])
+        raise RefusedError(str(error)) from error
     load_weights(module.policy, load(folder / LAST)["state_dict"], folder / LAST)
     with torch.no_grad():
         final = found.measure(module.policy)
