@@ -46,7 +46,8 @@ def csv(folder: Path, cfg: Any, done: list[dict[str, str]]) -> list[Logger]:
         warnings.simplefilter("ignore")  # "previous log files will be deleted": they are `done`
         logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)
         logger.experiment.metrics = [dict(row) for row in done]
-    logger.save()
+    with naming(folder / METRICS):
+        logger.save()
     return [logger]
 
 
@@ -70,9 +71,11 @@ def wandb(
     lost = chosen == "online" and not reachable(server)
     chosen = "offline" if lost else chosen
     os.environ.setdefault("WANDB_FINISH_TIMEOUT", "60")  # seconds; the rest can be synced from disk
+    os.environ.setdefault("WANDB_SILENT", "true")  # what there is to say is said below
+    library.setup()  # reads that: Lightning's way of starting a run makes W&B warn before it does
     logger = WandbLogger(
         project=project, name=folder.name, id=identity.read_text(), save_dir=folder.resolve(), resume="allow",
-        mode=chosen, settings=library.Settings(silent=True),
+        mode=chosen,
     )  # fmt: skip
     try:
         logger.log_hyperparams(cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)))

@@ -6,18 +6,24 @@ import errno
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from pgdlab import cli
+from pgdlab.compose import CONFIGS, compose
 from pgdlab.fit import LAST
 from pgdlab.rewards.base import Score
-from pgdlab.runs import SUMMARY, write, write_json
+from pgdlab.runs import METRICS, SUMMARY, write, write_json
 from tests.worlds import BRIGHT, Bright, tiny
 
 
@@ -56,6 +62,21 @@ class Failing(Bright):
         return replace(scored, measured=~lost)
 
 
+class Hanging(Bright):
+    """At the second iteration two signals arrive, and it never returns. The doctor scores twice."""
+
+    signals: ClassVar[list[int]] = []
+    times = 0
+
+    def score(self, sample: Any, cond: Tensor) -> Score:
+        Hanging.times = 1 if len(sample) == 16 else Hanging.times + 1
+        if Hanging.times == 3:
+            for number in Hanging.signals:
+                os.kill(os.getpid(), number)
+            time.sleep(60)
+        return super().score(sample, cond)
+
+
 def refused(arguments: list[str], pattern: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2, one line that matches, no traceback."""
     capsys.readouterr()
@@ -73,6 +94,33 @@ def test_a_truncated_checkpoint(run: Path, capsys: Any) -> None:
         (run / LAST).write_bytes(whole[:size])
         for task in ("task=train", "task=evaluate", "task=export", "task=sample"):
             refused([task, f"resume={run}"], r"last.ckpt cannot be read .*truncated or not a checkpoint", capsys)
+    middle = len(whole) // 2
+    (run / LAST).write_bytes(whole[:middle] + bytes(4000) + whole[middle + 4000 :])
+    refused([f"resume={run}", "plan.iterations=3"], r"last.ckpt cannot be read .*it is damaged", capsys)
+
+
+def test_a_resume_that_is_refused_changes_nothing(run: Path, capsys: Any) -> None:
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    refused([f"resume={run}", "plan.iterations=1"], "2 iterations are done; plan.iterations must be at least 2", capsys)
+    refused([f"resume={run}", "runtime.devices=7"], "8 samples do not divide among 7 processes", capsys)
+    (run / LAST).write_bytes(b"")
+    refused([f"resume={run}", "plan.iterations=3"], "last.ckpt cannot be read", capsys)
+    (run / LAST).write_bytes(before[run / LAST])
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+
+
+def test_what_is_no_run_is_not_resumed(run: Path, capsys: Any) -> None:
+    refused(["resume="], "resume is empty; it takes the folder of a run. Known: runs/x", capsys)
+    refused([f"resume={run}/config.yaml"], "which is a file; it takes the folder of a run. .*Known: runs/x", capsys)
+    refused([f"resume={CONFIGS}"], "config.yaml is not the configuration of a run: it has no key domain", capsys)
+    refused(["task=classifiers", f"resume={run}"], "task=classifiers fits a domain's classifiers, not a run", capsys)
+    refused([f"resume={run}", "name=../y", "task=sample"], r"name is '\.\./y'; it names a folder under runs/", capsys)
+
+
+def test_a_metrics_table_that_is_damaged_loses_its_bad_rows(run: Path) -> None:
+    (run / METRICS).write_text("reward,itera\n0.1,1\n")
+    assert cli.main([f"resume={run}", "plan.iterations=3"]) == 0
+    assert "3.0" in (run / METRICS).read_text()
 
 
 def test_a_checkpoint_of_something_else(run: Path, capsys: Any) -> None:
@@ -90,7 +138,11 @@ def test_a_checkpoint_of_something_else(run: Path, capsys: Any) -> None:
 def test_no_checkpoint_and_no_run(run: Path, capsys: Any) -> None:
     (run / LAST).unlink()
     refused([f"resume={run}"], "there is no checkpoint at .*stopped before its first one", capsys)
-    refused(["resume=runs/y"], "resume is 'runs/y', which does not exist; it takes the folder of a run. .*Known: runs/x", capsys)
+    refused(
+        ["resume=runs/y"],
+        "resume is 'runs/y', which does not exist; it takes the folder of a run. .*Known: runs/x",
+        capsys,
+    )
 
 
 def test_a_checkpoint_of_another_model(run: Path, here: Path, capsys: Any) -> None:
@@ -112,15 +164,68 @@ def test_an_unwritable_run_folder(here: Path, capsys: Any, monkeypatch: pytest.M
     refused(tiny(BRIGHT), "cannot write the run folder .*: Permission denied", capsys)
 
 
-def test_a_full_disk_keeps_the_last_checkpoint(run: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = (run / LAST).read_bytes()
+def fails_for(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing fails there; what is replaced whole is only the checkpoint."""
+    replace_file = os.replace
 
-    def full(self: Any, *_: Any) -> int:
+    def full(*given: Any, **named: Any) -> Any:
+        if call.endswith("replace") and not str(given[1]).endswith(".ckpt"):
+            return replace_file(*given)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("fsspec.implementations.local.LocalFileOpener.write", full)
-    refused([f"resume={run}", "plan.iterations=3"], "No space left on device", capsys)
+    monkeypatch.setattr(call, full)
+
+
+@pytest.mark.parametrize(
+    ("call", "file"),
+    [
+        ("lightning.fabric.plugins.io.torch_io._atomic_save", LAST),
+        (
+            "pgdlab.callbacks.os.replace",
+            LAST,
+        ),  # the last thing that is done: nothing before it touches the old checkpoint
+        ("lightning.pytorch.loggers.CSVLogger.log_metrics", METRICS),
+    ],
+)
+def test_a_full_disk_keeps_the_last_checkpoint(
+    call: str, file: Any, run: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names the file, and says how to go on."""
+    before = (run / LAST).read_bytes()
+    fails_for(call, monkeypatch)
+    go_on = "go on from iteration 2 with: python run.py resume=runs/x"
+    refused([f"resume={run}", "plan.iterations=3"], f"No space left on device: 'runs/x/{file}'; {go_on}", capsys)
     assert (run / LAST).read_bytes() == before
+
+
+def test_a_run_without_a_checkpoint_says_so(here: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fails_for("pgdlab.callbacks.os.replace", monkeypatch)
+    said = r"No space left on device: 'runs/x/checkpoints/last.ckpt'; there is no checkpoint yet: start it anew$"
+    refused([*tiny(BRIGHT), "name=x"], said, capsys)
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGINT, signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]])
+def test_the_second_signal_ends_a_run_at_once(signals: list[int], here: Path, capfd: Any) -> None:
+    """Also where the reward hangs; what came before can be resumed."""
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    Hanging.signals = signals
+    assert cli.main([*tiny("reward={_target_: tests.test_errors.Hanging}", "heldout=null"), "name=x"]) == 130
+    said = capfd.readouterr().err
+    assert said.count("stopping after this iteration; once more to stop at once") == 1
+    assert said.endswith("interrupted; go on from iteration 1 with: python run.py resume=runs/x\n")
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_ctrl_c_while_modules_are_imported(tmp_path: Path) -> None:
+    """An import that swallows the exception, as some do."""
+    (tmp_path / "omegaconf.py").write_text(
+        "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept BaseException:\n    pass\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, str(CONFIGS.parent / "run.py"), "--help"], env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), capture_output=True, text=True,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (130, "interrupted\n")
 
 
 def test_what_is_written_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,6 +256,35 @@ def test_what_is_written_is_written_whole(tmp_path: Path, monkeypatch: pytest.Mo
         (["task=evaluate"], "task=evaluate needs a run"),
         (["task=export"], "task=export needs a run"),
         (["domain.weights=/nowhere"], "cannot load the base of digits from /nowhere"),
+        (["plan=foo", "plan.iterations=2"], "plan is 'foo'; it takes a node"),
+        (["reward={_target_: pgdlab.plan.Plan}"], "reward._target_ is 'pgdlab.plan.Plan'; reward takes a Reward"),
+        (["policy={_target_: pgdlab.plan.Plan}"], "policy._target_ is .*; policy takes a Policy"),
+        (["trainer={_target_: pgdlab.plan.Plan}"], "trainer takes a Algorithm"),
+        (["heldout=null", "heldout.scale=3"], "heldout._target_ is None; heldout takes a Reward"),
+        (["runtime.accelerator=tpu"], "runtime.accelerator is 'tpu'; it is one of auto, cpu, cuda, gpu"),
+        (["runtime.devices=7"], "8 samples do not divide among 7 processes"),
+        (["runtime.logger=true"], "runtime.logger is "),
+        (["optimizer.lr=-1"], "optimizer .AdamW.: lr is -1.0; it is above 0"),
+        (["optimizer.beta1=1"], "beta1 is 1.0; it is from 0 to below 1"),
+        (["optimizer.clip_norm=-1"], "clip_norm is -1.0; it is at least 0"),
+        (["optimizer.ema_halflife=0"], "ema_halflife is 0.0; it is above 0"),
+        (["optimizer.final_lr=2"], "final_lr is 2.0; it is from 0 to 1"),
+        (["trainer.clip=nan"], "trainer.clip is nan; it takes a finite number"),
+        (["trainer=pretrain"], "trainer=pretrain goes with task=pretrain .experiment=pretrain/digits"),
+        (["experiment=pretrain/digits", "task=doctor"], "trainer=pretrain goes with task=pretrain"),
+        (["experiment=pretrain/fashion", "domain.folder=/nowhere"], "domain.folder is '/nowhere'"),
+        (["seed=-1"], "seed is -1; it is a whole number from 0"),
+        (["name=../x"], r"name is '\.\./x'; it names a folder under runs/"),
+        (["name=/x"], "name is '/x'; it names a folder under runs/"),
+        (["name=5"], """name is 5; it takes str; quote it: "name='5'\""""),
+        (["=3"], "'=3' is not an override; write key=value"),
+        (["penalty.coefficient=-1"], r"penalty .PathKL.: coefficient is -1.0; it is at least 0$"),
+        (["penalty=target_kl", "penalty.target=0"], "target is 0.0 and coefficient .*; with a target both are above 0"),
+        (["policy=lora", "policy.tuning.rank=0"], "rank is 0; it is at least 1"),
+        (
+            ["logger=wandb", "logger.mode=foo"],
+            "logger.mode is 'foo'; wandb takes one of 'online', 'offline', 'disabled'",
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -159,6 +293,34 @@ def test_what_cannot_be_trained_is_refused_before_a_run_is_made(
 ) -> None:
     refused(tiny(*overrides), pattern, capsys)
     assert not (here / "runs").exists()
+
+
+def test_a_mistake_is_found_before_the_doctor_looks(here: Path, capsys: Any) -> None:
+    assert cli.main(tiny("runtime.devices=7")) == 2
+    assert capsys.readouterr().err == "error: 8 samples do not divide among 7 processes\n"
+
+
+def test_a_held_out_reward_that_fails_costs_its_figures(here: Path, capsys: Any) -> None:
+    """In one iteration: its learning curve is a point, which has a mark."""
+    saved = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: saved.append(figure))
+        failing = tiny(BRIGHT, "heldout={_target_: tests.worlds.Broken}", "plan.iterations=1", "name=x")
+        assert cli.main(failing) == 0
+    said = capsys.readouterr()
+    assert "held out - -> -" in said.out
+    assert "warning  held-out: reward Broken failed on 100% of 16 samples" in said.err
+    curves = [line for axis in saved[-1].axes for line in axis.lines]
+    assert {line.get_marker() for line in curves} == {"o"}
+    assert cli.main(["task=evaluate", "resume=runs/x"]) == 0
+
+
+def test_a_pretraining_run_is_not_evaluated(here: Path, capsys: Any) -> None:
+    run = here / "runs" / "x"
+    run.mkdir(parents=True)
+    cfg = compose(["experiment=pretrain/digits"])
+    OmegaConf.save(cfg, run / "config.yaml")
+    refused(["task=evaluate", "resume=runs/x"], "trainer=pretrain goes with task=pretrain.*not with task=eval", capsys)
 
 
 @pytest.mark.parametrize("limit", [0.6, 0.0])

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor
 
-from pgdlab.rewards.base import Episode, Paid, Reward, Score
+from pgdlab.rewards.base import Episode, Paid, Reward, Score, ShapeError, terminal
+from pgdlab.rewards.combine import Gate
+from pgdlab.rewards.dense import EveryStep
 from pgdlab.rewards.guard import RewardError, _attempt, guarded
 
 
@@ -128,7 +132,51 @@ def test_too_many_nans_stop_the_run() -> None:
     with pytest.raises(
         RewardError, match=r"failed on 50% of 4 samples \(plan.max_failed allows 25%\); values were not"
     ):
+        guarded(Scripted(lambda x: Score.of(torch.where(x > 2, torch.nan, x))), episode(1, 2, 3, 4), 0.25)
+
+
+def test_samples_that_are_not_finite_are_not_the_rewards_fault() -> None:
+    with pytest.raises(
+        RewardError, match="the policy's samples are not finite: is the learning rate too high"
+    ) as caught:
         guarded(Scripted(plain), episode(1, math.nan, math.nan, 4), 0.25)
+    assert "Mend the reward" not in str(caught.value)
+
+
+SHAPES = {
+    "values of shape (3,), expected (4,)": lambda x: Score.of(x[1:]),
+    "values of shape (4, 1), expected (4,)": lambda x: Score.of(x[:, None]),
+    "values of shape (), expected (4,)": lambda x: Score.of(x.mean()),
+    "double of shape (1,), expected (4,)": lambda x: Score.of(x, double=x[:1]),
+    "measured of shape (2,), expected (4,)": lambda x: Score(x, torch.ones(2, dtype=torch.bool)),
+    "a Tensor: return Score.of(values)": lambda x: x,
+    "a float: return Score.of(values)": lambda x: 0.5,
+    "a list: return Score.of(values)": lambda x: x.tolist(),
+}
+
+
+@pytest.mark.parametrize("said", SHAPES)
+@pytest.mark.parametrize("inside", [None, "EveryStep", "Gate"])
+def test_what_is_no_value_a_sample_is_named(said: str, inside: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user's run sees it: without the checks of annotations that tests have. No sample is tried by itself."""
+    monkeypatch.setitem(jaxtyping.config.__dict__, "jaxtyping_disable", True)
+    bad: Reward = Scripted(SHAPES[said])
+    seen = episode(1, 2, 3, 4)
+    if inside == "EveryStep":
+        bad, seen = EveryStep(reward=bad), replace(seen, estimate=lambda h: seen.sample)
+    if inside == "Gate":
+        bad = Gate(reward=Scripted(plain), gate=bad)
+    with pytest.raises(ShapeError, match=f"reward Scripted returned {re.escape(said)}"):
+        guarded(bad, seen, 0.9)
+
+
+def test_what_a_reward_of_its_own_forward_pays_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(Scripted):
+        def forward(self, seen: Episode) -> Paid:
+            return terminal(self.scored(seen.sample, seen.cond), seen.steps + 1)
+
+    with pytest.raises(ShapeError, match=r"reward Own returned values of shape \(2, 4\), expected \(2, 3\)"):
+        guarded(Own(plain), episode(1, 2), 0.9)
 
 
 @pytest.mark.parametrize(("failed", "of"), [(3, 10), (1, 10), (7, 10), (1, 3), (29, 100)])
