@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,7 +31,10 @@ def device_of(runtime: Any) -> torch.device:
         raise ValueError(f"runtime.accelerator is {wanted}, but torch sees no GPU; runtime=cpu does without")
     if wanted == "cpu" or not there:
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    devices, rank = runtime.get("devices"), int(os.environ.get("LOCAL_RANK", 0))
+    if isinstance(devices, str) and devices != "auto":
+        raise ValueError(f"runtime.devices is {devices!r}; it is a number, -1 or auto for all, or a list, as in [0,1]")
+    return torch.device("cuda", devices[rank] if isinstance(devices, Sequence) and devices != "auto" else rank)
 
 
 def build_policy_for(cfg: Any, domain: Domain, denoiser: Denoiser) -> Policy:

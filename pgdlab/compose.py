@@ -85,7 +85,7 @@ def load_run(folder: str | Path, overrides: Sequence[str] = (), config_dir: Path
     cfg = saved_config(str(folder), known, config_dir)
     task = dict(values).get("task", cfg.task)
     for key in [*picks, *(key for key, _ in values)]:
-        if task == "train" and key.split(".")[0] not in RESUMABLE:
+        if task in ("train", "pretrain") and key.split(".")[0] not in RESUMABLE:
             raise ConfigError(f"{key} cannot change when a run resumes; only {', '.join(RESUMABLE)} and their keys can")
     fresh = with_hydra(known, {**picks, "experiment": "null"}, config_dir) if picks else cfg
     for slot in picks:

@@ -18,26 +18,30 @@ from torch import Tensor
 
 from pgdlab.callbacks import Average, Checkpoint, GracefulStop, Metrics, ProgressBar
 from pgdlab.compose import instantiate, make
+from pgdlab.diffusion.policy import Policy
 from pgdlab.loggers import resume_rows
-from pgdlab.module import SteeringModule
+from pgdlab.module import SteeringModule, digest
 from pgdlab.trainers.base import Processes
 
 LAST = Path("checkpoints") / "last.ckpt"
-OWN = ("max_epochs", "logger", "callbacks", "enable_progress_bar", "enable_model_summary", "default_root_dir")
+RUNTIME = ("accelerator", "devices", "strategy", "precision", "deterministic", "benchmark", "profiler")
 
 
 def ready(module: SteeringModule, cfg: Any) -> int:
     """The iterations that are done: those of the checkpoint in cfg.resume, 0 for a new run.
 
     Raises ValueError for what would stop the run later: a machine that is not there, samples that do not divide, a
-    checkpoint that is missing, broken, of another model or further than plan.iterations. Nothing is written.
+    checkpoint that is missing, broken, of another model or base or further than plan.iterations. Nothing is written.
     """
     module.world.processes = Processes(size=make_trainer(cfg.runtime, logger=False).world_size)
     module.algorithm.refuse(module.world)
     if not cfg.resume:
         return 0
-    saved = load(Path(cfg.resume) / LAST)["current_model_state"]
-    require_fit(module.state_dict(), saved, Path(cfg.resume) / LAST)
+    path = Path(cfg.resume) / LAST
+    state = load(path)
+    saved = state["current_model_state"]
+    require_fit(module.state_dict(), saved, path)
+    require_base(module.world.reference, state, path)
     done = int(saved["iterations"])
     if done > module.world.plan.iterations:
         raise ValueError(f"{done} iterations are done; plan.iterations must be at least {done}")
@@ -75,16 +79,11 @@ def fit(
 
 
 def make_trainer(runtime: Any, **settings: Any) -> lightning.Trainer:
-    """lightning.Trainer of cfg.runtime. Raises ValueError where it sets what the run itself decides.
+    """lightning.Trainer of cfg.runtime. Raises ValueError where it sets more than the machine.
 
     Lightning's advice on workers and devices, and torch's on what Lightning calls, is silenced: nobody here can follow it.
     """
-    defaults = inspect.signature(lightning.Trainer).parameters
-    taken = [key for key in OWN if runtime.get(key, defaults[key].default) != defaults[key].default]
-    if taken:
-        raise ValueError(
-            f"runtime.{taken[0]} is set by the run itself: plan says how long, logger where to, and runs/ is the folder"
-        )
+    require_machine(runtime)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     advice = (
@@ -100,6 +99,21 @@ def make_trainer(runtime: Any, **settings: Any) -> lightning.Trainer:
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "use_distributed_sampler": False}
     trainer: lightning.Trainer = make(lightning.Trainer, runtime, **quiet, **settings)
     return trainer
+
+
+def require_machine(runtime: Any) -> None:
+    """Raises ValueError for an argument of lightning.Trainer that would break a run or change nothing in it."""
+    for key, parameter in inspect.signature(lightning.Trainer).parameters.items():
+        if key not in RUNTIME and runtime.get(key, parameter.default) != parameter.default:
+            raise ValueError(
+                f"runtime.{key} is {runtime[key]!r}, but plan, optimizer and logger decide that; runtime may set "
+                f"{', '.join(RUNTIME)}"
+            )
+    if runtime.get("precision") not in (None, "32-true", "bf16-mixed"):
+        raise ValueError(
+            f"runtime.precision is {runtime.precision!r}; it is 32-true or bf16-mixed (16-mixed scales the loss, and "
+            "gradients would be clipped at that scale; others change the dtype of weights and densities)"
+        )
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -73,6 +74,16 @@ class AdamW:
         return 0.5 ** (1 / max(1.0, self.ema_halflife * updates))
 
 
+def digest(part: torch.nn.Module) -> str:
+    """SHA-256 of all that does not train in a module, to know it again."""
+    trained = {name for name, p in part.named_parameters(remove_duplicate=False) if p.requires_grad}
+    found = hashlib.sha256()
+    for name, x in part.state_dict().items():
+        if name not in trained:
+            found.update(name.encode() + x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
 class SteeringModule(lightning.LightningModule):
     """Trains a World with an Algorithm. Works for pretraining too: the algorithm decides what an iteration is.
 
@@ -97,6 +108,7 @@ class SteeringModule(lightning.LightningModule):
         self.sums: dict[str, list[Any]] = {}
         self.rows = 0
         self.started = 0.0
+        self.base = ""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SteeringModule:
         """For Lightning's weight averaging: copies what trains, shares what is frozen."""
@@ -133,8 +145,13 @@ class SteeringModule(lightning.LightningModule):
         for part in (self.world.reference, self.world.reward, self.world.heldout):
             if part is not None:
                 part.eval()
+        self.base = digest(self.world.reference)
         size = self.trainer.world_size
         self.world.processes = Processes(self.global_rank, size, self.gather if size > 1 else lambda x: x)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The reference is made of the domain's files, not of the checkpoint: what it was is kept to be compared."""
+        checkpoint["base"] = self.base
 
     def gather(self, x: Tensor) -> Tensor:
         """Rows of all processes, in order of rank."""

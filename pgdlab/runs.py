@@ -21,10 +21,15 @@ CONFIG, SUMMARY, METRICS, COMMAND = "config.yaml", "summary.json", "metrics.csv"
 
 def run_folder(cfg: Any) -> Path:
     """runs/<name>, made; a name in use gets a number. Resuming uses the run's own. Raises ValueError where it cannot be
-    written."""
+    written, or in a process that was not started by the run's first one."""
     if cfg.resume:
         return Path(cfg.resume)
-    if int(os.environ.get("LOCAL_RANK", 0)):
+    if any(int(os.environ.get(rank, 0)) for rank in ("RANK", "SLURM_PROCID", "LOCAL_RANK")):
+        if "PGDLAB_RUN" not in os.environ:
+            raise ValueError(
+                "several processes were started, as by torchrun or srun: start one, python run.py runtime=ddp, and the "
+                "others are started by it"
+            )
         return Path(os.environ["PGDLAB_RUN"])  # the processes of one run share the first one's choice
     named = cfg.name if cfg.task in ("train", "pretrain") else f"{cfg.task}-{cfg.name}"
     name = named if cfg.name else cfg.task

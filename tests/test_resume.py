@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,26 +14,27 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pgdlab import cli
 from pgdlab.fit import LAST, load
 from pgdlab.runs import METRICS, SUMMARY
-from tests.worlds import BRIGHT, Bright, fitted, tiny
+from tests.worlds import BRIGHT, POINTS, Bright, base, fitted, tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = ("plan.iterations=4", "trainer=ppo", "trainer.minibatches=2", "penalty=target_kl", "penalty.target=0.01")
 
 
 class Terminates(Bright):
-    """Sends its own process a SIGTERM at the scoring that `left` counts down to, once, as a cluster's scheduler would."""
+    """Sends its own process a signal at the scoring that `left` counts down to, once, as a cluster's scheduler would."""
 
-    left = 0
+    left, number = 0, signal.SIGTERM
 
     def score(self, sample: Any, cond: Tensor) -> Any:
         Terminates.left -= 1
         if Terminates.left == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), Terminates.number)
         return super().score(sample, cond)
 
 
@@ -77,21 +79,25 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    "extra",
+    ("number", "extra"),
     [
-        ("policy=full", "initial=diagonal", "optimizer.warmup=3", "optimizer.final_lr=0.1"),
-        ("policy=lora", "plan.steps={_target_: pgdlab.plan.RandomSteps, fraction: 0.5}"),
+        (signal.SIGTERM, ("policy=full", "initial=diagonal", "optimizer.warmup=3", "optimizer.final_lr=0.1")),
+        (signal.SIGINT, ("policy=lora", "plan.steps={_target_: pgdlab.plan.RandomSteps, fraction: 0.5}")),
     ],
     ids=["joint", "lora"],
 )
-def test_sigterm_saves_and_resuming_continues_bit_for_bit(here: Path, capsys: Any, extra: tuple[str, ...]) -> None:
+def test_a_signal_saves_and_resuming_continues_bit_for_bit(
+    here: Path, capfd: Any, number: signal.Signals, extra: tuple[str, ...]
+) -> None:
     whole = fitted(here / "whole", *SETTINGS, *extra, BRIGHT)
     stopping = "reward={_target_: tests.test_resume.Terminates}"
-    Terminates.left = 4  # the doctor scores twice
-    handler = signal.getsignal(signal.SIGTERM)
+    Terminates.left, Terminates.number = 4, number  # the doctor scores twice
+    handler = signal.getsignal(number)
     assert cli.main([*tiny(*SETTINGS, *extra, stopping), "name=cut"]) == 0
-    assert signal.getsignal(signal.SIGTERM) == handler
-    assert "stopped after iteration 2; go on with: python run.py resume=runs/cut" in capsys.readouterr().out
+    assert signal.getsignal(number) == handler
+    said = capfd.readouterr()
+    assert "stopping after this iteration; once more to stop at once" in said.err
+    assert "stopped after iteration 2; go on with: python run.py resume=runs/cut" in said.out
     cut = here / "runs" / "cut"
     assert int(load(cut / LAST)["current_model_state"]["iterations"]) == 2
     assert not (cut / SUMMARY).exists()
@@ -164,3 +170,40 @@ def test_pretraining_with_dropout_resumes_bit_for_bit(here: Path) -> None:
     parts = ("current_model_state", "optimizer_states")
     whole, cut = (state(here / "runs" / name) for name in ("whole", "cut"))
     assert not differences({k: cut[k] for k in parts}, {k: whole[k] for k in parts})
+
+
+def test_a_base_that_was_exchanged_is_refused(here: Path, capsys: Any) -> None:
+    """With policy=full the reference is in no checkpoint: kl_nats and the penalty would go on against another base."""
+    shutil.copytree(base(), here / "base")
+    own = [o for o in tiny(BRIGHT, "penalty=path_kl", "name=x") if not o.startswith("domain.weights")]
+    assert cli.main([*own, "domain.weights=base"]) == 0
+    weights = here / "base" / "unet" / "diffusion_pytorch_model.safetensors"
+    before = weights.read_bytes()
+    moved = {name: x + 0.01 for name, x in load_file(weights).items()}
+    save_file(moved, weights, metadata={"format": "pt"})
+    for command in (["resume=runs/x", "plan.iterations=3"], ["task=evaluate", "resume=runs/x"]):
+        assert cli.main(command) == 2
+        assert "was made on another base" in capsys.readouterr().err
+    weights.write_bytes(before)
+    assert cli.main(["resume=runs/x", "plan.iterations=3"]) == 0
+
+
+@pytest.mark.parametrize("extra", [("policy=lora",), ("policy=frozen", "initial=diagonal"), POINTS], ids=str)
+def test_every_kind_of_base_is_known_again(here: Path, extra: tuple[str, ...]) -> None:
+    settings = tiny(BRIGHT, *extra, "name=x")
+    assert cli.main([o for o in settings if o != BRIGHT or extra is not POINTS]) == 0
+    assert cli.main(["resume=runs/x", "plan.iterations=3"]) == 0
+
+
+def test_a_pretraining_run_resumes_as_the_run_it_was(here: Path, capsys: Any) -> None:
+    small = [
+        "experiment=pretrain/digits",
+        "trainer.steps=2",
+        "trainer.batch=4",
+        "plan.eval_samples=4",
+        "policy.steps=2",
+    ]
+    assert cli.main([*small, "plan.iterations=1", "name=pre"]) == 0
+    for override in ("optimizer.lr=0.5", "seed=7"):
+        assert cli.main(["resume=runs/pre", override]) == 2
+        assert f"{override.partition('=')[0]} cannot change when a run resumes" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pgdlab.diffusion.policy import ODE, Policy
 from pgdlab.evaluation.samples import evaluation_rollout
-from pgdlab.fit import load, require_fit
+from pgdlab.fit import load, require_base, require_fit
 from pgdlab.noise import Noise, Stream
 from pgdlab.rewards.base import part_mean
 from pgdlab.rewards.guard import guarded
@@ -70,9 +70,11 @@ def shown(figure: float | None, digits: int = 3, times: float = 1.0) -> str:
 def evaluate(world: World, checkpoint: Path) -> dict[str, Measured]:
     """base, raw and EMA weights under the training sampler (sde) and the deterministic one (ode).
 
-    Raises ValueError where the checkpoint does not fit the world's policy.
+    Raises ValueError where the checkpoint does not fit the world's policy, or was made on another base.
     """
     state = load(checkpoint)
+    load_weights(world.policy, state["current_model_state"], checkpoint)
+    require_base(world.reference, state, checkpoint)
     results = {}
     for name, policy in (("base", world.reference), ("raw", world.policy), ("ema", world.policy)):
         if name != "base":

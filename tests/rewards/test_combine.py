@@ -107,7 +107,9 @@ def test_the_reward_to_go_of_a_gate_gives_the_gradient_of_its_return(reward):
     gate = Gate(reward=reward, gate=Step(), threshold=1.0)
     theta = torch.tensor([0.3, -0.6], dtype=torch.float64, requires_grad=True)
     actions = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 2)
-    states = torch.stack([torch.full((4,), 0.7), 0.7 + actions[:, 0], 0.7 + actions @ torch.tensor([1.0, 2.0]).double()])
+    states = torch.stack(
+        [torch.full((4,), 0.7), 0.7 + actions[:, 0], 0.7 + actions @ torch.tensor([1.0, 2.0]).double()]
+    )
     paid = gate(Episode(states[2], torch.zeros(4, dtype=torch.long), 2, lambda h: states[h]))
     log_pi = torch.distributions.Bernoulli(logits=theta).log_prob(actions)
     probability = log_pi.sum(1).exp()
