@@ -141,3 +141,12 @@ def require_fit(own: dict[str, Tensor], saved: dict[str, Tensor], path: Path) ->
         raise ValueError(
             f"{path} holds another model than this config's: {len(wrong)} weights differ in name or shape, such as {wrong[0]}"
         )
+
+
+def require_base(reference: Policy, state: dict[str, Any], path: Path) -> None:
+    """Raises ValueError where a checkpoint's run had another reference: its KL and its gain would be to two bases."""
+    if state.get("base") != digest(reference):
+        raise ValueError(
+            f"{path} was made on another base than the one that is loaded now: put the weights of its domain back, or "
+            "start a new run"
+        )
