@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pgdlab.evaluation.samples import evaluation_conditions
 from pgdlab.functional.gaussian import kl_same_std
-from pgdlab.functional.returns import dead_rows
+from pgdlab.functional.returns import ROUNDED, dead_rows
 from pgdlab.module import SteeringModule
 from pgdlab.noise import Noise, Stream
 from pgdlab.rewards.base import ShapeError
@@ -22,6 +22,7 @@ from pgdlab.rewards.guard import RewardError, guarded
 from pgdlab.rollout import Extras, Pairs, Trajectory, all_pairs, initial_kl, replay, rollout
 from pgdlab.trainers.base import World
 from pgdlab.trainers.policy_gradient import episode
+from pgdlab.trainers.ppo import PPO
 
 ROWS = 16  # trajectories that the checks use
 PAIRS = 32  # (trajectory, step) pairs for gradients
@@ -41,22 +42,29 @@ class DoctorError(ValueError):
     """A check failed: training would not do what it seems to."""
 
 
-def examine(module: SteeringModule) -> list[Check]:
-    """All checks, in the order in which a reader would ask. Weights, modes and torch's generator are left as they were."""
+def examine(module: SteeringModule, precision: str | None = None) -> list[Check]:
+    """All checks, in the order in which a reader would ask, in the run's precision (runtime.precision).
+
+    Weights, modes and torch's generator are left as they were.
+    """
     world = module.world
     noise = Noise(world.noise.seed, Stream.DOCTOR)
     checks: list[Callable[[], Iterator[Check]]] = [
         lambda: _optimizer(module),
-        lambda: _noise(world, noise),
-        lambda: _ratio(world, trajectory),
+        lambda: _noise(world, trajectory, replayed[0]),
+        lambda: _ratio(trajectory, replayed[1]),
+        lambda: _clip(module),
         lambda: _kl(world, trajectory),
         lambda: _reward(world, trajectory, sampling),
         lambda: _heldout(world, trajectory),
     ]
-    with _as_in_training(module), torch.random.fork_rng(devices=[]):
+    # without autocast's cache of weights, which would not see them nudged
+    half = torch.autocast(world.device.type, torch.bfloat16, enabled=precision == "bf16-mixed", cache_enabled=False)
+    with _as_in_training(module), torch.random.fork_rng(devices=[]), half:
         started = time.perf_counter()
         trajectory = _rollout(world, noise)
         sampling = ROWS / (time.perf_counter() - started)
+        replayed = _replayed(world, trajectory)
         return [finding for check in checks for finding in check()]
 
 
@@ -118,21 +126,50 @@ def _optimizer(module: SteeringModule) -> Iterator[Check]:
     yield _check("parameters", good, f"{count:,} trained, all in the optimizer", cause)
 
 
-def _noise(world: World, noise: Noise) -> Iterator[Check]:
-    drawn = noise.normal(0, range(ROWS), world.policy.steps + 1, world.policy.space.shape).flatten(0, 1).flatten(1)
-    distinct = len(torch.unique(drawn, dim=0))
-    yield _check("noise", distinct == len(drawn), f"{distinct} of {len(drawn)} draws distinct", "samples share noise")
+@torch.no_grad()
+def _replayed(world: World, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
+    """By replay, for all rows and kept steps: the noise that the action took (ROWS, K, D), its log-probability (ROWS, K)."""
+    kept = trajectory.kept
+    if not kept:
+        return trajectory.initial.new_empty(ROWS, 0, trajectory.initial[0].numel()), trajectory.log_prob
+    g, score = replay(world.policy, trajectory, all_pairs(torch.arange(ROWS, device=world.device), len(kept)))
+    actions = torch.stack([trajectory.states[:, trajectory.slot[h + 1]] for h in kept], 1).flatten(0, 1)
+    return ((actions - g.mean) / g.std).reshape(ROWS, len(kept), -1), score.reshape(ROWS, -1)
 
 
-def _ratio(world: World, trajectory: Trajectory) -> Iterator[Check]:
+@torch.no_grad()
+def _noise(world: World, trajectory: Trajectory, taken: Tensor) -> Iterator[Check]:
+    """The noise that the trajectories really took, that of s_0 first: no two samples and no two steps have the same."""
+    rho = world.policy.initial(trajectory.cond)
+    first = ((trajectory.initial - rho.mean) / rho.std).reshape(ROWS, 1, -1)
+    every = torch.cat([first, taken], 1)
+    parts = {"samples": every.flatten(1), "steps": every.transpose(0, 1).flatten(1)}
+    near = {name: _nearest(x) for name, x in parts.items()}
+    # of independent numbers the nearest of some hundred pairs are nearer than that once in a thousand times: the distance
+    # of two is sqrt(2), and chance brings them together only where they are few
+    shared = [name for name, x in parts.items() if near[name] < 0.1 ** (1 + 4 / x.shape[1])]
+    message = ", ".join(f"the nearest two {name} are {distance:.2g} apart" for name, distance in near.items())
+    yield _check("noise", not shared, f"{message} (independent: around 1.4)", f"{' and '.join(shared)} share noise")
+
+
+def _nearest(rows: Tensor) -> float:
+    """Root mean square difference of the two rows that differ least; infinite for a single row."""
+    return torch.pdist(rows).min().item() / rows.shape[1] ** 0.5 if len(rows) > 1 else math.inf
+
+
+def _clip(module: SteeringModule) -> Iterator[Check]:
+    if isinstance(module.algorithm, PPO):
+        updates = module.algorithm.updates(module.world.plan)
+        idle = "; the ratio stays 1 and the clip does nothing: trainer=reinforce is the same" if updates == 1 else ""
+        yield Check("clip", "warning" if idle else "ok", f"{updates} updates a rollout{idle}")
+
+
+def _ratio(trajectory: Trajectory, score: Tensor) -> Iterator[Check]:
     """log pi(a|s) of replay minus that of the rollout, for every step: 0 before the first update."""
     if not trajectory.kept:
         yield Check("ratio", "ok", "no stochastic step: the initial distribution alone is trained")
         return
-    pairs = all_pairs(torch.arange(ROWS, device=world.device), len(trajectory.kept))
-    with torch.no_grad():
-        score = replay(world.policy, trajectory, pairs)[1]
-    off = (score.reshape(ROWS, -1) - trajectory.log_prob).abs()
+    off = (score - trajectory.log_prob).abs()
     worst, step = off.max(0).values.max(0)
     message = f"log-ratio mean {off.mean():.1e}, worst {worst:.1e} nats at step {trajectory.kept[int(step)]}"
     cause = "replay does not give the density that was sampled from (dropout, precision, conditioning order?)"
@@ -214,12 +251,22 @@ def _reward(world: World, trajectory: Trajectory, sampling: float) -> Iterator[C
     message = f"mean {total[measured].mean():.3f}, {int(measured.sum())} of {ROWS} measured"
     yield _check("reward", same, message, "the same samples were paid otherwise the second time: is the scorer random?")
     groups = torch.arange(ROWS, device=world.device) // _group(world)
-    dead = dead_rows(total, measured, groups)[:, 0].double().mean().item()
-    spread = f"{dead:.0%} of groups have equal rewards" + ("; there is nothing to learn from yet" if dead == 1 else "")
-    yield Check("groups", "warning" if dead == 1 else "ok", spread)
+    yield _groups(total, measured, groups)
     slow = "; the reward is the bottleneck" if rate < sampling else ""
     speed = f"reward {rate:,.0f} samples/s, policy {sampling:,.0f} samples/s{slow}"
     yield Check("throughput", "warning" if slow else "ok", speed)
+
+
+def _groups(total: Tensor, measured: Tensor, groups: Tensor) -> Check:
+    """Whether rewards differ within groups; what best-of-n would gain is of the size of their spread."""
+    dead, near = (dead_rows(total, measured, groups, floor).double().mean().item() for floor in (ROUNDED, 1e-3))
+    message = f"{dead:.0%} of groups have equal rewards"
+    if dead == 1:
+        return Check("groups", "warning", f"{message}; there is nothing to learn from yet")
+    if near == 1:
+        narrow = f"in {near:.0%} they differ by less than a thousandth: a base without diversity cannot be steered"
+        return Check("groups", "warning", f"{message}; {narrow}")
+    return Check("groups", "ok", message)
 
 
 def _heldout(world: World, trajectory: Trajectory) -> Iterator[Check]:

@@ -95,7 +95,7 @@ def test_the_numbers_of_a_run_agree(runs: Runs, monkeypatch: pytest.MonkeyPatch)
 
     timed = train.timed
     monkeypatch.setattr(train, "timed", without_evaluation)
-    monkeypatch.setattr(train, "examine", lambda module: [])
+    monkeypatch.setattr(train, "examine", lambda module, precision: [])
     monkeypatch.setattr(DiffusersDenoiser, "forward", counting)
     found = summary(runs.make("counted", *JOINT))
     training = rows[: rows.index(None)]

@@ -12,7 +12,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
 
 def main(cfg: Any) -> None:
     """Prints the findings; raises DoctorError where a check failed."""
-    findings = examine(build_module(cfg))
+    findings = examine(build_module(cfg), cfg.runtime.precision)
     table(findings)
     require(findings)
 

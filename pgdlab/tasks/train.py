@@ -26,7 +26,7 @@ def main(cfg: Any) -> None:
     done = ready(module, cfg)
     first = getattr(rank_zero_only, "rank", 0) == 0  # the other processes of a run follow the first one
     if first and not cfg.resume:
-        findings = examine(module)
+        findings = examine(module, cfg.runtime.precision)
         table(findings)
         require(findings)
     folder = run_folder(cfg)
