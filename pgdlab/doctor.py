@@ -110,15 +110,16 @@ def _optimizer(module: SteeringModule) -> Iterator[Check]:
     made = module.configure_optimizers()
     optimizer = made["optimizer"] if isinstance(made, dict) else made
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    missing = [n for n, p in world.policy.named_parameters() if p.requires_grad and id(p) not in held]
+    critic = {} if world.critic is None else dict(world.critic.named_parameters(prefix="critic"))
+    trained = {n: p for n, p in (dict(world.policy.named_parameters()) | critic).items() if p.requires_grad}
+    missing = [n for n, p in trained.items() if id(p) not in held]
     frozen = [n for n, p in world.policy.named_parameters() if not p.requires_grad and id(p) in held]
-    critic = [] if world.critic is None else list(world.critic.parameters())
-    own = {id(p) for p in [*world.policy.parameters(), *critic]}
+    own = {id(p) for p in [*world.policy.parameters(), *critic.values()]}
     outside = [part for part in (world.reference, world.reward, world.heldout, world.penalty) if part is not None]
     loose = [n for part in outside for n, p in part.named_parameters() if p.requires_grad and id(p) not in own]
     stray = len(held - own)
     good = not (missing or frozen or loose or stray)
-    count = sum(p.numel() for p in world.policy.parameters() if p.requires_grad)
+    count = sum(p.numel() for p in trained.values())
     cause = (
         f"not in the optimizer: {missing[:3]}; in it though frozen: {frozen[:3]}; trainable outside the policy: {loose[:3]}; "
         f"in it though not the policy's: {stray}"

@@ -33,6 +33,12 @@ SCENARIOS: dict[str, tuple[bool, tuple[str, ...]]] = {
             "trainer.minibatches=1", "plan.iterations=3",
         ),
     ),
+    # advantages that bootstrap from the critic: its gradient must be reduced too
+    "critic": (
+        True,
+        ("trainer=actor_critic", "initial=diagonal", *PATCHY, "trainer.minibatches=2", "plan.iterations=3"),
+    ),
+    "terminal": (True, ("penalty=terminal", "penalty.samples=6", "trainer=ppo", *PATCHY, "plan.iterations=2")),
     "rho": (True, ("policy=frozen", "initial=conditional", "trainer=ppo", *PATCHY, "plan.iterations=3")),
 }
 
