@@ -11,14 +11,16 @@ from torch import Tensor
 
 from pgdlab import doctor
 from pgdlab.compose import compose, instantiate
+from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.doctor import Check, DoctorError, examine, require
 from pgdlab.module import AdamW, SteeringModule
 from pgdlab.noise import Noise, Stream
 from pgdlab.penalties.path_kl import PathKL
 from pgdlab.rewards.base import Reward, Score
 from pgdlab.rollout import rollout
+from pgdlab.tasks.doctor import table
 from pgdlab.trainers.ppo import PPO
-from tests.worlds import BRIGHT, Broken, Patchy, base, equal, recorder, tiny
+from tests.worlds import BRIGHT, POINTS, Broken, Patchy, base, equal, recorder, tiny
 
 
 def module(*overrides: str) -> SteeringModule:
@@ -149,7 +151,7 @@ def test_shared_noise_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "Noise", Unkeyed)
     finding = named(examine(module()), "noise")
     assert finding.verdict == "failed"
-    assert "5 of 80 draws distinct; samples share noise" in finding.message
+    assert "samples share noise" in finding.message
 
 
 class Detached(PathKL):
@@ -210,6 +212,30 @@ def test_a_reward_that_cannot_be_relied_on_is_found(reward: Reward, cause: str) 
         require(examine(some))
 
 
+def test_a_held_out_reward_that_fails_is_a_warning_and_a_misshapen_one_an_error() -> None:
+    some = module("heldout=null")
+    assert not [c for c in examine(some) if c.name == "held-out"]
+    for reward, verdict, cause in ((Broken(), "warning", "scorer went away"), (Bare(), "failed", "returned a Tensor")):
+        some.world.heldout = reward
+        finding = named(examine(some), "held-out")
+        assert finding.verdict == verdict
+        assert cause in finding.message
+
+
+class Bare(Reward):
+    """A tensor where a Score is expected."""
+
+    def score(self, sample: Any, cond: Tensor) -> Any:
+        return sample.flatten(1).mean(1)
+
+
+def test_brackets_in_a_message_are_printed(capsys: Any) -> None:
+    table([Check("reward", "failed", "KeyError('[/bold] [red]')"), Check("noise", "ok", "a[0]")])
+    said = capsys.readouterr().err
+    assert "failed  reward: KeyError('[/bold] [red]')" in said
+    assert "ok  noise: a[0]" in said
+
+
 def test_a_constant_reward_is_a_warning() -> None:
     some = module()
     some.world.reward = Constant()
@@ -256,3 +282,68 @@ def test_the_doctor_uses_a_stream_of_its_own() -> None:
     draws = [n.normal(0, range(1), 1, (4,)) for n in (Noise(3), seed, Noise(3, Stream.EVALUATE))]
     assert not torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[1], draws[2])
+
+
+def reused(*given: Any) -> Any:
+    """A rollout that draws one step's noise and takes it at all: the source itself is sound."""
+    policy, noise = given[0], given[2]
+
+    class Once(Noise):
+        def normal(self, iteration: int, index: range, steps: int, shape: tuple[int, ...]) -> Tensor:
+            drawn = super().normal(iteration, index, steps, shape)
+            return torch.cat([drawn[:, :1], drawn[:, 1:2].expand(-1, steps - 1, *shape)], 1)
+
+    assert policy.steps > 2
+    return rollout(*given[:2], Once(noise.seed, noise.stream), *given[3:])
+
+
+@pytest.mark.parametrize("settings", [(), (*POINTS, "penalty=none")], ids=["images", "points"])
+def test_noise_that_is_reused_by_the_rollout_is_found(settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looked for in the trajectories, where it matters, and not in the source."""
+    some = module() if not settings else recorder(*settings)[0]
+    assert named(examine(some), "noise").verdict == "ok"
+    monkeypatch.setattr(doctor, "rollout", reused)
+    finding = named(examine(some), "noise")
+    assert finding.verdict == "failed"
+    assert "steps share noise" in finding.message
+
+
+def test_the_ratio_is_checked_in_the_precision_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+    forward = DiffusersDenoiser.output
+
+    def watching(self: Any, *given: Any) -> Tensor:
+        seen.add(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)
+        return forward(self, *given)
+
+    monkeypatch.setattr(DiffusersDenoiser, "output", watching)
+    for precision, dtype in (("bf16-mixed", torch.bfloat16), ("32-true", torch.float32), (None, torch.float32)):
+        findings = examine(module(), precision)
+        assert not failing(findings)
+        assert seen == {dtype}
+        seen.clear()
+
+
+@pytest.mark.filterwarnings("ignore:one update per rollout")
+@pytest.mark.parametrize(("epochs", "verdict"), [(1, "warning"), (2, "ok")])
+def test_one_update_a_rollout_is_said(epochs: int, verdict: str) -> None:
+    """Trap 12."""
+    some = module(f"trainer.epochs={epochs}", "trainer.minibatches=1")
+    assert named(examine(some), "clip").verdict == verdict
+    assert not [c for c in examine(module("trainer=reinforce")) if c.name == "clip"]
+
+
+class Narrow(Reward):
+    """One part in ten thousand of difference: what a base without diversity earns."""
+
+    def score(self, sample: Any, cond: Tensor) -> Score:
+        return Score.of(0.3 + 3e-5 * sample.flatten(1).mean(1))
+
+
+def test_rewards_without_a_spread_are_a_warning() -> None:
+    """Trap 15: best-of-64 is best-of-4, and there is nothing to steer to."""
+    some = module()
+    some.world.reward = Narrow()
+    finding = named(examine(some), "groups")
+    assert finding.verdict == "warning"
+    assert finding.message.startswith("0% of groups have equal rewards; in 100% they differ by less than a thousandth")
