@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -133,10 +133,12 @@ class ProgressBar(Callback):
 
     def __init__(self, iterations: int) -> None:
         self.iterations, self.console = iterations, Console(stderr=True)
-        left = TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7))
         figures = TextColumn(
             "{task.fields[figures]}", table_column=Column(no_wrap=True, ratio=1)
         )  # cut where it is narrow
+        left = TextColumn(
+            "{task.fields[left]}", table_column=Column(no_wrap=True)
+        )  # rich's own forgets slow iterations
         columns = [TextColumn("{task.description}"), BarColumn(10), MofNCompleteColumn(), left, figures]
         self.bar = Progress(*columns, console=self.console, expand=True)
         self.printed = 0.0
@@ -146,8 +148,8 @@ class ProgressBar(Callback):
             self.bar.start()
         assert isinstance(pl_module, SteeringModule)
         self.started, self.begun = time.monotonic(), trainer.current_epoch
-        name = type(pl_module.algorithm).__name__
-        self.task = self.bar.add_task(name, total=self.iterations, completed=self.begun, figures="first rollout")
+        name, fields = type(pl_module.algorithm).__name__, {"left": "", "figures": "first rollout"}
+        self.task = self.bar.add_task(name, total=self.iterations, completed=self.begun, **fields)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, SteeringModule)
@@ -155,12 +157,12 @@ class ProgressBar(Callback):
         clipped = [row[key] for key in row if "clip_fraction" in key and "initial" not in key]
         row |= {"clip": sum(clipped)} if clipped else {}
         figures = "  ".join(text.format(row[key]) for key, text in FIGURES.items() if key in row)
-        self.bar.update(self.task, completed=done, figures=figures)
-        late = time.monotonic() - self.printed > 10 or done == self.iterations
+        now = time.monotonic()
+        left = timedelta(seconds=round((now - self.started) / (done - self.begun) * (self.iterations - done)))
+        self.bar.update(self.task, completed=done, left=f"{left} left", figures=figures)
+        late = now - self.printed > 10 or done == self.iterations
         if trainer.is_global_zero and not self.console.is_terminal and late:
-            self.printed = time.monotonic()
-            pace = (self.printed - self.started) / (done - self.begun)
-            left = timedelta(seconds=round(pace * (self.iterations - done)))
+            self.printed = now
             line = f"iteration {done}/{self.iterations}  {left} left  {figures}"
             self.console.print(line, highlight=False, soft_wrap=True)
 

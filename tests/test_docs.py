@@ -308,5 +308,10 @@ def test_combinations_on_the_configuration_page_build() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_no_placeholder_is_left(page: Path) -> None:
+    assert "@@" not in page.read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_no_path_of_a_machine(page: Path) -> None:
     assert not re.search(r"(?<![\w.])/(work|tmp|root|home|Users)\b", page.read_text())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import socket
 import struct
 import time
@@ -103,6 +102,13 @@ def test_a_server_out_of_reach_stops_nothing(here: Path, monkeypatch: pytest.Mon
     assert (here / SUMMARY).exists()
 
 
+def test_a_disabled_run_keeps_its_table(here: Path, capfd: Any) -> None:
+    assert cli.main([*tiny(BRIGHT, "logger=wandb", "logger.mode=disabled", "plan.iterations=1"), "name=x"]) == 0
+    assert "W&B" not in capfd.readouterr().err
+    assert not (here / "wandb").exists()
+    assert (here / METRICS).exists()
+
+
 def test_where_a_key_is_looked_for(here: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert not has_key("https://api.wandb.ai")
     (tmp_path / ".netrc").write_text("machine example.org login a password b\n")
@@ -131,5 +137,13 @@ def test_rows_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     assert resume_rows(tmp_path, 5) == []
     (tmp_path / METRICS).write_text("iteration,reward\n1.0,0.1\n2.0,0.2\n3.0,0.3\n")
     assert [float(row["reward"]) for row in resume_rows(tmp_path, 2)] == [0.1, 0.2]
-    (tmp_path / METRICS).write_text("iteration,reward\n1.0,0.1\n2.0,0.2\n3.")  # killed while writing
-    assert [float(row["iteration"]) for row in resume_rows(tmp_path, 5) if not math.isnan(float(row["iteration"]))]
+    broken = (
+        "iteration,reward\n1.0,0.1\n2.0,nan\n\0\0\n3.0,x\n4.0,0.1,7\n,0.4\n4.0,\n5."  # the last: killed while writing
+    )
+    (tmp_path / METRICS).write_text(broken)
+    assert resume_rows(tmp_path, 5) == [
+        {"iteration": "1.0", "reward": "0.1"}, {"iteration": "2.0", "reward": "nan"}, {"iteration": "4.0", "reward": ""},
+    ]  # fmt: skip
+    for text in ("", "\n", "1.0,0.1\n2.0,0.2\n", "reward,itera"):
+        (tmp_path / METRICS).write_text(text)
+        assert resume_rows(tmp_path, 5) == []

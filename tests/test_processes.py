@@ -83,6 +83,9 @@ def test_the_shipped_runtime_makes_one_run(tmp_path: Path) -> None:
     assert [float(row["queries"]) for row in rows] == [8, 16]
     assert json.loads((tmp_path / "runs" / "two" / SUMMARY).read_text())["reward_queries"] == 16
     assert done.stderr.count("parameters:") == 1  # one doctor
+    assert "Initializing" not in done.stderr
+    assert "Warning" not in done.stderr
+    assert "deprecated" not in done.stderr
     assert done.stderr.count("iteration 2/2") == 1
     assert done.stdout.count("reward queries") == 1
 

@@ -251,7 +251,10 @@ def test_classifiers_are_fitted_and_their_accuracy_is_said(runs: Runs, monkeypat
     monkeypatch.setattr(ImageDomain, "write_reference", lambda self: written.append(self.name))
     assert cli.main(["task=classifiers", "domain=digits", "seed=3"]) == 0
     assert written == ["digits"]
-    assert "reward: test accuracy 3.500" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith("writing into ")
+    assert "assets/digits" in said.splitlines()[0]
+    assert "reward: test accuracy 3.500" in said
 
 
 def test_the_doctor_is_a_task_on_any_config(runs: Runs, capsys: Any) -> None:
