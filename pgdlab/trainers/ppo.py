@@ -19,7 +19,8 @@ class PPO(PolicyGradient):
     """min(w A, clip(w, e^-c, e^c) A), w = pi(a|s) / pi_old(a|s)   (after Schulman et al. 2017, arXiv:1707.06347, eq. 7;
     for diffusion: DDPO, Black et al. 2023, arXiv:2305.13301).
 
-    clip: c, nats of log-ratio of a whole step. bounds: schulman clips w to [1 - c, 1 + c] instead. With one update per rollout w is 1 and the clip does nothing.
+    clip: c, nats of log-ratio of a whole step. bounds: schulman clips w to [1 - c, 1 + c] instead. With one update per
+    rollout w is 1 and the clip does nothing.
     """
 
     clip: float = 0.2

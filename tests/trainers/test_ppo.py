@@ -87,7 +87,7 @@ def test_updates_after_the_first_use_the_moved_ratio() -> None:
 
 @pytest.mark.parametrize("clip", [0.0, -0.1])
 def test_a_clip_that_is_not_positive_is_refused(clip: float) -> None:
-    with pytest.raises(ValueError, match="positive number of nats"):
+    with pytest.raises(ValueError, match="it is above 0"):
         PPO(clip=clip)
 
 
@@ -104,3 +104,71 @@ def test_one_update_a_rollout_is_warned_about() -> None:
 def test_reinforce_refuses_to_reuse_samples(epochs: int, minibatches: int) -> None:
     with pytest.raises(ValueError, match=f"not {epochs} epochs of {minibatches} minibatches"):
         Reinforce(epochs=epochs, minibatches=minibatches)
+
+
+def test_schulmans_bounds_by_hand() -> None:
+    """[1 - .2, 1 + .2] is [log .8, log 1.2] in nats, not [-.2, .2]: .19 is outside above, -.21 inside below."""
+    trainer = PPO(clip=0.2, bounds="schulman")
+    log_ratio = torch.tensor([0.19, 0.18, -0.21, -0.23], dtype=torch.float64)
+    one = torch.ones(4, dtype=torch.float64)
+    # min(w A, clipped w A) by hand, for an advantage of 1 and of -1
+    expected = torch.tensor([1.2, math.exp(0.18), math.exp(-0.21), math.exp(-0.23)], dtype=torch.float64)
+    torch.testing.assert_close(trainer.surrogate(log_ratio, one), expected, rtol=1e-14, atol=0)
+    expected = -torch.tensor([math.exp(0.19), math.exp(0.18), math.exp(-0.21), 0.8], dtype=torch.float64)
+    torch.testing.assert_close(trainer.surrogate(log_ratio, -one), expected, rtol=1e-14, atol=0)
+    logs = {name: float(total) / count for name, (total, count) in trainer.diagnostics(log_ratio).items()}
+    assert (logs["clip_fraction_high"], logs["clip_fraction_low"]) == (0.25, 0.25)
+
+
+@pytest.mark.parametrize("rho", [False, True])
+def test_the_ratio_per_dimension_by_hand(rho: bool) -> None:
+    """Log-ratios of a plane are halved, those of rho too: the first update's gradient is half of the density's, and the
+    logged log-ratio of a policy that moved half of it."""
+    policy, reference = start(rho)
+    world = tiny_world(policy, reference, samples=64)
+    density, mean = PPO(epochs=2, minibatches=1), PPO(epochs=2, minibatches=1, ratio="per_dimension")
+    experience = density.collect(world, 0)
+    whole, half = gradient(world, density, experience), gradient(world, mean, experience)
+    for name in whole:
+        torch.testing.assert_close(half[name], whole[name] / 2, rtol=1e-11, atol=1e-13)
+    moved(policy, seed=3, size=0.1)
+    (piece,) = density.passes(experience, 0, world)
+    logs = [trainer.loss(experience, piece, world).logs for trainer in (density, mean)]
+    for name in ("log_ratio_abs", "initial_log_ratio_abs")[: 1 + rho]:
+        assert logs[1][name][0] == pytest.approx(float(logs[0][name][0]) / 2, rel=1e-12)
+        assert logs[1][name][0] > 0.01
+
+
+def test_the_peers_ratio_is_below_one_on_average() -> None:
+    """Trap 4: E_old[w^(1/D)] < 1 where E_old[w] = 1 (Jensen), so that it weighs nothing correctly."""
+    policy, reference = start(rho=False)
+    world = tiny_world(policy, reference, noise=FastNoise(1), samples=20_000)
+    trainer = PPO(ratio="per_dimension")
+    out = trainer.collect(world, 0).trajectory
+    moved(policy, seed=9, size=0.3)
+    pairs = all_pairs(torch.arange(20_000), 3)
+    with torch.no_grad():
+        log_ratio = replay(policy, out, pairs)[1] - out.log_prob.flatten()
+        weight = trainer.reduced(log_ratio, world, out.cond[pairs.row]).exp()
+    assert weight.mean() < 1 - 5 * weight.std() / len(weight) ** 0.5
+
+
+def test_the_peers_clip_stalls() -> None:
+    """Trap 18: after a move of a hundredth of the clip of .2 nats, their 1e-4 a dimension has no gradient left where the
+    advantage agrees with the move; the density's has all of it."""
+    log_ratio = torch.full((4,), 0.002, dtype=torch.float64, requires_grad=True)
+    slopes = {}
+    for name, trainer, dimensions in (
+        ("density", PPO(), 1),
+        ("peers", PPO(ratio="per_dimension", bounds="schulman", clip=1e-4), 8),
+    ):
+        gain = trainer.surrogate(log_ratio / dimensions, torch.ones_like(log_ratio)).sum()
+        (slopes[name],) = torch.autograd.grad(gain, log_ratio)
+    assert slopes["density"].tolist() == pytest.approx([math.exp(0.002)] * 4)
+    assert slopes["peers"].tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0, 1.5])
+def test_schulmans_clip_is_between_0_and_1(clip: float) -> None:
+    with pytest.raises(ValueError, match=f"clip is {clip}; .*below 1 where bounds is schulman"):
+        PPO(clip=clip, bounds="schulman")
