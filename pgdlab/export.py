@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser, DiffusersDenoiser
+from pgdlab.diffusion.policy import Policy
 from pgdlab.diffusion.tuning import Adapted
 from pgdlab.runs import COMMAND
 
@@ -30,6 +33,18 @@ def unwrapped(denoiser: Denoiser) -> Denoiser:
     return unwrapped(denoiser.denoiser) if isinstance(denoiser, ClassifierFreeGuidance) else denoiser
 
 
+def origin(cfg: Any, policy: Policy) -> dict[str, Any]:
+    """The sampler that a run trained and measured under, and what was tuned: a network under another sampler, or with
+    another initial distribution, is another policy."""
+    nodes = OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["policy", "initial", "plan"]), resolve=True)
+    assert isinstance(nodes, dict)
+    tuned = {"tuning": nodes["policy"].get("tuning"), "initial": nodes["initial"], "steps": nodes["plan"]["steps"]}
+    return {
+        "sampler": {key: nodes["policy"].get(key) for key in ("kernel", "steps", "guidance")},
+        "tuned": tuned | {"stochastic_steps": len(policy.stochastic_steps)},
+    }
+
+
 def write_base(denoiser: Denoiser, folder: Path, facts: dict[str, Any]) -> None:
     """Writes unet/ and scheduler/ (diffusers format; for adapters lora/ and scheduler/) and README.md into a folder of the
     run's."""
@@ -48,5 +63,6 @@ def card(folder: Path, facts: dict[str, Any], loading: str) -> None:
     made = folder.parent / COMMAND
     command = made.read_text().strip() if made.is_file() else "(the command was not kept)"
     lines = [f"# {folder.resolve().parent.name}", "", "Made with pgdlab by", "", f"    {command}", "", "```json"]
-    lines += [json.dumps(facts, indent=2), "```", "", "Load it with", "", loading, ""]
+    lines += [json.dumps(facts, indent=2), "```", ""]
+    lines += ["It was made for `sampler`; under another it is another policy.", "", "Load it with", "", loading, ""]
     (folder / "README.md").write_text("\n".join(lines))

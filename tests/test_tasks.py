@@ -220,6 +220,13 @@ def test_export_is_a_plain_diffusers_folder(runs: Runs) -> None:
     card = (out / "README.md").read_text()
     assert "from_pretrained" in card
     assert str(summary(runs.folder / "runs" / "joint")["reward_after"]) in card
+    facts = json.loads(card.partition("```json\n")[2].partition("```")[0])
+    assert facts["sampler"]["kernel"] == {"_target_": "pgdlab.diffusion.kernels.DDIM", "eta": 1.0}
+    assert (facts["sampler"]["steps"], facts["sampler"]["guidance"]) == (4, 1.0)
+    assert facts["tuned"]["tuning"] == {"_target_": "pgdlab.diffusion.tuning.Full"}
+    assert facts["tuned"]["steps"] == {"_target_": "pgdlab.plan.AllSteps"}
+    assert facts["tuned"]["stochastic_steps"] == 3  # of 4: the last one is deterministic, and the reference's
+    assert facts["tuned"]["initial"]["_target_"].endswith("Diagonal")
     rho = load_file(out / "initial.safetensors")
     assert all(torch.equal(rho[n], p) for n, p in world.policy.initial.state_dict().items())
     assert rho["mean"].abs().max() > 0

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from pgdlab.build import build_world
 from pgdlab.evaluation.evaluate import load_weights
-from pgdlab.export import write_base
+from pgdlab.export import origin, write_base
 from pgdlab.fit import LAST, load
 from pgdlab.runs import SUMMARY
 
@@ -23,7 +23,7 @@ def main(cfg: Any) -> None:
     load_weights(world.policy, load(folder / LAST)["state_dict"], folder / LAST)
     summary = folder / SUMMARY
     facts = json.loads(summary.read_text()) if summary.is_file() else {"note": "the run was not finished"}
-    write_base(world.policy.denoiser, folder / "export", facts)
+    write_base(world.policy.denoiser, folder / "export", facts | origin(cfg, world.policy))
     if world.policy.trains_initial:
         save_file(
             {k: v.contiguous() for k, v in world.policy.initial.state_dict().items()},

@@ -12,7 +12,7 @@ from pgdlab.compose import make
 from pgdlab.domains.base import Domain
 from pgdlab.evaluation.evaluate import load_weights
 from pgdlab.evaluation.samples import draw
-from pgdlab.export import write_base
+from pgdlab.export import origin, write_base
 from pgdlab.fit import LAST, fit, load, ready
 from pgdlab.module import AdamW, SteeringModule
 from pgdlab.noise import Noise, Stream
@@ -59,5 +59,5 @@ def report(cfg: Any, module: SteeringModule, folder: Path) -> None:
     world.domain.show({"samples": sample[:64], "test data": data}, folder / "samples.png")
     facts = {"iterations": int(module.iterations), "seconds": float(module.seconds), "quality": figures}
     write_json(facts, folder / "summary.json")
-    write_base(module.policy.denoiser, folder / "base", facts)
+    write_base(module.policy.denoiser, folder / "base", facts | origin(cfg, module.policy))
     print(f"base written to {folder / 'base'}; samples in {folder / 'samples.png'}")
