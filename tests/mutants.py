@@ -46,6 +46,7 @@ T_KERNELS, T_DENOISERS = "diffusion/test_kernels.py", "diffusion/test_denoisers.
 CREDIT, TABLES, TABULAR = "functional/credit.py", "oracle/tables.py", "oracle/tabular.py"
 T_VALUES, T_TABLES, T_TABULAR = "functional/test_credit.py", "oracle/test_tables.py", "oracle/test_tabular.py"
 UNBIASED = "unbiased or harmless or bootstraps or follow"  # of T_TABULAR: by enumeration, a second
+GRID, RULES, QUADRATURE, T_GRID = "oracle/grid.py", "oracle/rules.py", "oracle/quadrature.py", "oracle/test_grid.py"
 
 MUTANTS = [
     Mutant("sign of the baseline", RETURNS, "returns - baseline(", "returns + baseline(", T_RETURNS),
@@ -116,6 +117,29 @@ MUTANTS = [
            "diffusion/test_against_diffusers.py", "ddpm and v_prediction"),
     Mutant("unweighted regression", "trainers/denoising.py", "(weight * each).sum()", "each.sum()",
            "trainers/test_denoising.py", "hand"),
+    Mutant("grid: KL doubled in the search", RULES, "max(self.weight, TIE) / std**2", "2 * max(self.weight, TIE) / std**2",
+           T_GRID, "recursion"),
+    Mutant("grid: a step's KL without its 1/2", RULES, "/ (2 * self.std**2)", "/ self.std**2", T_GRID, "recursion"),
+    Mutant("grid: ceiling for attainable", GRID, "rule: Rule = Attainable(problem.lam) if",
+           "rule: Rule = Ceiling(problem.lam) if", T_GRID, "recursion"),
+    Mutant("grid: variance for std", QUADRATURE, "width = std / float(spacing)", "width = std**2 / float(spacing)", T_GRID,
+           "recursion"),
+    Mutant("grid: rho's KL free", GRID, "objective=value - lam0 * start.kl", "objective=value", T_GRID, "recursion"),
+    Mutant("grid: the path's KL in E[reward]", GRID, "reward=value + weight * kl", "reward=value", T_GRID, "recursion"),
+    Mutant("grid: running rewards lost", "oracle/induction.py", "parts = [self.running[h]] if h in self.running else []",
+           "parts = []", T_GRID, "recursion"),
+    Mutant("grid: a local maximum for the global", "oracle/maximum.py", "value > best)[:, None]", "value < best)[:, None]",
+           "oracle/test_spline.py", "best_mean"),
+    Mutant("grid: jumps where the nodes see them", QUADRATURE, "if not bad.any():", "if True:", "oracle/test_spline.py", "jump"),
+    Mutant("grid: jumps averaged before the exponential", RULES, "tilted_mean(values, self.weight, self.weight)",
+           "values.mean(1)", T_GRID, "weighted_samples or two_optima"),
+    Mutant("grid: std in Tweedie's formula", RULES, "y + table.std**2 / self.weight", "y + table.std / self.weight", T_GRID,
+           "tilted_mean"),
+    Mutant("grid: a fixed reach for the ceiling", RULES, "return REACH + 1.2 * pull", "return REACH", T_GRID, "many_stds"),
+    Mutant("tilt: sign of the determinant", "oracle/tilted.py", "- torch.linalg.slogdet(b)[1] / 2",
+           "+ torch.linalg.slogdet(b)[1] / 2", "oracle/test_tilted.py"),
+    Mutant("tilt: weights stay", "oracle/tilted.py", "density = GaussianMixture(logits.softmax(0),",
+           "density = GaussianMixture(base.weights,", "oracle/test_tilted.py"),
     Mutant("NaN rewards kept", "rewards/guard.py", "measured = paid.measured & finite", "measured = paid.measured",
            "rewards/test_guard.py"),
     Mutant("discount off by one", CREDIT, "values[:, h].double() + gamma * later",

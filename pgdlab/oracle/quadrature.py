@@ -18,7 +18,7 @@ NARROW = 1.25  # cells: a narrower Gaussian is integrated by Gauss-Hermite on th
 HERMITE = 9  # its nodes
 BLOCK = 64  # outputs of a convolution that share one Toeplitz matrix
 JUMP = 6.0  # sixth difference / range of its seven values from which a function counts as jumping there
-NOISE = 1e-7  # of the whole range: sixth differences that are not looked at
+NOISE = 1e-7  # of the widest range: sixth differences that are not looked at
 SIXTH = np.array([1.0, -6.0, 15.0, -20.0, 15.0, -6.0, 1.0])
 SUBSAMPLES = {1: 129, 2: 13}  # per axis, to average a cell where the function jumps
 
@@ -99,11 +99,11 @@ def hermite(lines: Float[Tensor, "C M *R"], width: float, cells: int, tilted: bo
 def rough(values: Float[Tensor, "C *M"]) -> Bool[Tensor, " *M"]:
     """Nodes beside a jump: where the sixth difference is above 6 times the range of the seven values that it is made of,
     after a straight line is taken out (a jump has 12, a kink 4 at most, a step smoothed by a Gaussian of .8 cells 3).
-    Jumps below 1e-7 of the function's range are let pass."""
+    Jumps below 1e-7 of the widest channel's range are let pass."""
     found = np.zeros(values.shape[1:], dtype=bool)
     line = np.linspace(0, 1, 7)
+    noise = NOISE * float((values.flatten(1).amax(1) - values.flatten(1).amin(1)).max())
     for f in values.numpy():
-        noise = NOISE * (f.max() - f.min())
         for axis in range(f.ndim):
             seven = sliding_window_view(f, 7, axis=axis)
             bent = seven - seven[..., :1] - (seven[..., -1:] - seven[..., :1]) * line

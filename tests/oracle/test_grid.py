@@ -116,13 +116,15 @@ def test_quadratic_rewards_against_a_recursion(kind: str, rho: bool, eta: float)
 
 @pytest.mark.parametrize("kind", SOLVERS)
 def test_an_optimum_many_stds_away(kind: str) -> None:
-    """A linear reward worth 12 nats a unit: grids and integrals follow. Closed form as above; quadratic, so that a
-    single step's tilted mean is over 8 stds from the reference's."""
-    policy = chain([[0.0]], [[1.0]], steps=3)
-    rewards = {2: (-6.0, 0.5)}
-    problem = Problem(reference=policy, reward=lambda x: -6 * x[:, 0] - 0.5 * x[:, 0] ** 2, lam=0.5)
+    """A reward of the first state that moves its mean by 8 stds: grids and integrals follow. The recursion, as above."""
+    policy = chain([[0.0]], [[1.0]], steps=2)
+    problem = Problem(
+        reference=policy, reward=lambda x: x[:, 0], running={0: lambda x: -12 * x[:, 0] - 0.5 * x[:, 0] ** 2}, lam=0.5
+    )
     found = SOLVERS[kind](problem)
-    assert found.objective == pytest.approx(riccati(policy, rewards, 0.5, kind, False, 0.5), rel=1e-6)
+    exact = riccati(policy, {0: (-12.0, 0.5), 1: (1.0, 0.0)}, 0.5, kind, False, 0.5)
+    assert found.objective == pytest.approx(exact, rel=1e-6)
+    assert found.mean(torch.zeros(1, 1).double(), 0).item() < -7 * float(policy.std[0])
 
 
 def test_the_two_optima_of_the_page() -> None:
