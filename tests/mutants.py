@@ -48,6 +48,14 @@ T_VALUES, T_TABLES, T_TABULAR = "functional/test_credit.py", "oracle/test_tables
 UNBIASED = "unbiased or harmless or bootstraps or follow"  # of T_TABULAR: by enumeration, a second
 GRID, RULES, QUADRATURE, T_GRID = "oracle/grid.py", "oracle/rules.py", "oracle/quadrature.py", "oracle/test_grid.py"
 
+ACTOR, TRUST, DIVERGENCES = "trainers/actor_critic.py", "penalties/trust_region.py", "functional/divergences.py"
+T_ACTOR, T_TRUST, T_TERMINAL, T_DIVERGENCES = (
+    "trainers/test_actor_critic.py",
+    "penalties/test_trust_region.py",
+    "penalties/test_terminal.py",
+    "functional/test_divergences.py",
+)
+
 MUTANTS = [
     Mutant("sign of the baseline", RETURNS, "returns - baseline(", "returns + baseline(", T_RETURNS),
     Mutant("batch mean for the group's", RETURNS, 'same = groups if kind == "group" else torch.zeros_like(groups)',
@@ -177,6 +185,39 @@ MUTANTS = [
            "measured, torch.zeros_like(batch.run), self.baseline", T_TABULAR, UNBIASED),
     Mutant("critic takes the sum of its visits", TABULAR, "total / count.clamp(min=1) - flat", "total - flat", T_TABULAR,
            "critic"),
+    Mutant("V(s_0) as rho's baseline", ACTOR, "rho = scaled[:, 0] + self.advantage_lambda * advantage[:, 0]",
+           "rho = self.advantage_lambda * advantage[:, 0]", T_ACTOR, "exact_one"),
+    Mutant("V without the penalty", ACTOR, "earned = between((paid.values.double() - charge[:, 1:]) * factors",
+           "earned = between(paid.values.double() * factors", T_ACTOR, "exact_one"),
+    Mutant("V of the next state for this one's", ACTOR, "states = torch.cat([scaled, torch.zeros_like(first)[:, None]], 1)",
+           "states = torch.cat([torch.zeros_like(first)[:, None], scaled], 1)", T_ACTOR, "exact_one or definition"),
+    Mutant("discount without gamma^h", ACTOR, "weight = factors[kept] if self.weighted_states else",
+           "weight = factors[kept] if not self.weighted_states else", T_ACTOR, "gamma"),
+    Mutant("discounted reward, undiscounted KL", GRADIENT, "penalty.cost(exact) * experience.cost_weight[pairs.column]",
+           "penalty.cost(exact)", T_ACTOR, "gamma"),
+    Mutant("sign of the critic's target", "trainers/critic.py", "- targets[pairs.row, pairs.column]",
+           "+ targets[pairs.row, pairs.column]", T_ACTOR, "target_leads"),
+    Mutant("target and advantage lambda exchanged", ACTOR, "gae(steps, states, 1.0, self.advantage_lambda, True)",
+           "gae(steps, states, 1.0, self.target_lambda, True)", T_ACTOR, "definition"),
+    Mutant("the critic decides the clip", "module.py", "clip_grad_norm_(part, self.optimizer.clip_norm",
+           "clip_grad_norm_([p for x in self.trained() for p in x], self.optimizer.clip_norm", T_ACTOR, "clipped"),
+    Mutant("price of a step left out of V", "oracle/linear_gaussian.py", "value = Quadratic(value.p + price.p, value.q + price.q",
+           "value = Quadratic(value.p, value.q", T_ACTOR, "simulation"),
+    Mutant("mask inverted", GRADIENT, "gain.masked_fill(~inside, 0.0)", "gain.masked_fill(inside, 0.0)", T_TRUST, "outside"),
+    Mutant("trust region around the reference", "trainers/nearness.py", "trajectory.own_mean[pairs.row",
+           "trajectory.reference_mean[pairs.row", T_TRUST, "outside"),
+    Mutant("dual descent", TRUST, "self.rate * (kl / self.limit - 1)", "self.rate * (1 - kl / self.limit)", T_TRUST, "hand"),
+    Mutant("sign of the witness", DIVERGENCES, "others(xx) / (n - 2) - xy.mean(1)", "xy.mean(1) - others(xx) / (n - 2)",
+           T_DIVERGENCES),
+    Mutant("witness as a fixed reward", DIVERGENCES, "u = 2 * (others", "u = (others", T_DIVERGENCES, "gradient"),
+    Mutant("own sample in the others' witness", DIVERGENCES, "others(xx) / (n - 2)", "others(xx) / (n - 1)", T_DIVERGENCES,
+           "gradient"),
+    Mutant("own kernel in the estimate", DIVERGENCES, "return gram.sum(1) - gram.diagonal()", "return gram.sum(1)",
+           T_DIVERGENCES),
+    Mutant("another condition's reference", "penalties/terminal.py", "reference[prompts == c]", "reference", T_TERMINAL,
+           "conditions"),
+    Mutant("terminal cost for the unmeasured", GRADIENT, "final_costs(world, trajectory).masked_fill(~measured, 0.0)",
+           "final_costs(world, trajectory)", T_TERMINAL, "failed"),
 ]  # fmt: skip
 
 

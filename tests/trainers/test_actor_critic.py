@@ -336,11 +336,12 @@ def loops(world: World, experience: Any, trace: float, gamma: float, paid: Tenso
 def test_credit_by_its_definition(form: str, steps: Any, trace: float, gamma: float) -> None:
     """All steps, a random part and a window; the deterministic last step's reward belongs to the step before it."""
     world = hand_world(form, steps)
-    credit = ActorCritic(advantage_lambda=trace, target_lambda=trace, gamma=gamma)
+    credit = ActorCritic(advantage_lambda=trace, target_lambda=0.4, gamma=gamma)
     experience = Reinforce(baseline="none", credit=credit).collect(world, 0)
     out = experience.trajectory
     paid = torch.stack([0.5 * Bowl().score(x, out.cond).value for x in seen(world, out)], 1)
-    advantage, targets, rho = loops(world, experience, trace, gamma, paid)
+    advantage, _, rho = loops(world, experience, trace, gamma, paid)
+    _, targets, _ = loops(world, experience, 0.4, gamma, paid)
     weight = discount_factors(4, gamma)[list(out.kept)]
     torch.testing.assert_close(experience.targets, targets, **EXACT)
     torch.testing.assert_close(experience.advantage, weight * advantage, **EXACT)
