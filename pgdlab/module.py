@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from pgdlab.rewards.guard import alone
 from pgdlab.trainers.base import Algorithm, Loss, Processes, World
 
 
@@ -147,7 +148,7 @@ class SteeringModule(lightning.LightningModule):
                 part.eval()
         self.base = digest(self.world.reference)
         size = self.trainer.world_size
-        self.world.processes = Processes(self.global_rank, size, self.gather if size > 1 else lambda x: x)
+        self.world.processes = Processes(self.global_rank, size, self.gather if size > 1 else alone)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The reference is made of the domain's files, not of the checkpoint: what it was is kept to be compared."""

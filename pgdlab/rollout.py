@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
@@ -40,6 +41,12 @@ class Trajectory:
     estimates: Float[Tensor, "B E *D"]
     kept: tuple[int, ...]
     slot: tuple[int, ...]
+
+    @functools.cached_property
+    def where(self) -> tuple[Int[Tensor, " K"], Int[Tensor, " H1"]]:
+        """kept and slot on the states' device, to index with: made once, so that no pass waits for a copy."""
+        device = self.states.device
+        return torch.tensor(self.kept, device=device), torch.tensor(self.slot, device=device)
 
 
 TENSORS = tuple(f.name for f in fields(Trajectory) if f.name not in ("kept", "slot"))
@@ -114,13 +121,12 @@ class _Sampler:
         shape, rows = policy.space.shape, len(cond)
         rho, prior = policy.initial(cond), self.reference.initial(cond)
         x = rho.sample(policy.space.project(drawn[:, 0], cond)).to(drawn.dtype)
-        scored = steps if self.extras.reference else 0
+        score, scored = log_prob(rho, x, policy.space, cond), steps if self.extras.reference else 0
         out = Trajectory(
             cond=cond, initial=x, kept=tuple(self.kept), slot=self.slot,
             states=drawn.new_empty(rows, max(self.slot) + 1, *shape), sample=x,
             log_prob=drawn.new_empty(rows, len(self.kept)),
-            initial_log_prob=log_prob(rho, x, policy.space, cond),
-            initial_log_ratio=log_prob(rho, x, policy.space, cond) - log_prob(prior, x, policy.space, cond),
+            initial_log_prob=score, initial_log_ratio=score - log_prob(prior, x, policy.space, cond),
             reference_mean=drawn.new_empty(rows, len(self.kept) if scored else 0, *shape),
             own_mean=drawn.new_empty(rows, len(self.kept) if self.extras.means else 0, *shape),
             kl=drawn.new_zeros(rows, scored), log_ratio=drawn.new_zeros(rows, scored),
@@ -146,7 +152,7 @@ class _Sampler:
         if self.extras.estimates:
             out.estimates[:, h] = base
         g = policy(x, at, cond) if own else policy.step(x, base, at)
-        action = g.sample(policy.space.project(drawn, cond))
+        action = g.sample(policy.space.project(drawn, cond)).to(x.dtype)  # as it is stored, whatever g is computed in
         if not stochastic:
             return action
         score = log_prob(g, action, policy.space, cond)
@@ -184,9 +190,7 @@ def split(pairs: Pairs, size: int) -> Iterator[Pairs]:
 
 def replay(policy: Policy, trajectory: Trajectory, pairs: Pairs) -> tuple[Gaussian, Float[Tensor, " P"]]:
     """The Gaussians of any set of pairs in one network forward, and the log-probabilities of the stored actions."""
-    device = trajectory.states.device
-    kept = torch.tensor(trajectory.kept, device=device)
-    slot = torch.tensor(trajectory.slot, device=device)
+    kept, slot = trajectory.where
     h = kept[pairs.column]
     cond = trajectory.cond[pairs.row]
     g = policy(trajectory.states[pairs.row, slot[h]], h, cond)

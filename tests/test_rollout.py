@@ -12,6 +12,7 @@ from pgdlab.diffusion.kernels import DDIM
 from pgdlab.diffusion.policy import ODE, Policy, build_policy
 from pgdlab.diffusion.space import Dense
 from pgdlab.diffusion.tuning import Full, LoRA, Tuning
+from pgdlab.functional.gaussian import Gaussian
 from pgdlab.noise import Noise
 from pgdlab.rollout import Extras, Pairs, Trajectory, all_pairs, dtype_of, replay, rollout, slots, split
 from tests.exact import steps_of
@@ -250,3 +251,35 @@ def test_states_are_fp32_unless_the_parameters_are_fp64() -> None:
     assert dtype_of(policy) == torch.float64
     half = Policy(denoiser().to(torch.bfloat16), Dense((1, 8, 8)), policy.initial.float(), DDIM(), 3)
     assert dtype_of(half) == torch.float32
+
+
+class Wide(Policy):
+    """Computes its steps in fp64, while its parameters, and so the states, are fp32."""
+
+    def forward(self, x: Tensor, h: Tensor, cond: Tensor) -> Gaussian:
+        at = x.double()
+        mean = self.from_x[h][:, None] * at + self.from_x0[h][:, None] * self.estimate(at, h, cond)
+        return Gaussian(mean, self.std[h][:, None])
+
+
+def test_actions_are_scored_as_they_are_stored() -> None:
+    """Trap 1: with a std of a thousandth, rounding an action to fp32 after scoring it moves its score by 1e-4 nats and more;
+    the score of what was stored differs from the stored score by the latter's own rounding only."""
+    narrow = tiny_policy(0.003)
+    policy = Wide(narrow.denoiser.float(), narrow.space, narrow.initial.float(), narrow.kernel, 4)
+    assert dtype_of(policy) == torch.float32
+    out = rollout(policy, policy, Noise(0), 0, range(ROWS), COND, STOCHASTIC, ROWS)
+    assert out.states.dtype == torch.float32
+    with torch.no_grad():
+        score = replay(policy, out, all_pairs(torch.arange(ROWS), 3))[1].reshape(ROWS, 3)
+    assert score.dtype == torch.float64
+    torch.testing.assert_close(out.log_prob.double(), score, rtol=1e-6, atol=1e-6)
+
+
+def test_where_the_kept_steps_are_is_on_the_device_once() -> None:
+    """Replay indexes with tensors; making them anew for every pass would wait for the device each time."""
+    out = run(*pair_of_policies(), [0, 2])
+    first, again = out.where, out.where
+    assert first[0] is again[0]
+    assert first[0].tolist() == [0, 2]
+    assert first[1].tolist() == [0, 1, 2, 3, -1]

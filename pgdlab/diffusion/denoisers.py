@@ -20,7 +20,8 @@ class Denoiser(nn.Module, ABC):
     schedule: Schedule
 
     @abstractmethod
-    def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]: ...
+    def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
+        """E[x_0 | x_t] in the units of the data. Rows do not see each other."""
 
     @abstractmethod
     def frozen(self) -> Denoiser:

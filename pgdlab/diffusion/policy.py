@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser
@@ -36,16 +36,13 @@ class Policy(nn.Module):
         self.stochastic_steps: list[int] = (chain.std > 0).nonzero().flatten().tolist()
 
     @property
-    def stochastic(self) -> Bool[Tensor, " H"]:
-        """Steps with std > 0: the others have no log-probability and take no part in a policy gradient."""
-        return self.std > 0
-
-    @property
     def trains_denoiser(self) -> bool:
+        """Whether any weight of the denoiser requires a gradient."""
         return any(p.requires_grad for p in self.denoiser.parameters())
 
     @property
     def trains_initial(self) -> bool:
+        """Whether the initial distribution has anything that requires a gradient."""
         return any(p.requires_grad for p in self.initial.parameters())
 
     def estimate(self, x: Float[Tensor, "P *D"], h: Int[Tensor, " P"], cond: Tensor) -> Float[Tensor, "P *D"]:

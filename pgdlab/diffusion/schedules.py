@@ -101,6 +101,7 @@ class DiffusersSchedule(Schedule):
 
     @property
     def prediction_type(self) -> str:
+        """What the network was trained to give out: epsilon, v_prediction or sample."""
         return str(self.scheduler.config.prediction_type)
 
     @property
@@ -111,6 +112,7 @@ class DiffusersSchedule(Schedule):
 
     @property
     def train_times(self) -> int:
+        """T: the times of training are 0 .. T - 1."""
         return int(self.scheduler.config.num_train_timesteps)
 
     @property

@@ -16,7 +16,6 @@ class Digits(ImageDomain):
     """1,437 training and 360 test images; pixels count 0 to 16. Dropout keeps the base from learning them by heart."""
 
     name: str = field(default="digits", init=False)
-    labels: tuple[str, ...] = field(default=tuple("0123456789"), init=False)
     size: int = field(default=8, init=False)
     channels: tuple[int, ...] = field(default=(48, 64), init=False)
     dropout: float = field(default=0.1, init=False)

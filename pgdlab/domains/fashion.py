@@ -24,10 +24,6 @@ class Fashion(ImageDomain):
 
     folder: str | None = None
     name: str = field(default="fashion", init=False)
-    labels: tuple[str, ...] = field(
-        default=("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
-        init=False,
-    )
     size: int = field(default=28, init=False)
     channels: tuple[int, ...] = field(default=(24, 48, 96), init=False)
 

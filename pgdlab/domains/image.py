@@ -53,7 +53,6 @@ class ImageDomain(Domain):
     weights: str | None = None
     conditions: int = field(default=10, init=False)
     name: str = field(init=False)
-    labels: tuple[str, ...] = field(init=False)
     size: int = field(init=False)
     channels: tuple[int, ...] = field(init=False)
     dropout: float = field(default=0.0, init=False)
@@ -190,10 +189,6 @@ class ImageDomain(Domain):
 
     def show(self, rows: dict[str, Tensor], path: Path) -> None:
         picture({title: self.decode(sample.detach().cpu()) for title, sample in rows.items()}, path)
-
-    def describe(self, cond: int) -> str:
-        """The name of a class, for captions."""
-        return "any" if cond == self.conditions else self.labels[cond]
 
 
 def read_idx(path: Path) -> Any:

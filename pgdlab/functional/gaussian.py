@@ -15,9 +15,11 @@ from torch import Tensor
 class Volume(Protocol):
     """The part of a Space that densities need: how to sum over true degrees of freedom."""
 
-    def squared_norm(self, x: Tensor, cond: Tensor) -> Tensor: ...
+    def squared_norm(self, x: Tensor, cond: Tensor) -> Tensor:
+        """||x||^2 of rows x (P, *D), every degree of freedom counted once: (P,)."""
 
-    def log_volume(self, log_std: Tensor, cond: Tensor) -> Tensor: ...
+    def log_volume(self, log_std: Tensor, cond: Tensor) -> Tensor:
+        """Sum of a quantity per coordinate (P, *D) over the degrees of freedom: (P,)."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def log_prob(g: Gaussian, x: Float[Tensor, "P *D"], space: Volume, cond: Tensor)
     """log N(x; mean, std^2) = -1/2 ||(x - mean) / std||^2 - sum log std - dof/2 log 2 pi, in nats.
 
     The density, not its mean over dimensions: the ratio of two of them is an importance weight.
-    Rows with std 0 have no density and give -inf or nan: leave them out (Policy.stochastic).
+    Rows with std 0 have no density and give -inf or nan: leave them out (Policy.stochastic_steps).
     """
     log_std = g.std.log().expand_as(g.mean)
     constant = 0.5 * math.log(2 * math.pi)

@@ -47,6 +47,7 @@ class PathKL(Penalty):
 
     @property
     def initial_coefficient(self) -> Tensor:
+        """lambda_0 of now, reward units per nat: it follows lambda, unless that is 0."""
         if self.fixed_initial is not None:
             return torch.full_like(self.coefficient, self.fixed_initial)
         return self.coefficient * self.initial_ratio

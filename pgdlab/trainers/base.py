@@ -17,6 +17,7 @@ from pgdlab.noise import Noise
 from pgdlab.penalties.base import Penalty
 from pgdlab.plan import Plan
 from pgdlab.rewards.base import Reward
+from pgdlab.rewards.guard import alone
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Processes:
 
     rank: int = 0
     size: int = 1
-    gather: Callable[[Tensor], Tensor] = field(default=lambda x: x)
+    gather: Callable[[Tensor], Tensor] = alone
 
     def share(self, total: int) -> range:
         """The indices of 0..total-1 that this process owns: equal, contiguous parts."""
@@ -52,6 +53,7 @@ class World:
 
     @property
     def device(self) -> torch.device:
+        """Where the policy's coefficients are, and so everything else."""
         return self.policy.std.device
 
     def to(self, device: torch.device) -> World:

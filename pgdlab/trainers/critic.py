@@ -52,8 +52,7 @@ class Perceptron(Critic):
 
 def at_pairs(value: Value, trajectory: Trajectory, pairs: Pairs) -> Float[Tensor, " P"]:
     """The values of the states before the pairs' actions."""
-    device = trajectory.states.device
-    kept, slot = (torch.tensor(x, device=device) for x in (trajectory.kept, trajectory.slot))
+    kept, slot = trajectory.where
     h = kept[pairs.column]
     return value(trajectory.states[pairs.row, slot[h]], h, trajectory.cond[pairs.row])
 
