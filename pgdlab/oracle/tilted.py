@@ -1,7 +1,7 @@
 """Exponential tilts of Gaussian mixtures: what the KL-regularised optimum would be if the data could be tilted itself.
 
 max_q E_q[r] - lam KL(q || p) is lam log Z, reached by q = p* = p exp(r / lam) / Z (Donsker & Varadhan 1975; Gibbs' variational
-principle). No chain does better on data p; what one does less is its gap.
+principle).
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Tilt:
     kl: float
 
     def gap(self, objective: float) -> float:
-        """What a chain's optimum lacks: positive because its last states are not quite the data, and because Gaussian
-        steps cannot follow every tilt. `objective`: of the chain's ceiling or attainable optimum at the same lam."""
+        """What a chain's optimum lacks. objective: of its ceiling or attainable optimum at the same lam. Negative where
+        the chain's own samples, which are not quite the data, are easier to tilt."""
         return self.value - objective
 
 
