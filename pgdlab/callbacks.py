@@ -148,8 +148,8 @@ class ProgressBar(Callback):
             self.bar.start()
         assert isinstance(pl_module, SteeringModule)
         self.started, self.begun = time.monotonic(), trainer.current_epoch
-        name, fields = type(pl_module.algorithm).__name__, {"left": "", "figures": "first rollout"}
-        self.task = self.bar.add_task(name, total=self.iterations, completed=self.begun, **fields)
+        name, first = type(pl_module.algorithm).__name__, "first rollout"
+        self.task = self.bar.add_task(name, total=self.iterations, completed=self.begun, left="", figures=first)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, SteeringModule)
