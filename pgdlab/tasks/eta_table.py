@@ -9,8 +9,9 @@ from rich.console import Console
 
 from pgdlab.build import build_world
 from pgdlab.compose import compose
-from pgdlab.evaluation.certificate import Share, Suite, ideal_gain
+from pgdlab.evaluation.certificate import Share, Suite
 from pgdlab.evaluation.tables import eta_picture, eta_table, share_line
+from pgdlab.evaluation.truth import ideal_gain
 from pgdlab.runs import run_folder, save_config, write, write_json
 from pgdlab.tasks.certify import cell, suite_of
 
