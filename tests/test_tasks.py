@@ -80,6 +80,9 @@ def test_train_leaves_a_run_folder(runs: Runs) -> None:
             assert len(image.convert("L").getcolors(256) or range(257)) > 8  # not blank
     assert summary(run).keys() >= HEADLINE
     assert summary(run)["versions"].keys() >= {"pgdlab", "torch", "lightning", "diffusers", "python"}
+    policy = load_run(run).policy  # a checkpoint without its sampler is no policy
+    assert (policy.steps, policy.guidance, policy.kernel.eta) == (4, 1.0, 1.0)
+    assert policy.tuning._target_ == "pgdlab.diffusion.tuning.Full"
 
 
 def test_the_numbers_of_a_run_agree(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
