@@ -42,6 +42,7 @@ T_RETURNS, T_GAUSSIAN, T_PATH_KL = (
     "penalties/test_path_kl.py",
 )
 T_CREDIT, T_EXACT, T_ROLLOUT = "trainers/test_policy_gradient.py", "trainers/test_gradient.py", "test_rollout.py"
+T_CERTIFICATE = "test_certificate.py"
 T_KERNELS, T_DENOISERS = "diffusion/test_kernels.py", "diffusion/test_denoisers.py"
 CREDIT, TABLES, TABULAR = "functional/credit.py", "oracle/tables.py", "oracle/tabular.py"
 T_VALUES, T_TABLES, T_TABULAR = "functional/test_credit.py", "oracle/test_tables.py", "oracle/test_tabular.py"
@@ -220,6 +221,19 @@ MUTANTS = [
            "conditions"),
     Mutant("terminal cost for the unmeasured", GRADIENT, "final_costs(world, trajectory).masked_fill(~measured, 0.0)",
            "final_costs(world, trajectory)", T_TERMINAL, "failed"),
+    # what a short run that is held against the exact optimum notices by itself
+    Mutant("certified: baseline added", RETURNS, "advantage = returns - baseline(", "advantage = returns + baseline(",
+           T_CERTIFICATE, "optimum and linear and not reused"),
+    Mutant("certified: KL of later steps not in the return", PATH_KL, "later = strictly_later(own) if",
+           "later = 0 * strictly_later(own) if", T_CERTIFICATE, "gradient and quadratic-A"),
+    Mutant("certified: KL not differentiated", PATH_KL, "return self.coefficient * kl * (", "return 0 * kl * (", T_CERTIFICATE,
+           "optimum and quadratic and not ppo"),
+    Mutant("certified: maximum in the clip", "functional/surrogates.py", "return torch.minimum(free", "return torch.maximum(free",
+           T_CERTIFICATE, "linear-reused"),
+    Mutant("certified: KL of the prior to rho", ROLLOUT, "kl(policy.initial(cond), reference.initial(cond),",
+           "kl(reference.initial(cond), policy.initial(cond),", T_CERTIFICATE, "optimum and rho"),
+    Mutant("certified: advantage of the last step", GRADIENT, "[h + 1 for h in kept]", "[len(kept) for h in kept]",
+           T_CERTIFICATE, "optimum and quadratic and not ppo"),
 ]  # fmt: skip
 
 

@@ -19,16 +19,8 @@ from torch import Tensor
 from pgdlab import cli
 from pgdlab.build import build_module, build_world
 from pgdlab.compose import compose
-from pgdlab.evaluation.certificate import (
-    Cell,
-    Figures,
-    Interval,
-    Run,
-    linear_problem,
-    queries_to,
-    row,
-    truth,
-)
+from pgdlab.evaluation.certificate import Cell, Interval, Run, queries_to, row
+from pgdlab.evaluation.truth import Figures, linear_problem, truth
 from pgdlab.module import SteeringModule
 from pgdlab.oracle import linear_gaussian
 from pgdlab.penalties.base import NoPenalty
@@ -36,7 +28,9 @@ from pgdlab.tasks import certify, eta_table
 from pgdlab.tasks.certify import run
 
 SHORT = ["plan.iterations=150", "plan.checkpoint_every=150", "policy.steps=6", "optimizer.lr=4e-2"]
-REUSED = ["trainer=ppo", "trainer.baseline=group", "trainer.epochs=8"]  # so often that the clip decides
+# every sample so often, and so fast, that the clip decides
+REUSED = ["trainer=ppo", "trainer.baseline=group", "trainer.epochs=10", "trainer.minibatches=1"]
+REUSED += ["plan.iterations=60", "optimizer.lr=1e-1"]
 REINFORCE, PPO = ["trainer=reinforce", "trainer.baseline=group"], ["trainer=ppo", "trainer.baseline=group"]
 
 
@@ -48,7 +42,7 @@ def certified(folder: Path, problem: str, *more: str) -> Interval:
     return gap
 
 
-# measured, in this order: .010, .004, .003, .010, .009, .017, .001
+# measured, in this order: .010, .004, .003, .010, .009, .043, .001
 @pytest.mark.parametrize(
     ("problem", "trainer", "limit"),
     [
@@ -57,10 +51,10 @@ def certified(folder: Path, problem: str, *more: str) -> Interval:
         ("quadratic", PPO, 0.01),
         ("correlated", REINFORCE, 0.02),
         ("joint", REINFORCE, 0.02),
-        ("joint", REUSED, 0.04),
+        ("linear", REUSED, 0.075),
         ("rho", REINFORCE, 0.005),
     ],
-    ids=["linear", "quadratic", "quadratic-ppo", "correlated", "joint", "joint-reused", "rho"],
+    ids=["linear", "quadratic", "quadratic-ppo", "correlated", "joint", "linear-reused", "rho"],
 )
 def test_trainers_reach_the_optimum(problem: str, trainer: list[str], limit: float, tmp_path: Path) -> None:
     gap = certified(tmp_path, problem, *trainer)
@@ -75,7 +69,7 @@ def replicas(problem: str, *more: str) -> SteeringModule:
     g = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for p in (p for p in module.policy.parameters() if p.requires_grad):
-            p += 0.3 * torch.randn(p.shape[1:], generator=g).to(p)
+            p += 0.8 * torch.randn(p.shape[1:], generator=g).to(p)
     return module
 
 
