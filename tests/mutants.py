@@ -259,6 +259,8 @@ def run(copy: Path, test: str, only: str, log: Path) -> int:
     os.chdir(copy)
     sys.path[:] = [str(copy), *(p for p in sys.path if Path(p or ".").resolve() not in (ROOT, ROOT / "tests"))]
     sys.dont_write_bytecode = True
+    for name in [n for n in sys.modules if n.split(".")[0] == "tests"]:  # of `python -m tests.mutants`
+        del sys.modules[name]
     import pytest
 
     narrowed = ["-k", only] if only else []

@@ -298,7 +298,9 @@ def reused(*given: Any) -> Any:
 
 
 @pytest.mark.parametrize("settings", [(), (*POINTS, "penalty=none")], ids=["images", "points"])
-def test_noise_that_is_reused_by_the_rollout_is_found(settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_that_is_reused_by_the_rollout_is_found(
+    settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Looked for in the trajectories, where it matters, and not in the source."""
     some = module() if not settings else recorder(*settings)[0]
     assert named(examine(some), "noise").verdict == "ok"

@@ -29,8 +29,12 @@ SCENARIOS: dict[str, tuple[bool, tuple[str, ...]]] = {
     "failing": (
         True,
         (
-            *JOINT, "reward={_target_: tests.worlds.OneClass}", "plan.max_failed=0.6", "domain.prompts=[0,1]",
-            "trainer.minibatches=1", "plan.iterations=3",
+            *JOINT,
+            "reward={_target_: tests.worlds.OneClass}",
+            "plan.max_failed=0.6",
+            "domain.prompts=[0,1]",
+            "trainer.minibatches=1",
+            "plan.iterations=3",
         ),
     ),
     # advantages that bootstrap from the critic: its gradient must be reduced too

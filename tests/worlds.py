@@ -81,7 +81,10 @@ POINTS = ("experiment=null", "heldout=null", "domain=gaussian", "reward=quadrati
 
 def tiny(*overrides: str) -> list[str]:
     """The command line of a tiny run; later overrides win."""
-    exact = any(o.startswith(("domain=gaussian", "domain=mixture", "domain=finite_set", "experiment=oracle/")) for o in overrides)
+    exact = any(
+        o.startswith(("domain=gaussian", "domain=mixture", "domain=finite_set", "experiment=oracle/"))
+        for o in overrides
+    )
     return [*([] if exact else [f"domain.weights={base()}"]), *TINY, *overrides]
 
 

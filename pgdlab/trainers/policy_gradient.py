@@ -174,7 +174,9 @@ class PolicyGradient(Algorithm):
         """Sum over the pairs of penalty cost minus surrogate."""
         trajectory, penalty = experience.trajectory, world.penalty
         g, score = replay(world.policy, trajectory, pairs)
-        log_ratio = self.reduced(score - trajectory.log_prob[pairs.row, pairs.column], world, trajectory.cond[pairs.row])
+        log_ratio = self.reduced(
+            score - trajectory.log_prob[pairs.row, pairs.column], world, trajectory.cond[pairs.row]
+        )
         gain = self.surrogate(log_ratio, experience.advantage[pairs.row, pairs.column].to(score.dtype))
         logs = self.diagnostics(log_ratio.detach())
         if penalty.needs_means():
