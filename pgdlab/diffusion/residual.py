@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Literal
 
 import torch
@@ -67,23 +66,27 @@ class AffineCorrection(nn.Module):
 
 
 class NetworkCorrection(nn.Module):
-    """A perceptron on the state and a sinusoidal embedding of the step, shared by all steps; zero last layer. fp64."""
+    """A perceptron on the state and a sinusoidal embedding of the step, shared by all steps; zero last layer. fp64.
 
-    def __init__(self, steps: int, size: int, hidden: int, layers: int) -> None:
+    separate: state and embedding have first layers of their own, which are added. One layer for both would start with
+    weights of 1 / sqrt(D + hidden) for the few coordinates of the state, and hardly learn from it.
+    """
+
+    def __init__(self, steps: int, size: int, hidden: int, layers: int, separate: bool) -> None:
         super().__init__()
         self.steps, self.hidden = steps, hidden
-        widths = [size + hidden] + [hidden] * layers
-        body: list[nn.Module] = []
-        for before, after in itertools.pairwise(widths):
-            body += [nn.Linear(before, after), nn.SiLU()]
-        self.body = nn.Sequential(*body, nn.Linear(hidden, size)).double()
-        last = self.body[-1]
-        assert isinstance(last, nn.Linear)
+        self.state = nn.Linear(size, hidden).double() if separate else None
+        first = nn.Linear(hidden if separate else size + hidden, hidden)
+        inner = [layer for _ in range(layers - 1) for layer in (nn.SiLU(), nn.Linear(hidden, hidden))]
+        last = nn.Linear(hidden, size)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
+        self.first = first.double()
+        self.rest = nn.Sequential(*inner, nn.SiLU(), last).double()
 
     def forward(self, x: Float[Tensor, "P *D"], h: Int[Tensor, " P"], cond: Tensor) -> Float[Tensor, "P *D"]:
         from diffusers.models.embeddings import get_timestep_embedding
 
-        time = get_timestep_embedding(h * (1000 / self.steps), self.hidden).to(x.dtype)
-        return self.body(torch.cat([x.flatten(1), time], 1)).reshape(x.shape)
+        time, flat = get_timestep_embedding(h * (1000 / self.steps), self.hidden).to(x.dtype), x.flatten(1)
+        seen = self.first(torch.cat([flat, time], 1)) if self.state is None else self.first(time) + self.state(flat)
+        return self.rest(seen).reshape(x.shape)
