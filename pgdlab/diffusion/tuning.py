@@ -88,3 +88,43 @@ class Network(Tuning):
         size = math.prod(space.shape)
         correction = NetworkCorrection(len(chain.std), size, self.hidden, self.layers, self.separate)
         return Residual(denoiser.eval(), correction, chain, self.unit)
+
+
+class Adapted(Denoiser):
+    """A diffusers denoiser whose network carries peft adapters; only these are trained."""
+
+    def __init__(self, denoiser: DiffusersDenoiser, lora: LoRA) -> None:
+        super().__init__()
+        from peft import LoraConfig, get_peft_model
+
+        alpha = lora.rank if lora.scale is None else lora.scale
+        config = LoraConfig(r=lora.rank, lora_alpha=alpha, target_modules=list(lora.targets))
+        denoiser.network = get_peft_model(denoiser.network, config)  # raises ValueError naming targets it cannot find
+        self.denoiser, self.schedule = denoiser, denoiser.schedule
+
+    def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
+        return self.denoiser(x, t, cond)
+
+    def frozen(self) -> Denoiser:
+        return AdaptersOff(self)
+
+
+class AdaptersOff(Denoiser):
+    """The pretrained denoiser inside an adapted one: the same weights, the adapters switched off for the pass."""
+
+    def __init__(self, adapted: Adapted) -> None:
+        super().__init__()
+        self.shared = (adapted,)  # in a tuple: not a submodule, so that its weights are not listed twice
+        self.schedule = adapted.schedule
+
+    def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
+        denoiser = self.shared[0].denoiser
+        trained: list[nn.Parameter] = [p for p in denoiser.parameters() if p.requires_grad]
+        with denoiser.network.disable_adapter():
+            out = denoiser(x, t, cond)
+        for p in trained:  # peft leaves them as they were before its first call; keep ours
+            p.requires_grad_(True)
+        return out
+
+    def frozen(self) -> Denoiser:
+        return self
