@@ -233,7 +233,10 @@ def test_option_tables_are_complete_and_their_defaults_right(target: str, rows: 
         if is_node(value):
             assert default == value["_target_"].rpartition(".")[2]
         elif isinstance(value, (list, tuple)):
-            assert default in (str(value), f"{value[0]} to {value[-1]}") or all(f"`{v}`" in rows for v in value if "to_" not in str(v))
+            ends = f"{value[0]} to {value[-1]}"
+            assert default in (str(value), ends) or all(f"`{v}`" in rows for v in value if "to_" not in str(v))
+                f"`{v}`" in rows for v in value if "to_" not in str(v)
+            )
         else:
             assert default == ("null" if value is None else str(value)), name
 

@@ -25,7 +25,7 @@ from pgdlab.oracle.start import Begin, Best, Given, Tilted
 
 COARSE = 0.6  # of the nodes: the second grid, from which the error is estimated
 ROUNDS = 8  # of moving the grids to where the optimum goes
-ESCAPES = 1e-5  # probability of leaving the grids that is refused
+ESCAPES = 1e-4  # probability of leaving the grids that is refused
 
 FINER = 0.3  # of the prior's std: the narrowest rho that the grid of s_0 is made for
 

@@ -15,6 +15,7 @@ from pgdlab.diffusion.kernels import DDIM
 from pgdlab.diffusion.policy import Policy
 from pgdlab.diffusion.schedules import Cosine, DiffusersSchedule, Schedule
 from pgdlab.diffusion.space import Dense
+from pgdlab.oracle import grid, induction
 from pgdlab.oracle.linear_gaussian import (
     AffineChain,
     Optimum,
@@ -201,3 +202,23 @@ def test_what_has_no_optimum_or_is_not_affine_is_refused() -> None:
     policy = Policy(two, space, Standard(space=space, conditions=1, std=1.0), DDIM(), 5)
     with pytest.raises(ValueError, match="not affine"):
         affine_chain(policy, ONE)
+
+
+@pytest.mark.parametrize(("eta", "rho"), [(1.0, False), (0.4, True)])
+def test_the_grid_oracle_finds_the_same(eta: float, rho: bool) -> None:
+    # two routes with nothing in common: Riccati matrices, and tables of the value on a grid
+    policy = base(Cosine(), 0.7 * torch.eye(1), 6, eta, torch.tensor([0.3]))
+    p = problem(policy, [0.8], [0.9], trains_initial=rho)
+    exact = optimum(p)
+    on_grid = induction.Problem(
+        reference=policy, reward=lambda x: 0.8 * x[:, 0] - 0.9 * x[:, 0] ** 2, lam=p.lam, trains_initial=rho
+    )
+    found = grid.attainable(on_grid)
+    pairs = [
+        (found.objective, exact.value.objective), (found.reward, exact.value.reward), (found.path_kl, exact.value.path_kl),
+        (found.initial_kl, exact.value.initial_kl), (grid.ceiling(on_grid).objective, exact.ceiling),
+    ]  # fmt: skip
+    for one, other in pairs:
+        assert one == pytest.approx(other.item(), abs=1e-5)  # smooth rewards: the grid's own error is below 1e-8
+    x = torch.tensor([[-1.0], [0.2], [1.5]]).double()
+    torch.testing.assert_close(found.value(x, 2), exact.functions[2](x[None])[0], rtol=0, atol=1e-5)
