@@ -235,8 +235,6 @@ def test_option_tables_are_complete_and_their_defaults_right(target: str, rows: 
         elif isinstance(value, (list, tuple)):
             ends = f"{value[0]} to {value[-1]}"
             assert default in (str(value), ends) or all(f"`{v}`" in rows for v in value if "to_" not in str(v))
-                f"`{v}`" in rows for v in value if "to_" not in str(v)
-            )
         else:
             assert default == ("null" if value is None else str(value)), name
 
