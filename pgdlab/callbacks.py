@@ -167,7 +167,9 @@ class ProgressBar(Callback):
             self.console.print(line, highlight=False, soft_wrap=True)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.bar.stop()
+        if self.console.is_terminal:  # elsewhere it was not started, and would print an empty line
+            self.bar.stop()
 
     def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
-        self.bar.stop()
+        if self.console.is_terminal:
+            self.bar.stop()

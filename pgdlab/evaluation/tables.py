@@ -42,7 +42,7 @@ def line(row: Row) -> str:
     if row.figures is None:
         return start + f"refused: {row.refused}"
     f = row.figures
-    ends = f"gap {percent(row.gap):>14}   5 % after {reached(row.to_5, row.replicas)} queries   {row.seconds:.0f} s"
+    ends = f"gap {percent(row.gap):>14}   queries to 5 %: {reached(row.to_5, row.replicas)}   {row.seconds:.0f} s"
     return start + f"J {number(f.objective):>8} of {number(f.best):>8}   {ends}"
 
 

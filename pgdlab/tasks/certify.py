@@ -43,10 +43,11 @@ def points(cfg: Any, suite: Suite) -> None:
     """Runs the suite's cells one after another; `resume=runs/<name>` goes on after the last finished one."""
     folder = begun(cfg, suite.name)
     console, rows = Console(stderr=True, highlight=False), []
+    cells = len(suite.problems) * len(suite.algorithms)
     for problem, base in suite.problems.items():
         for algorithm, more in suite.algorithms.items():
             rows.append(row(problem, algorithm, cell(suite, base, more, folder / problem / algorithm)))
-            console.print(line(rows[-1]), soft_wrap=True)
+            console.print(f"{len(rows)}/{cells}  {line(rows[-1])}", soft_wrap=True)
     write(certificate_table(rows), folder / "certificate.md")
     write_json({"rows": [dataclasses.asdict(r) for r in rows]}, folder / CELL)
     certificate_picture(rows, folder / "certificate.png")
