@@ -34,7 +34,7 @@ def test_every_key_gives_other_numbers() -> None:
         Noise(seed, stream).normal(iteration, range(20), 4, SHAPE).flatten(0, 1)
         for seed in (0, 1) for stream in Stream for iteration in (0, 1, 2)
     ]).flatten(1)  # fmt: skip
-    assert len(draws) == 2 * 3 * 3 * 20 * 4
+    assert len(draws) == 2 * len(Stream) * 3 * 20 * 4
     assert len(torch.unique(draws, dim=0)) == len(draws)
     # also not shifted copies of one another: hardly a number occurs twice (8640 fp32 normals out of about 2^25)
     assert len(torch.unique(draws)) > 0.999 * draws.numel()
