@@ -119,6 +119,7 @@ def certificate_picture(rows: list[Row], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     problems = list(dict.fromkeys(r.problem for r in rows))
     names = list(dict.fromkeys(r.algorithm for r in rows))
@@ -136,8 +137,11 @@ def certificate_picture(rows: list[Row], path: Path) -> None:
         for level in (0.1, 0.05):
             axis.axhline(level, color="grey", lw=0.6, ls=":")
         axis.set(title=problem, xlabel="reward queries", yscale="log", ylim=(1e-4, 3))
+        axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("gap to the optimum (1: the base)")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2 * len(problems), frameon=False
+    )
     figure.savefig(path, dpi=110)
     plt.close(figure)
