@@ -174,6 +174,22 @@ def test_a_suite_runs_refuses_and_goes_on_where_it_stopped(tmp_path: Path, monke
     assert "certificate=affine" in capsys.readouterr().err
 
 
+def test_a_cell_that_was_stopped_or_lost_its_disk_is_not_kept(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    cfg = suite()
+
+    def full(*_: Any) -> None:
+        raise ValueError("checkpoints/last.ckpt: no space left") from OSError()
+
+    for index, (fit, expected) in enumerate(((lambda *_: None, KeyboardInterrupt), (full, ValueError))):
+        monkeypatch.setattr(certify, "fit", fit)  # ends before its last iteration, as after a SIGTERM; or cannot write
+        with pytest.raises(expected, match=r"resume=|no space"):
+            certify.main(cfg)
+        folder = tmp_path / "runs" / ("certify-affine" if not index else "certify-affine-2")
+        assert (folder / "config.yaml").is_file()
+        assert not list(folder.rglob("certificate.json"))
+
+
 def test_the_table_over_eta(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     cfg = compose(["experiment=oracle/eta_table"])

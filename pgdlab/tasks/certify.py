@@ -96,7 +96,8 @@ def cell(suite: Suite, base: list[str], more: list[str], folder: Path) -> Cell:
 def run(base: list[str], more: list[str], seed: int, measurements: int, folder: Path) -> Run:
     """Trains once, and measures on the way. The problem's own overrides declare the KL weights.
 
-    Raises RefusedError where the algorithm says that the problem is not for it, and where the run diverged.
+    Raises RefusedError where the algorithm says that the problem is not for it, and where the run diverged;
+    KeyboardInterrupt where it was asked to stop: such a cell is not finished.
     """
     cfg = compose([*base, *more, f"seed={seed}"])
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +109,11 @@ def run(base: list[str], more: list[str], seed: int, measurements: int, folder: 
     except ConfigError:
         raise  # a mistake in the suite itself
     except ValueError as error:
+        if isinstance(error.__cause__, OSError):  # the disk, not the algorithm
+            raise
         raise RefusedError(str(error)) from error
+    if int(module.iterations) < module.world.plan.iterations:
+        raise KeyboardInterrupt(f"go on with the same task and resume={folder.parents[2]}")
     load_weights(module.policy, load(folder / LAST)["state_dict"], folder / LAST)
     with torch.no_grad():
         final = found.measure(module.policy)
