@@ -20,7 +20,7 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 # A part may import from its own layer and from those before it. What is not listed here fails the test, so that a new
 # part has to be given a place; `evaluation.images` may stand elsewhere than the rest of evaluation.
 LAYERS = [
-    {"functional", "schema", "runs"},
+    {"functional", "schema", "runs", "molecules"},
     {"diffusion", "noise", "plan", "compose", "evaluation.images"},
     {"rollout", "oracle"},
     {"rewards", "domains"},

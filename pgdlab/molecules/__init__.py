@@ -1,0 +1,1 @@
+"""Molecules: what a generated graph means to a chemist. RDKit does the chemistry."""

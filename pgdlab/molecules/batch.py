@@ -1,0 +1,117 @@
+"""Decoded molecules: graphs of heavy atoms and kekulised bonds, and what RDKit makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+from jaxtyping import Int
+from rdkit import Chem, rdBase
+from torch import Tensor
+
+SYMBOLS = ("C", "N", "O", "F")
+NUMBERS = (6, 7, 8, 9)
+VALENCE = (4, 3, 2, 1)  # of neutral C, N, O, F
+BONDS = (Chem.BondType.ZERO, Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE)  # class 0 is "no bond"
+REASONS = ("valence", "kekulisation", "other", "disconnected")  # why a graph is no valid molecule
+
+
+def no_messages() -> Any:
+    """RDKit's log is off until this is deleted: a bad sample is counted, not printed."""
+    return rdBase.BlockLogs()
+
+
+@dataclass(frozen=True, eq=False)
+class Molecule:
+    """A graph that was decoded. mol: sanitised, its aromatic bonds perceived, all fragments kept, hydrogens implicit;
+    or the bare graph where sanitising failed. reason: None for a valid molecule (sanitised and in one piece), else one of
+    REASONS. smiles: canonical, without stereo, of all fragments; None where sanitising failed.
+    """
+
+    mol: Chem.Mol
+    reason: str | None
+    smiles: str | None
+
+    @property
+    def valid(self) -> bool:
+        """Sanitised and in one piece."""
+        return self.reason is None
+
+    @property
+    def sanitised(self) -> bool:
+        """RDKit accepts it, in however many pieces."""
+        return self.smiles is not None
+
+
+class Molecules(Sequence[Molecule]):
+    """A batch of decoded molecules; a slice of it is one again."""
+
+    def __init__(self, each: Iterable[Molecule]) -> None:
+        self.each = list(each)
+
+    @classmethod
+    def from_graphs(cls, types: Int[Tensor, "B N"], bonds: Int[Tensor, "B N N"], sizes: Int[Tensor, " B"]) -> Molecules:
+        """types: 0..3 of SYMBOLS. bonds: 0..3, the order, read above the diagonal. sizes: how many atoms count."""
+        quiet = no_messages()
+        rows = zip(types.tolist(), bonds.tolist(), sizes.tolist(), strict=True)
+        out = cls(decode(kinds[:size], orders) for kinds, orders, size in rows)
+        del quiet
+        return out
+
+    @classmethod
+    def from_smiles(cls, smiles: Iterable[str]) -> Molecules:
+        """Of what RDKit reads. Raises ValueError for what it does not."""
+        read = []
+        for text in smiles:
+            mol = Chem.MolFromSmiles(text)
+            if mol is None:
+                raise ValueError(f"{text!r} is no SMILES that RDKit reads")
+            read.append(examined(mol))
+        return cls(read)
+
+    def __len__(self) -> int:
+        return len(self.each)
+
+    @overload
+    def __getitem__(self, at: int) -> Molecule: ...
+    @overload
+    def __getitem__(self, at: slice) -> Molecules: ...
+    def __getitem__(self, at: int | slice) -> Molecule | Molecules:
+        return Molecules(self.each[at]) if isinstance(at, slice) else self.each[at]
+
+    @property
+    def valid(self) -> list[Molecule]:
+        """The valid ones, in order."""
+        return [m for m in self.each if m.valid]
+
+
+def graph(types: Sequence[int], bonds: Sequence[Sequence[int]]) -> Chem.RWMol:
+    """The bare, unsanitised RDKit graph of n atom types (0..3) and bond orders (0..3), read above the diagonal."""
+    mol = Chem.RWMol()
+    for kind in types:
+        mol.AddAtom(Chem.Atom(NUMBERS[kind]))
+    for i in range(len(types)):
+        row = bonds[i]
+        for j in range(i + 1, len(types)):
+            if row[j]:
+                mol.AddBond(i, j, BONDS[row[j]])
+    return mol
+
+
+def decode(types: Sequence[int], bonds: Sequence[Sequence[int]]) -> Molecule:
+    """The molecule of a graph, see graph()."""
+    return examined(graph(types, bonds))
+
+
+def examined(mol: Chem.Mol) -> Molecule:
+    """Sanitises mol in place and says what is wrong with it."""
+    failed = Chem.SanitizeMol(mol, catchErrors=True)
+    if failed != Chem.SanitizeFlags.SANITIZE_NONE:
+        known = {
+            Chem.SanitizeFlags.SANITIZE_PROPERTIES: "valence",
+            Chem.SanitizeFlags.SANITIZE_KEKULIZE: "kekulisation",
+        }
+        return Molecule(mol, known.get(failed, "other"), None)
+    smiles = Chem.MolToSmiles(mol, isomericSmiles=False)
+    return Molecule(mol, "disconnected" if "." in smiles else None, smiles)
