@@ -26,12 +26,14 @@ def no_messages() -> Any:
 class Molecule:
     """A graph that was decoded. mol: sanitised, its aromatic bonds perceived, all fragments kept, hydrogens implicit;
     or the bare graph where sanitising failed. reason: None for a valid molecule (sanitised and in one piece), else one of
-    REASONS. smiles: canonical, without stereo, of all fragments; None where sanitising failed.
+    REASONS. smiles: canonical, without stereo, of all fragments; None where sanitising failed. geometry: with explicit
+    hydrogens and a conformer of the coordinates that were generated; None where only a graph was.
     """
 
     mol: Chem.Mol
     reason: str | None
     smiles: str | None
+    geometry: Chem.Mol | None = None
 
     @property
     def valid(self) -> bool:
