@@ -9,7 +9,7 @@ import os
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +20,11 @@ from rdkit import Chem
 from pgdlab.molecules.batch import NUMBERS, no_messages
 
 ATOMS = 9  # heavy atoms at most
+ALL_ATOMS = 29  # with hydrogens, at most
 PAIRS = tuple(zip(*(x.tolist() for x in np.triu_indices(ATOMS, 1)), strict=True))  # (i, j), i < j, row by row
 HELD_OUT = 10_000  # distinct molecules that no base is trained on
 RADIUS = {6: 0.76, 7: 0.71, 8: 0.66, 9: 0.57}  # covalent, angstrom (Cordero et al. 2008, doi 10.1039/b801115j)
-VERSION = 1  # of the prepared file
+VERSION = 1  # of the prepared files
 
 
 class Record(NamedTuple):
@@ -47,6 +48,15 @@ class Graphs(NamedTuple):
     def rows(self, chosen: Any) -> Graphs:
         """Some of them."""
         return Graphs(*(x[chosen] for x in self))
+
+
+class Geometries(NamedTuple):
+    """The same molecules, in the same order, with their hydrogens. numbers: atomic, 0 past the last atom; xyz: angstrom, of
+    density functional theory (B3LYP/6-31G(2df,p)); smiles: as in Graphs."""
+
+    numbers: UInt8[Any, "N 29"]
+    xyz: Float[Any, "N 29 3"]
+    smiles: Any
 
 
 def source() -> Path:
@@ -117,8 +127,17 @@ def arrays(mol: Chem.Mol, record: Record) -> tuple[Any, ...]:
     return types, order[np.triu_indices(ATOMS, 1)], np.uint8(size), smiles, xyz
 
 
-def prepare(folder: Path) -> tuple[Graphs, dict[str, int]]:
-    """All molecules of the source as graphs, and how many were left out for what reason."""
+def place(mol: Chem.Mol, record: Record) -> tuple[Any, ...]:
+    """One molecule as the fields of Geometries."""
+    numbers, xyz = np.zeros(ALL_ATOMS, np.uint8), np.zeros((ALL_ATOMS, 3), np.float32)
+    size = len(record.elements)
+    numbers[:size] = [Chem.GetPeriodicTable().GetAtomicNumber(symbol) for symbol in record.elements]
+    xyz[:size] = record.xyz
+    return numbers, xyz, Chem.MolToSmiles(mol, isomericSmiles=False)
+
+
+def prepare(folder: Path, fields: Callable[[Chem.Mol, Record], tuple[Any, ...]]) -> tuple[list[Any], dict[str, int]]:
+    """The fields of all molecules of the source, one array each, and how many were left out for what reason."""
     kept, left, quiet = [], Counter[str](), no_messages()
     for record in records(folder):
         mol = Chem.MolFromSmiles(record.smiles)
@@ -126,36 +145,47 @@ def prepare(folder: Path) -> tuple[Graphs, dict[str, int]]:
         if why:
             left[why] += 1
         else:
-            kept.append(arrays(mol, record))
+            kept.append(fields(mol, record))
     del quiet
     if not kept:
         raise ValueError(f"no molecule of {folder} could be read")
-    return Graphs(*(np.array(column) for column in zip(*kept, strict=True))), dict(left)
+    return [np.array(column) for column in zip(*kept, strict=True)], dict(left)
 
 
-def cache() -> Path:
-    """The prepared file: $PGDLAB_CACHE, else pgdlab/ in the user's cache folder."""
+def cache(name: str = "qm9") -> Path:
+    """A prepared file: $PGDLAB_CACHE, else pgdlab/ in the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("PGDLAB_CACHE") or Path(home) / "pgdlab") / f"qm9_v{VERSION}.npz"
+    return Path(os.environ.get("PGDLAB_CACHE") or Path(home) / "pgdlab") / f"{name}_v{VERSION}.npz"
+
+
+def kept(name: str, names: tuple[str, ...], fields: Callable[[Chem.Mol, Record], tuple[Any, ...]]) -> list[Any]:
+    """The named arrays of a cached file, which is made of the source where it is missing or broken."""
+    path = cache(name)
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return [stored[field] for field in names]
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):  # not there, of another version, or cut off
+        pass
+    print("preparing QM9 (once, about half a minute)")
+    columns, left = prepare(source(), fields)
+    print(f"{len(columns[0]):,} molecules; left out: {', '.join(f'{n:,} {why}' for why, n in sorted(left.items()))}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.stem}.{os.getpid()}.npz")
+    np.savez_compressed(part, **dict(zip(names, columns, strict=True)))
+    part.replace(path)
+    return columns
 
 
 @functools.cache
 def load() -> Graphs:
-    """All molecules, from the cached file, which is made where it is missing or broken (about half a minute, 14 MB)."""
-    path = cache()
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return Graphs(*(stored[name] for name in Graphs._fields))
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):  # not there, of another version, or cut off
-        pass
-    print("preparing QM9 (once, about half a minute)")
-    graphs, left = prepare(source())
-    print(f"{len(graphs.sizes):,} molecules; left out: {', '.join(f'{n:,} {why}' for why, n in sorted(left.items()))}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.stem}.{os.getpid()}.npz")
-    np.savez_compressed(part, **graphs._asdict())
-    part.replace(path)
-    return graphs
+    """All molecules as graphs of heavy atoms, from the cached file (14 MB)."""
+    return Graphs(*kept("qm9", Graphs._fields, arrays))
+
+
+@functools.cache
+def load_3d() -> Geometries:
+    """All molecules with their hydrogens and geometries, from a second cached file (28 MB)."""
+    return Geometries(*kept("qm9_3d", Geometries._fields, place))
 
 
 def split(smiles: Any) -> dict[str, Any]:
