@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from rdkit import Chem, rdBase
 from torch import Tensor
 
@@ -47,17 +47,27 @@ class Molecule:
 
 
 class Molecules(Sequence[Molecule]):
-    """A batch of decoded molecules; a slice of it is one again."""
+    """A batch of decoded molecules; a slice of it is one again.
 
-    def __init__(self, each: Iterable[Molecule]) -> None:
-        self.each = list(each)
+    soft: what was decoded, as probabilities: of the four classes of all nine atoms, then of the four bond classes of all
+    36 pairs in the order of qm9.PAIRS; all 0 for atoms that are not there and their pairs. None where only graphs are known.
+    """
+
+    def __init__(self, each: Iterable[Molecule], soft: Float[Tensor, "B D"] | None = None) -> None:
+        self.each, self.soft = list(each), soft
 
     @classmethod
-    def from_graphs(cls, types: Int[Tensor, "B N"], bonds: Int[Tensor, "B N N"], sizes: Int[Tensor, " B"]) -> Molecules:
+    def from_graphs(
+        cls,
+        types: Int[Tensor, "B N"],
+        bonds: Int[Tensor, "B N N"],
+        sizes: Int[Tensor, " B"],
+        soft: Float[Tensor, "B D"] | None = None,
+    ) -> Molecules:
         """types: 0..3 of SYMBOLS. bonds: 0..3, the order, read above the diagonal. sizes: how many atoms count."""
         quiet = no_messages()
         rows = zip(types.tolist(), bonds.tolist(), sizes.tolist(), strict=True)
-        out = cls(decode(kinds[:size], orders) for kinds, orders, size in rows)
+        out = cls((decode(kinds[:size], orders) for kinds, orders, size in rows), soft)
         del quiet
         return out
 
@@ -80,7 +90,9 @@ class Molecules(Sequence[Molecule]):
     @overload
     def __getitem__(self, at: slice) -> Molecules: ...
     def __getitem__(self, at: int | slice) -> Molecule | Molecules:
-        return Molecules(self.each[at]) if isinstance(at, slice) else self.each[at]
+        if isinstance(at, slice):
+            return Molecules(self.each[at], None if self.soft is None else self.soft[at])
+        return self.each[at]
 
     @property
     def valid(self) -> list[Molecule]:
