@@ -1,0 +1,110 @@
+"""Figures of a batch of molecules; definitions, values of the data and caveats are in docs/molecules/metrics.md."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rdkit import Chem
+
+from pgdlab.molecules import fcd as chemnet
+from pgdlab.molecules import fingerprints, known, qm9
+from pgdlab.molecules.batch import REASONS, SYMBOLS, Molecule, Molecules, no_messages
+from pgdlab.molecules.properties import NAMES, properties
+from pgdlab.molecules.reference import test_properties
+
+FIRST = (100, 1000)  # the N of "unique at N"
+RINGS = (3, 4, 5, 6)  # sizes with a figure of their own
+
+
+def figures(molecules: Molecules, projected: Molecules | None = None, fcd: bool = False) -> dict[str, float]:
+    """All figures; what cannot be computed (of no valid sample, say) is left out. projected: the same samples after the
+    valence projection. fcd: whether to compute it (2 s for 1,000 samples, and 10 s once)."""
+    if not len(molecules):
+        return {}
+    quiet = no_messages()
+    valid = smiles_of(molecules)
+    out = validity(molecules) | distinctness(valid, len(molecules)) | edm(molecules)
+    if projected is not None:
+        out |= {f"projected_{name}": value for name, value in headline(projected).items()}
+    if valid:
+        out |= composition(valid) | distances(valid) | likeness(list(dict.fromkeys(valid)))
+        out |= chemnet.fcd(valid) if fcd else {}
+    del quiet
+    return out
+
+
+def smiles_of(molecules: Molecules) -> list[str]:
+    """Of the valid ones, in order, copies included."""
+    return [m.smiles for m in molecules if m.valid and m.smiles is not None]
+
+
+def validity(molecules: Molecules) -> dict[str, float]:
+    """Shares of all samples: sanitised, valid with its standard error, and the reasons why not."""
+    total = len(molecules)
+    valid = len(molecules.valid) / total
+    why = Counter(m.reason for m in molecules)
+    shares = {f"invalid_{reason}": why[reason] / total for reason in REASONS}
+    sanitised = sum(m.sanitised for m in molecules) / total
+    return {"sanitised": sanitised, "valid": valid, "valid_stderr": (valid * (1 - valid) / total) ** 0.5, **shares}
+
+
+def distinctness(valid: Sequence[str], total: int) -> dict[str, float]:
+    """unique and unique_at_N of the valid, novel of the distinct, vun of all samples."""
+    distinct = set(valid)
+    novel = len(distinct) - int(known.training_set().contains(distinct).sum())
+    out = {"vun": novel / total}
+    if valid:
+        out |= {"unique": len(distinct) / len(valid), "novel": novel / len(distinct)}
+    return out | {f"unique_at_{n}": len(set(valid[:n])) / n for n in FIRST if len(valid) >= n}
+
+
+def headline(molecules: Molecules) -> dict[str, float]:
+    """valid and vun alone."""
+    return {"valid": validity(molecules)["valid"], "vun": distinctness(smiles_of(molecules), len(molecules))["vun"]}
+
+
+def edm(molecules: Molecules) -> dict[str, float]:
+    """EDM's way: sanitised samples count as their largest piece."""
+    kept = [largest_piece(m) for m in molecules if m.sanitised]
+    found = distinctness(kept, len(molecules))
+    return {"edm_valid": len(kept) / len(molecules)} | {f"edm_{k}": found[k] for k in ("unique", "vun") if k in found}
+
+
+def largest_piece(molecule: Molecule) -> str:
+    """Canonical SMILES of the piece with most atoms, the first of equals, of a sanitised molecule."""
+    if molecule.valid and molecule.smiles is not None:
+        return molecule.smiles
+    piece = max(Chem.GetMolFrags(molecule.mol, asMols=True), key=lambda mol: mol.GetNumAtoms())
+    return str(Chem.MolToSmiles(piece, isomericSmiles=False))
+
+
+def composition(valid: Sequence[str]) -> dict[str, float]:
+    """Shares of the elements among heavy atoms, of ring sizes among rings, and rings a molecule."""
+    found = [properties(s) for s in valid]
+    elements = Counter(e for p in found for e in p.elements)
+    rings = Counter(r for p in found for r in p.rings)
+    atoms, count = elements.total(), rings.total()
+    out = {f"element_{symbol}": elements[symbol] / atoms for symbol in SYMBOLS} | {"rings": count / len(valid)}
+    if count:
+        out |= {f"ring_{size}": rings[size] / count for size in RINGS}
+        out["ring_7_up"] = sum(n for size, n in rings.items() if size > max(RINGS)) / count
+    return out
+
+
+def distances(valid: Sequence[str]) -> dict[str, float]:
+    """Wasserstein-1 distance of each property's distribution to the test sample's, in the property's unit."""
+    from scipy.stats import wasserstein_distance
+
+    columns = zip(*(properties(s)[: len(NAMES)] for s in valid), strict=True)
+    data = test_properties()
+    return {f"{name}_w1": float(wasserstein_distance(x, data[name])) for name, x in zip(NAMES, columns, strict=True)}
+
+
+def likeness(distinct: Sequence[str]) -> dict[str, float]:
+    """internal_diversity; with the data package also nearest_training, and nearest_training_data of the test sample."""
+    out = {"internal_diversity": fingerprints.internal_diversity(distinct)} if len(distinct) > 1 else {}
+    if qm9.has_data():
+        out["nearest_training"] = fingerprints.mean_nearest(distinct)
+        out["nearest_training_data"] = fingerprints.nearest_of_data()
+    return out

@@ -1,0 +1,41 @@
+"""The valence projection: from probabilities of atoms and bonds to a graph that no atom's valence forbids."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pgdlab.molecules.batch import VALENCE
+
+SMALLEST = 1e-12  # probability, so that hard graphs can be given too
+
+
+def project(
+    types: Float[Tensor, "B N 4"], bonds: Float[Tensor, "B N N 4"], sizes: Int[Tensor, " B"]
+) -> tuple[Int[Tensor, "B N"], Int[Tensor, "B N N"]]:
+    """The most probable atoms and bonds, then bonds lowered by one order at a time until every atom fits its valence.
+
+    types: probabilities of C, N, O, F. bonds: of the orders 0 to 3, read above the diagonal. sizes: how many atoms count.
+    Lowered is the bond of an overfull atom that loses the least log-probability, log p_k - log p_(k-1), halved where both
+    of its ends are overfull. All atoms are kept, so the graph may fall into pieces. After the correction of GDSS (Jo et
+    al. 2022, arXiv:2202.02514), which deletes whole bonds, the highest order first, and keeps the largest piece.
+    """
+    count = types.shape[1]
+    kinds = types.argmax(-1)
+    allowed = torch.tensor(VALENCE, device=types.device)[kinds]
+    above = torch.ones(count, count, dtype=torch.bool, device=types.device).triu(1)
+    inside = torch.arange(count, device=types.device) < sizes[:, None]
+    pair = above & inside[:, :, None] & inside[:, None, :]
+    score = bonds.clamp_min(SMALLEST).log()
+    loss = torch.cat([torch.full_like(score[..., :1], torch.inf), score[..., 1:] - score[..., :-1]], -1)
+    orders = bonds.argmax(-1) * pair
+    while True:
+        over = (orders.sum(1) + orders.sum(2) > allowed).long()
+        if not over.any():
+            return kinds, orders + orders.mT
+        ends = over[:, :, None] + over[:, None, :]
+        cost = loss.gather(-1, orders[..., None]).squeeze(-1) / ends.clamp_min(1)
+        cheapest = cost.masked_fill((ends == 0) | ~pair, torch.inf).flatten(1).argmin(1)
+        rows = over.any(1).nonzero().squeeze(1)
+        orders.view(len(orders), -1)[rows, cheapest[rows]] -= 1

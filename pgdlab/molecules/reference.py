@@ -1,0 +1,51 @@
+"""What samples are compared with: properties of the data, and fingerprints and FCD features of them, computed once."""
+
+from __future__ import annotations
+
+import functools
+import os
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import rdkit
+from jaxtyping import Float
+
+from pgdlab.molecules import known, qm9
+from pgdlab.molecules.properties import NAMES, properties
+
+
+def stored(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Arrays from <name>.npz beside the prepared data, made where it is missing or broken; not kept where it cannot be."""
+    path = qm9.cache(name)
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return dict(found)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # not there, or cut off
+        arrays = make()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.stem}.{os.getpid()}.npz")
+        np.savez_compressed(part, **arrays)
+        part.replace(path)
+    except OSError:
+        pass  # a read-only home: computed again next time
+    return arrays
+
+
+@functools.cache
+def test_properties() -> dict[str, Float[Any, " N"]]:
+    """logp, tpsa, sa, qed and weight of the test sample that ships (4 s, once)."""
+
+    def make() -> dict[str, Any]:
+        rows = [properties(s)[: len(NAMES)] for s in known.test_sample()]
+        return dict(zip(NAMES, np.array(rows).T, strict=True))
+
+    return stored(f"qm9_test_properties_rdkit{rdkit.__version__}", make)
+
+
+def scattered() -> list[str]:
+    """The test sample, which is sorted, in a fixed random order."""
+    order = np.random.default_rng(0).permutation(len(known.test_sample()))
+    return [known.test_sample()[i] for i in order]
