@@ -1,4 +1,4 @@
-"""Export: a folder that plain diffusers loads, or LoRA weights for peft, each with a card."""
+"""Export: a denoiser's weights in a folder, with a card."""
 
 from __future__ import annotations
 
@@ -8,29 +8,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser, DiffusersDenoiser
+from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.policy import Policy
-from pgdlab.diffusion.tuning import Adapted
 from pgdlab.runs import COMMAND
-
-LOADING = """```python
-from diffusers import DDIMScheduler, UNet2DModel
-
-unet = UNet2DModel.from_pretrained("{name}", subfolder="unet")
-scheduler = DDIMScheduler.from_pretrained("{name}", subfolder="scheduler")
-```"""
-
-ADAPTERS = """```python
-from diffusers import UNet2DModel
-from peft import PeftModel
-
-unet = PeftModel.from_pretrained(UNet2DModel.from_pretrained("the base folder", subfolder="unet"), "{name}/lora")
-```"""
-
-
-def unwrapped(denoiser: Denoiser) -> Denoiser:
-    """The denoiser that holds the weights."""
-    return unwrapped(denoiser.denoiser) if isinstance(denoiser, ClassifierFreeGuidance) else denoiser
 
 
 def origin(cfg: Any, policy: Policy) -> dict[str, Any]:
@@ -46,16 +26,9 @@ def origin(cfg: Any, policy: Policy) -> dict[str, Any]:
 
 
 def write_base(denoiser: Denoiser, folder: Path, facts: dict[str, Any]) -> None:
-    """Writes unet/ and scheduler/ (diffusers format; for adapters lora/ and scheduler/) and README.md into a folder of the
-    run's."""
-    inner = unwrapped(denoiser)
-    adapted = isinstance(inner, Adapted)
-    network = inner.denoiser if isinstance(inner, Adapted) else inner
-    if not isinstance(network, DiffusersDenoiser):
-        raise ValueError(f"only a diffusers network or its adapters can be exported, not a {type(network).__name__}")
-    network.network.save_pretrained(folder / ("lora" if adapted else "unet"), safe_serialization=True)
-    network.schedule.scheduler.save_pretrained(folder / "scheduler")
-    card(folder, facts, (ADAPTERS if adapted else LOADING).format(name=folder.name))
+    """Writes the weights, as Denoiser.save does, and README.md into a folder of the run's."""
+    loading = denoiser.save(folder)
+    card(folder, facts, loading)
 
 
 def card(folder: Path, facts: dict[str, Any], loading: str) -> None:

@@ -93,6 +93,7 @@ class SteeringModule(lightning.LightningModule):
 
     iterations: Tensor
     queries: Tensor
+    unique_queries: Tensor
     evaluations: Tensor
     seconds: Tensor
 
@@ -101,7 +102,7 @@ class SteeringModule(lightning.LightningModule):
         self.world, self.algorithm, self.optimizer = world, algorithm, optimizer
         world.critic = algorithm.build_critic(world)
         self.policy, self.penalty, self.critic = world.policy, world.penalty, world.critic
-        for name in ("iterations", "queries", "evaluations"):
+        for name in ("iterations", "queries", "unique_queries", "evaluations"):
             self.register_buffer(name, torch.zeros((), dtype=torch.long))
         self.register_buffer("seconds", torch.zeros((), dtype=torch.float64))
         self.experience: Any = None
@@ -114,7 +115,8 @@ class SteeringModule(lightning.LightningModule):
     def __deepcopy__(self, memo: dict[int, Any]) -> SteeringModule:
         """For Lightning's weight averaging: copies what trains, shares what is frozen."""
         memo |= {id(p): p for p in self.parameters() if not p.requires_grad}
-        memo |= {id(x): x for x in (self.world.reference, self.world.reward, self.world.heldout, self.world.domain)}
+        shared = (self.world.reference, self.world.reward, self.world.heldout, self.world.domain)
+        memo |= {id(x): x for x in shared if x is not self.policy}  # in pretraining the reference is the policy itself
         memo[id(self.experience)] = None
         clone = self.__class__.__new__(self.__class__)
         memo[id(self)] = clone
@@ -162,7 +164,10 @@ class SteeringModule(lightning.LightningModule):
         self.started = time.perf_counter()
         self.sums, self.rows = {}, 0
         with self.trainer.precision_plugin.forward_context():  # the precision of replay: else the ratio is not 1
+            before = self.world.reward.unique_queries() or 0
             self.experience = self.algorithm.collect(self.world, int(self.iterations))
+        asked = torch.tensor([(self.world.reward.unique_queries() or 0) - before], device=self.device)
+        self.unique_queries += self.world.processes.gather(asked).sum()
 
     def training_step(self, update: int) -> Tensor:
         """One optimiser step, however many passes its pairs take."""
@@ -241,5 +246,7 @@ class SteeringModule(lightning.LightningModule):
         for name, (total, count) in sorted(self.all_sums().items()):
             yield f"train/{name}", total / (count or updates)
         yield "iteration", float(self.iterations)
+        if self.world.reward.unique_queries() is not None:
+            yield "unique_queries", float(self.unique_queries)
         for name in ("queries", "evaluations", "seconds"):
             yield name, float(getattr(self, name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,13 @@ from torch import Tensor, nn
 
 from pgdlab.diffusion.schedules import DiffusersSchedule, Schedule
 from pgdlab.functional.gaussian import expand
+
+LOADING = """```python
+from diffusers import DDIMScheduler, UNet2DModel
+
+unet = UNet2DModel.from_pretrained("{name}", subfolder="unet")
+scheduler = DDIMScheduler.from_pretrained("{name}", subfolder="scheduler")
+```"""
 
 
 class Denoiser(nn.Module, ABC):
@@ -23,10 +31,25 @@ class Denoiser(nn.Module, ABC):
     def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
         """E[x_0 | x_t] in the units of the data. Rows do not see each other."""
 
+    def loss(
+        self, x0: Float[Tensor, "P *D"], t: Tensor, noise: Float[Tensor, "P *D"], cond: Tensor
+    ) -> Float[Tensor, " P"]:
+        """What a regression on clean samples x0 minimises. Unless the estimate is the mean of another density: the mean over
+        dimensions of ||x0 - x0hat(alpha x0 + sigma noise, t)||^2 / sigma^2, the squared error of v (Salimans & Ho 2022,
+        arXiv:2202.00512, sec. 4), whatever the network predicts."""
+        alpha, sigma = expand(self.schedule.alpha(t), x0), expand(self.schedule.sigma(t), x0)
+        estimate = self(alpha * x0 + sigma * noise, t, cond)
+        return ((x0 - estimate) / sigma).square().flatten(1).mean(1)
+
     @abstractmethod
     def frozen(self) -> Denoiser:
         """The pretrained denoiser, with nothing to train: what the KL is measured to. A copy, unless adapters let the
         weights be shared."""
+
+    def save(self, folder: Path) -> str:
+        """Writes the weights into a folder of the run's; what loads them again, in markdown. Raises ValueError where there
+        is no such format."""
+        raise ValueError(f"a {type(self).__name__} cannot be exported")
 
 
 class DiffusersDenoiser(Denoiser):
@@ -62,6 +85,12 @@ class DiffusersDenoiser(Denoiser):
     def frozen(self) -> Denoiser:
         return copy.deepcopy(self).eval().requires_grad_(False)
 
+    def save(self, folder: Path) -> str:
+        """unet/ and scheduler/, in diffusers' format."""
+        self.network.save_pretrained(folder / "unet", safe_serialization=True)
+        self.schedule.scheduler.save_pretrained(folder / "scheduler")
+        return LOADING.format(name=folder.name)
+
 
 class ClassifierFreeGuidance(Denoiser):
     """x0 = x0(null) + scale (x0(cond) - x0(null))   (Ho & Salimans 2022, arXiv:2207.12598, eq. 6, on the x0 estimate).
@@ -81,3 +110,6 @@ class ClassifierFreeGuidance(Denoiser):
 
     def frozen(self) -> Denoiser:
         return ClassifierFreeGuidance(self.denoiser.frozen(), self.scale, self.null)
+
+    def save(self, folder: Path) -> str:
+        return self.denoiser.save(folder)

@@ -66,6 +66,23 @@ class Diagonal(InitialDistribution):
         return self.gaussian(self.mean.expand(rows), self.log_scale.expand(rows), cond)
 
 
+class Shared(InitialDistribution):
+    """N(mean, diag(std e^log_scale)^2), one mean and scale for all coordinates of an orbit of the space: the noise stays
+    invariant under what the samples are (the atoms of a molecule may change places). Starts as the prior."""
+
+    orbit: Tensor
+
+    def __init__(self, *, space: Space, conditions: int, std: float) -> None:
+        super().__init__(space=space, conditions=conditions, std=std)
+        self.register_buffer("orbit", space.orbits(), persistent=False)
+        self.mean = nn.Parameter(torch.zeros(int(self.orbit.max()) + 1))
+        self.log_scale = nn.Parameter(torch.zeros_like(self.mean))
+
+    def forward(self, cond: Int[Tensor, " B"]) -> Gaussian:
+        rows = (len(cond), *self.orbit.shape)
+        return self.gaussian(self.mean[self.orbit].expand(rows), self.log_scale[self.orbit].expand(rows), cond)
+
+
 class Conditional(InitialDistribution):
     """A small network from the class to mean and scale; starts as the prior (zero last layer). hidden: its width."""
 

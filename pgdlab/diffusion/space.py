@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -26,6 +28,11 @@ class Space(ABC):
     def log_volume(self, log_std: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
         """Sum of a per-coordinate quantity over the true degrees of freedom."""
 
+    @abstractmethod
+    def orbits(self) -> Int[Tensor, "*D"]:
+        """Coordinates with the same number (0, 1, ...) may change places when the parts of a sample do: what belongs to one
+        belongs to all of them."""
+
 
 @dataclass(frozen=True)
 class Dense(Space):
@@ -41,3 +48,6 @@ class Dense(Space):
 
     def log_volume(self, log_std: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
         return log_std.flatten(1).sum(1)
+
+    def orbits(self) -> Int[Tensor, "*D"]:
+        return torch.arange(math.prod(self.shape)).reshape(self.shape)

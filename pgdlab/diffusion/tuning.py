@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -13,6 +14,13 @@ from pgdlab.diffusion.denoisers import Denoiser, DiffusersDenoiser
 from pgdlab.diffusion.kernels import Chain
 from pgdlab.diffusion.residual import AffineCorrection, NetworkCorrection, Residual, Unit
 from pgdlab.diffusion.space import Space
+
+ADAPTERS = """```python
+from diffusers import UNet2DModel
+from peft import PeftModel
+
+unet = PeftModel.from_pretrained(UNet2DModel.from_pretrained("the base folder", subfolder="unet"), "{name}/lora")
+```"""
 
 
 class Tuning(ABC):
@@ -107,6 +115,12 @@ class Adapted(Denoiser):
 
     def frozen(self) -> Denoiser:
         return AdaptersOff(self)
+
+    def save(self, folder: Path) -> str:
+        """lora/, in peft's format, and the base's scheduler/."""
+        self.denoiser.network.save_pretrained(folder / "lora", safe_serialization=True)
+        self.denoiser.schedule.scheduler.save_pretrained(folder / "scheduler")
+        return ADAPTERS.format(name=folder.name)
 
 
 class AdaptersOff(Denoiser):

@@ -8,24 +8,9 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser
-from pgdlab.functional.gaussian import expand
+from pgdlab.diffusion.denoisers import ClassifierFreeGuidance
 from pgdlab.plan import Plan
 from pgdlab.trainers.base import Algorithm, Loss, World
-
-
-def denoising_loss(
-    denoiser: Denoiser,
-    x0: Float[Tensor, "B *D"],
-    t: Shaped[Tensor, " B"],
-    noise: Float[Tensor, "B *D"],
-    cond: Tensor,
-) -> Float[Tensor, " B"]:
-    """Mean over dimensions of ||x0 - x0hat(alpha x0 + sigma noise, t)||^2 / sigma^2: the squared error of v
-    (Salimans & Ho 2022, arXiv:2202.00512, sec. 4), whatever the network predicts."""
-    alpha, sigma = expand(denoiser.schedule.alpha(t), x0), expand(denoiser.schedule.sigma(t), x0)
-    estimate = denoiser(alpha * x0 + sigma * noise, t, cond)
-    return ((x0 - estimate) / sigma).square().flatten(1).mean(1)
 
 
 @dataclass(frozen=True)
@@ -86,7 +71,9 @@ class DenoisingAlgorithm(Algorithm):
         t = world.policy.denoiser.schedule.spread(spread)
         noise = torch.randn(size, *experience.x0.shape[1:], generator=g)
         hidden = torch.rand(size, generator=g) < self.drop
-        cond = experience.cond.cpu()[rows].masked_fill(hidden, world.domain.conditions)
+        given = experience.cond.cpu()[rows]
+        noise = world.policy.space.project(noise, given)
+        cond = given.masked_fill(hidden, world.domain.conditions)
         own = torch.arange(world.processes.rank, size, world.processes.size)
         pieces = []
         for part in own.split(world.plan.pass_size):
@@ -100,7 +87,7 @@ class DenoisingAlgorithm(Algorithm):
         with torch.random.fork_rng(enabled=self.dropout):  # dropout draws from torch's global generator
             if self.dropout:
                 torch.manual_seed(piece.seed)
-            each = denoising_loss(world.policy.denoiser, x0, piece.t, piece.noise.to(x0.dtype), piece.cond)
+            each = world.policy.denoiser.loss(x0, piece.t, piece.noise.to(x0.dtype), piece.cond)
         total = (weight * each).sum() / piece.count
         return Loss(total, len(each), {"denoising_loss": (each.detach().sum(), float(len(each)))})
 

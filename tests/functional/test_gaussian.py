@@ -90,6 +90,9 @@ class ZeroCentre(Space):
     def log_volume(self, log_std: Tensor, cond: Tensor) -> Tensor:
         return log_std.mean((1, 2)) * 3 * (self.shape[0] - 1)
 
+    def orbits(self) -> Tensor:
+        return torch.zeros(self.shape, dtype=torch.long)
+
 
 @dataclass(frozen=True)
 class Symmetric(Space):
@@ -105,6 +108,9 @@ class Symmetric(Space):
 
     def log_volume(self, log_std: Tensor, cond: Tensor) -> Tensor:
         return log_std.triu(1).sum((1, 2))
+
+    def orbits(self) -> Tensor:
+        return torch.zeros(self.shape, dtype=torch.long)
 
 
 def test_zero_centre_of_mass_counts_its_own_dimensions() -> None:

@@ -1,0 +1,107 @@
+"""QM9 as graphs: up to nine heavy atoms (C, N, O, F) and kekulised bonds; hydrogens are implicit."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pgdlab.diffusion.denoisers import Denoiser
+from pgdlab.diffusion.graphs import GraphDenoiser, Graphs
+from pgdlab.diffusion.schedules import Cosine
+from pgdlab.domains.base import Domain
+from pgdlab.molecules import known, qm9
+from pgdlab.molecules.batch import VALENCE, Molecules
+
+# shares of the training split, measured by `python run.py task=molecules`
+TYPE_SHARES = (0.7239, 0.1144, 0.1590, 0.0027)  # C, N, O, F
+BOND_SHARES = (0.7263, 0.2351, 0.0305, 0.0081)  # none, single, double, triple
+SIZES = {9: 83, 8: 14, 7: 2, 6: 1}  # of 100 molecules, how many have that many heavy atoms; fewer than 6: 0.1
+
+
+def spaced(shares: dict[int, int]) -> tuple[int, ...]:
+    """Every key as often as its share says, spread evenly: any run of them has about these shares."""
+    places = [((k + 0.5) / count, key) for key, count in shares.items() for k in range(count)]
+    return tuple(key for _, key in sorted(places))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QM9(Domain):
+    """The condition of a molecule is its number of heavy atoms; prompts are those of training and evaluation, as they are
+    shared among the data by default. weights: a folder with config.json and model.safetensors, or null for the base that
+    ships. width, pair_width, heads, layers: of a network before pretraining.
+    """
+
+    prompts: tuple[int, ...] = spaced(SIZES)
+    weights: str | None = None
+    width: int = 96
+    pair_width: int = 48
+    heads: int = 6
+    layers: int = 6
+    name: str = field(default="qm9", init=False)
+    conditions: int = field(default=qm9.ATOMS + 1, init=False)  # 0 and ATOMS + 1 are no sizes
+    space: Graphs = field(default=Graphs(qm9.ATOMS, len(TYPE_SHARES), len(BOND_SHARES)), init=False)
+
+    def __post_init__(self) -> None:
+        if not self.prompts or any(not 1 <= p <= qm9.ATOMS for p in self.prompts):
+            raise ValueError(f"prompts is {list(self.prompts)}; they are numbers of heavy atoms, 1 to {qm9.ATOMS}")
+
+    @property
+    def folder_of_weights(self) -> Path:
+        """Where the base is read from."""
+        return known.ASSETS if self.weights is None else Path(self.weights).expanduser()
+
+    def build(self, **network: int) -> GraphDenoiser:
+        """A denoiser with untrained weights."""
+        return GraphDenoiser(
+            self.space, Cosine(), shares=TYPE_SHARES, bond_shares=BOND_SHARES, valence=VALENCE, **network
+        )
+
+    def fresh(self, generator: torch.Generator) -> GraphDenoiser:
+        with torch.random.fork_rng():
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            return self.build(width=self.width, pair_width=self.pair_width, heads=self.heads, layers=self.layers)
+
+    def base(self) -> Denoiser:
+        folder = self.folder_of_weights
+        try:
+            with torch.random.fork_rng():
+                return self.build(**json.loads((folder / "config.json").read_text())).load(folder)
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"cannot load the base of qm9 from {folder}: {error}. Make it with `python run.py "
+                "experiment=pretrain/qm9`, or name another in domain.weights"
+            ) from error
+
+    @functools.cached_property
+    def _splits(self) -> dict[str, Any]:
+        graphs = qm9.load()
+        return {name: graphs.rows(rows) for name, rows in qm9.split(graphs.smiles).items()}
+
+    def data(self, split: str) -> tuple[Float[Tensor, "N D"], Int[Tensor, " N"]]:
+        if split not in self._splits:
+            raise ValueError(f"split is {split!r}; qm9 has train and test")
+        types, bonds, sizes = (torch.from_numpy(x).long() for x in self._splits[split][:3])
+        return self.space.one_hot(types, bonds, sizes), sizes
+
+    def decode(self, sample: Float[Tensor, "B D"]) -> Molecules:
+        """The likeliest class of every atom and pair. What is past the last atom is 0 in every class."""
+        nodes, pairs = self.space.unpack(sample.detach().cpu())
+        sizes = nodes.ne(0).any(-1).sum(1)
+        square = torch.zeros(len(sample), qm9.ATOMS, qm9.ATOMS, dtype=torch.long)
+        first, second = zip(*qm9.PAIRS, strict=True)
+        square[:, first, second] = pairs.argmax(-1)
+        return Molecules.from_graphs(nodes.argmax(-1), square, sizes)
+
+    def metrics(self, sample: Tensor, cond: Tensor) -> dict[str, float]:
+        molecules = self.decode(sample)
+        return {"valid": len(molecules.valid) / len(molecules)}
+
+    def show(self, rows: dict[str, Tensor], path: Path) -> None:
+        raise NotImplementedError
