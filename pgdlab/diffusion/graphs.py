@@ -65,6 +65,9 @@ class Graphs(Space):
         nodes = torch.arange(self.types).repeat(self.atoms)
         return torch.cat([nodes, self.types + torch.arange(self.bonds).repeat(self.pairs)])
 
+    def scales(self, log_scale: Float[Tensor, "P *D"]) -> Float[Tensor, "P *D"]:
+        return log_scale
+
     def unpack(self, x: Float[Tensor, "P D"]) -> tuple[Float[Tensor, "P N K"], Float[Tensor, "P E B"]]:
         """Nodes and pairs."""
         cut = self.atoms * self.types

@@ -31,7 +31,7 @@ class InitialDistribution(nn.Module, ABC):
 
     def gaussian(self, mean: Tensor, log_scale: Tensor, cond: Tensor) -> Gaussian:
         """N(mean, (std e^log_scale)^2) inside the space; mean and log_scale (B, *D)."""
-        return Gaussian(self.space.project(mean, cond), self.std * log_scale.exp())
+        return Gaussian(self.space.project(mean, cond), self.std * self.space.scales(log_scale).exp())
 
 
 class Standard(InitialDistribution):

@@ -33,6 +33,10 @@ class Space(ABC):
         """Coordinates with the same number (0, 1, ...) may change places when the parts of a sample do: what belongs to one
         belongs to all of them."""
 
+    @abstractmethod
+    def scales(self, log_scale: Float[Tensor, "P *D"]) -> Float[Tensor, "P *D"]:
+        """log_scale, with the same mean, where projected noise times its exponential would leave the space; else as it is."""
+
 
 @dataclass(frozen=True)
 class Dense(Space):
@@ -51,3 +55,6 @@ class Dense(Space):
 
     def orbits(self) -> Int[Tensor, "*D"]:
         return torch.arange(math.prod(self.shape)).reshape(self.shape)
+
+    def scales(self, log_scale: Float[Tensor, "P *D"]) -> Float[Tensor, "P *D"]:
+        return log_scale

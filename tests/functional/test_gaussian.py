@@ -93,6 +93,9 @@ class ZeroCentre(Space):
     def orbits(self) -> Tensor:
         return torch.zeros(self.shape, dtype=torch.long)
 
+    def scales(self, log_scale: Tensor) -> Tensor:
+        return log_scale.mean((1, 2), keepdim=True).expand_as(log_scale)
+
 
 @dataclass(frozen=True)
 class Symmetric(Space):
@@ -111,6 +114,9 @@ class Symmetric(Space):
 
     def orbits(self) -> Tensor:
         return torch.zeros(self.shape, dtype=torch.long)
+
+    def scales(self, log_scale: Tensor) -> Tensor:
+        return (log_scale + log_scale.mT) / 2
 
 
 def test_zero_centre_of_mass_counts_its_own_dimensions() -> None:
