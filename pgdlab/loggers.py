@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv as csv_file
+import io
 import netrc
 import os
 import secrets
@@ -19,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from pgdlab.runs import METRICS, naming
 
+MOLECULES = 16  # in three dimensions, that a browser is to show at once
 Mode = Literal["online", "offline", "disabled"]
 
 
@@ -98,15 +100,35 @@ def record(logger: Logger, row: dict[str, Any], iteration: int) -> None:
             logger.log_metrics(row, step=iteration)
 
 
-def publish(logger: Logger, pictures: list[Path], summary: dict[str, Any], iteration: int) -> None:
-    """Pictures and the headline figures to loggers that take them; the end of the run."""
+def publish(logger: Logger, files: list[Path], summary: dict[str, Any], iteration: int) -> None:
+    """Files and the headline figures to loggers that take them; the end of the run."""
     if isinstance(logger, WandbLogger):
-        import wandb as library
-
-        record(logger, {picture.stem: library.Image(str(picture)) for picture in pictures}, iteration)
+        record(logger, {file.stem: media(file) for file in files}, iteration)
         logger.experiment.summary.update({k: v for k, v in summary.items() if isinstance(v, (int, float))})
         logger.experiment.finish()
     logger.finalize("success")
+
+
+def media(file: Path) -> Any:
+    """What W&B shows of a file: a .png as an image, a .csv as a table, an .sdf as its first MOLECULES molecules."""
+    import wandb as library
+
+    if file.suffix == ".csv":
+        with file.open(newline="") as lines:
+            columns, *rows = csv_file.reader(lines)
+        return library.Table(columns=[*columns], data=[[number(cell) for cell in row] for row in rows])
+    if file.suffix == ".sdf":
+        records = [record for record in file.read_text().split("$$$$\n") if record.strip()][:MOLECULES]
+        return [library.Molecule(io.StringIO(r), caption=r.partition("\n")[0], file_type="sdf") for r in records]
+    return library.Image(str(file))
+
+
+def number(cell: str) -> float | str | None:
+    """A cell of a table: a number where it is one, None where it is empty."""
+    try:
+        return float(cell) if cell else None
+    except ValueError:
+        return cell
 
 
 def has_key(server: str) -> bool:

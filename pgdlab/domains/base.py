@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.space import Space
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples (B, *D) of one policy, their conditions, and their rewards: NaN where not measured, None where not asked."""
+
+    sample: Tensor
+    cond: Int[Tensor, " B"]
+    reward: Float[Tensor, " B"] | None = None
 
 
 class Domain(ABC):
@@ -45,3 +55,9 @@ class Domain(ABC):
     @abstractmethod
     def show(self, rows: dict[str, Tensor], path: Path) -> None:
         """Writes one picture: a titled grid for every entry of rows (title -> samples (B, *D))."""
+
+    def report(self, groups: dict[str, Samples], folder: Path) -> list[Path]:
+        """Writes what people of the field want beside pictures and figures, of policies on the same noise (name -> samples),
+        the one that was asked for last. Returns the files for the loggers: .png, .csv with a header, .sdf. None by default.
+        """
+        return []

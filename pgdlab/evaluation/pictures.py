@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import torch
+
+from pgdlab.domains.base import Samples
 from pgdlab.evaluation.evaluate import Measured, shown
 from pgdlab.runs import METRICS
 from pgdlab.trainers.base import World
@@ -21,6 +24,16 @@ def before_after(world: World, results: dict[str, Measured], folder: Path) -> Pa
         rows[f"{title}: reward {shown(result.figures['reward'])}"] = result.trajectory.sample[:SHOWN]
     world.domain.show(rows, folder / "before_after.png")
     return folder / "before_after.png"
+
+
+def domain_report(world: World, results: dict[str, Measured], folder: Path) -> list[Path]:
+    """The domain's own files of the base and of the tuned policy (averaged weights)."""
+    kind, groups = "sde" if "base/sde" in results else "ode", {}
+    for title, name in (("base", "base"), ("tuned", "ema")):
+        result = results[f"{name}/{kind}"]
+        reward = result.reward.where(result.measured, torch.nan)
+        groups[title] = Samples(result.trajectory.sample, result.trajectory.cond, reward)
+    return world.domain.report(groups, folder)
 
 
 def learning_curve(folder: Path) -> Path:

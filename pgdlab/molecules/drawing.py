@@ -57,7 +57,7 @@ def grid(molecules: Molecules) -> Any:
     across = min(COLUMNS, max(1, len(few)))
     size = (CELL[0] * across, CELL[1] * max(1, math.ceil(len(few) / across)))
     canvas = rdMolDraw2D.MolDraw2DCairo(*size, *CELL)
-    options = canvas.drawOptions()
+    options: Any = canvas.drawOptions()
     options.prepareMolsBeforeDrawing, options.flagCloseContactsDist = False, -1
     options.legendFontSize, options.bondLineWidth = 14, 1.4
     options.fixedBondLength, options.padding = 22, 0.08

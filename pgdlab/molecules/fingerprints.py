@@ -67,6 +67,7 @@ def training() -> Training:
     return Training(matrix.T.tocsr(), found["size"].astype(np.float32), smiles)
 
 
+@functools.lru_cache(maxsize=200_000)
 def nearest(smiles: str) -> tuple[float, str]:
     """Tanimoto similarity to the nearest training molecule, and its SMILES. Needs the data package."""
     data, own = training(), list(bits(smiles))

@@ -37,7 +37,7 @@ def properties(smiles: str) -> Properties:
     if mol is None:
         raise ValueError(f"{smiles!r} is no SMILES that RDKit reads")
     return Properties(
-        logp=Crippen.MolLogP(mol),
+        logp=Crippen.MolLogP(mol),  # type: ignore[attr-defined]
         tpsa=rdMolDescriptors.CalcTPSA(mol),
         sa=sa_score().calculateScore(mol),
         qed=QED.qed(mol),

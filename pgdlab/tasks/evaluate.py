@@ -7,13 +7,13 @@ from typing import Any
 
 from pgdlab.build import build_world, steering
 from pgdlab.evaluation.evaluate import headline, shown, timed
-from pgdlab.evaluation.pictures import before_after
+from pgdlab.evaluation.pictures import before_after, domain_report
 from pgdlab.fit import LAST
 from pgdlab.runs import write_json
 
 
 def main(cfg: Any) -> None:
-    """Writes evaluation.json and before_after.png to the run folder. Raises ValueError without a run."""
+    """Writes evaluation.json, before_after.png and the domain's own files to the run folder. Raises ValueError without a run."""
     if not cfg.resume:
         raise ValueError("task=evaluate needs a run: python run.py task=evaluate resume=runs/<name>")
     steering(cfg)
@@ -22,6 +22,7 @@ def main(cfg: Any) -> None:
     figures = {name: result.figures for name, result in results.items()}
     write_json(headline(results) | {"evaluations": figures, "seconds": seconds}, folder / "evaluation.json")
     before_after(world, results, folder)
+    domain_report(world, results, folder)
     for name, row in figures.items():
         reward = f"{shown(row['reward'], 4)} +- {shown(row['reward_stderr'], 4, 1.96)}"
         print(f"{name:>9}  reward {reward}  KL {shown(row['kl_nats'])}")

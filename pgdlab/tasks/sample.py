@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pgdlab.build import build_world
+from pgdlab.domains.base import Samples
 from pgdlab.evaluation.evaluate import load_weights
 from pgdlab.evaluation.samples import draw
 from pgdlab.fit import LAST, load
@@ -16,7 +17,7 @@ from pgdlab.runs import run_folder
 
 
 def main(cfg: Any) -> None:
-    """Writes samples.png and samples.pt (plan.eval_samples rows and their conditions) to the run folder."""
+    """Writes samples.png, samples.pt (plan.eval_samples rows and their conditions) and the domain's own files."""
     world = build_world(cfg)
     folder = run_folder(cfg)
     if cfg.resume:
@@ -24,6 +25,7 @@ def main(cfg: Any) -> None:
     sample, cond = draw(world, world.plan.eval_samples, Noise(cfg.seed, Stream.EVALUATE))
     torch.save({"sample": sample, "cond": cond}, folder / "samples.pt")
     world.domain.show({"samples": sample[:64]}, folder / "samples.png")
+    world.domain.report({"samples": Samples(sample, cond)}, folder)
     print(
         f"{len(sample)} samples in {folder / 'samples.pt'}; the first {min(64, len(sample))} in {folder / 'samples.png'}"
     )

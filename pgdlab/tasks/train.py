@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from pgdlab.build import build_module, device_of
 from pgdlab.doctor import examine, require
 from pgdlab.evaluation.evaluate import Measured, headline, shown, timed
-from pgdlab.evaluation.pictures import before_after, learning_curve
+from pgdlab.evaluation.pictures import before_after, domain_report, learning_curve
 from pgdlab.fit import LAST, fit, ready
 from pgdlab.loggers import publish
 from pgdlab.module import SteeringModule
@@ -45,9 +45,9 @@ def main(cfg: Any) -> None:
         "seconds": time.perf_counter() - started,
     }
     write_json(summary, folder / SUMMARY)
-    pictures = [before_after(module.world, results, folder), learning_curve(folder)]
+    files = [before_after(world, results, folder), learning_curve(folder), *domain_report(world, results, folder)]
     for logger in trainer.loggers:
-        publish(logger, pictures, summary, int(module.iterations))
+        publish(logger, files, summary, int(module.iterations))
     print(sentence(summary, folder))
 
 

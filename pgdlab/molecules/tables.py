@@ -1,0 +1,89 @@
+"""Molecules as files: a CSV with a row for every sample, an SDF with conformers of the valid ones."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+
+from pgdlab.molecules import fingerprints, known, qm9
+from pgdlab.molecules.batch import Molecule, Molecules, no_messages
+from pgdlab.molecules.properties import NAMES, properties
+
+MOST = 200  # conformers of a file: about 10 ms each
+SEED, TRIES, SECONDS, STEPS = 1, 20, 5, 500  # of an embedding and its relaxation
+
+
+def row(molecule: Molecule) -> dict[str, Any]:
+    """What there is to say of one sample; what an invalid one has not is missing."""
+    out: dict[str, Any] = {"smiles": molecule.smiles, "valid": int(molecule.valid), "reason": molecule.reason}
+    if not molecule.valid or molecule.smiles is None:
+        return out
+    found, smiles = properties(molecule.smiles), molecule.smiles
+    out |= {
+        "novel": int(smiles not in known.training_set()),
+        "inchikey": Chem.MolToInchiKey(Chem.MolFromSmiles(smiles)),
+    }
+    out |= {name: round(getattr(found, name), 4) for name in NAMES}
+    out |= {"heavy_atoms": len(found.elements), "rings": len(found.rings)}
+    if qm9.has_data():
+        likeness, other = fingerprints.nearest(smiles)
+        out |= {"nearest_training": round(likeness, 4), "nearest_training_smiles": other}
+    return out
+
+
+def rows(molecules: Molecules) -> list[dict[str, Any]]:
+    """A row for every sample, in order."""
+    quiet = no_messages()
+    out = [row(m) for m in molecules]
+    del quiet
+    return out
+
+
+def write_csv(found: Sequence[dict[str, Any]], path: Path) -> Path:
+    """Columns in the order in which rows first have them; empty where a row has not."""
+    columns = list(dict.fromkeys(name for one in found for name in one))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(found)
+    return path
+
+
+def conformer(molecule: Molecule) -> Chem.Mol | None:
+    """A molecule with hydrogens and coordinates in angstrom: those that were generated, else ETKDGv3's (Wang et al. 2020,
+    doi 10.1021/acs.jcim.0c00025) with a fixed seed, relaxed by MMFF94. None where the embedding fails."""
+    if molecule.geometry is not None:
+        return molecule.geometry
+    mol = Chem.AddHs(molecule.mol)
+    options: Any = rdDistGeom.ETKDGv3()
+    options.randomSeed, options.maxIterations, options.timeout = SEED, TRIES, SECONDS
+    if rdDistGeom.EmbedMolecule(mol, options) != 0:
+        return None
+    if rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
+        rdForceFieldHelpers.MMFFOptimizeMolecule(mol, maxIters=STEPS)
+    return mol
+
+
+def write_sdf(molecules: Molecules, path: Path) -> tuple[int, int]:
+    """Writes conformers of the first MOST distinct valid molecules; how many were written, and how many could not be
+    embedded. A record is named by its SMILES and has the index of its sample."""
+    quiet, written, failed = no_messages(), 0, 0
+    first = {m.smiles: i for i, m in reversed(list(enumerate(molecules))) if m.valid}
+    with Chem.SDWriter(str(path)) as writer:
+        for index in sorted(first.values())[:MOST]:
+            mol = conformer(molecules[index])
+            if mol is None:
+                failed += 1
+                continue
+            named = Chem.Mol(mol)
+            named.SetProp("_Name", str(molecules[index].smiles))
+            named.SetIntProp("sample", index)
+            writer.write(named)
+            written += 1
+    del quiet
+    return written, failed
