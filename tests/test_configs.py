@@ -31,6 +31,7 @@ WITH = {
     "policy/affine": POINTS,
     "policy/network": [*POINTS, "policy=network"],
     "trainer/rwr": ["penalty=none", *FEW],
+    "trainer/eager": ["penalty=none"],
     "trainer/pretrain": ["penalty=none", *FEW],
     "experiment/digits/rwr": FEW,
     "experiment/fashion/rwr": FEW,

@@ -31,15 +31,12 @@ class Denoiser(nn.Module, ABC):
     def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
         """E[x_0 | x_t] in the units of the data. Rows do not see each other."""
 
-    def loss(
-        self, x0: Float[Tensor, "P *D"], t: Tensor, noise: Float[Tensor, "P *D"], cond: Tensor
-    ) -> Float[Tensor, " P"]:
-        """What a regression on clean samples x0 minimises. Unless the estimate is the mean of another density: the mean over
-        dimensions of ||x0 - x0hat(alpha x0 + sigma noise, t)||^2 / sigma^2, the squared error of v (Salimans & Ho 2022,
-        arXiv:2202.00512, sec. 4), whatever the network predicts."""
-        alpha, sigma = expand(self.schedule.alpha(t), x0), expand(self.schedule.sigma(t), x0)
-        estimate = self(alpha * x0 + sigma * noise, t, cond)
-        return ((x0 - estimate) / sigma).square().flatten(1).mean(1)
+    def loss(self, x: Float[Tensor, "P *D"], x0: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, " P"]:
+        """What a regression of the estimate at x = x_t on clean samples x0 minimises: -log p(x0 | x_t) up to a factor and a
+        constant. Unless the estimate is the mean of another density: the mean over dimensions of
+        ||x0 - x0hat(x, t)||^2 / sigma^2, the squared error of v (Salimans & Ho 2022, arXiv:2202.00512, sec. 4), whatever the
+        network predicts."""
+        return ((x0 - self(x, t, cond)) / expand(self.schedule.sigma(t), x0)).square().flatten(1).mean(1)
 
     @abstractmethod
     def frozen(self) -> Denoiser:

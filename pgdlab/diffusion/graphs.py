@@ -158,18 +158,15 @@ class GraphDenoiser(Denoiser):
         nodes, pairs = self.logits(x, t, cond)
         return self.space.project(self.space.pack(nodes.softmax(-1), pairs.softmax(-1)) - 0.5, cond)
 
-    def loss(
-        self, x0: Float[Tensor, "P *D"], t: Tensor, noise: Float[Tensor, "P *D"], cond: Tensor
-    ) -> Float[Tensor, " P"]:
-        """-log p(x0 | x_t) of all classes, as if independent given x_t, divided by the number of nodes: nats a node
-        (Vignac et al. 2022, arXiv:2209.14734, eq. 4, with equal weights)."""
-        x = expand(self.schedule.alpha(t), x0) * x0 + expand(self.schedule.sigma(t), x0) * noise
-        mask = self.space.unpack(self.space.mask(cond, x0))
-        each = [
-            -(logits.log_softmax(-1) * (hot > 0) * m).flatten(1).sum(1)
-            for logits, hot, m in zip(self.logits(x, t, cond), self.space.unpack(x0), mask, strict=True)
-        ]
-        return (each[0] + each[1]) / cond
+    def loss(self, x: Float[Tensor, "P *D"], x0: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, " P"]:
+        """-log p(x0 | x_t), all parts as if independent given x_t, divided by the number of nodes: nats a node
+        (Vignac et al. 2022, arXiv:2209.14734, eq. 4, with equal weights). The classes of x0 are its largest coordinates."""
+        total = x.new_zeros(len(x))
+        parts = (self.space.unpack(v) for v in (x0, self.space.mask(cond, x0)))
+        for logits, hot, mask in zip(self.logits(x, t, cond), *parts, strict=True):
+            chosen = logits.log_softmax(-1).gather(-1, hot.argmax(-1, keepdim=True))
+            total = total - (chosen * mask[..., :1]).flatten(1).sum(1)
+        return total / cond
 
     def frozen(self) -> Denoiser:
         return copy.deepcopy(self).eval().requires_grad_(False)

@@ -8,9 +8,17 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from pgdlab.diffusion.denoisers import ClassifierFreeGuidance
+from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser
+from pgdlab.functional.gaussian import expand
 from pgdlab.plan import Plan
 from pgdlab.trainers.base import Algorithm, Loss, World
+
+
+def noisy(
+    denoiser: Denoiser, x0: Float[Tensor, "B *D"], t: Shaped[Tensor, " B"], noise: Float[Tensor, "B *D"]
+) -> Float[Tensor, "B *D"]:
+    """x_t = alpha x_0 + sigma noise."""
+    return expand(denoiser.schedule.alpha(t), x0) * x0 + expand(denoiser.schedule.sigma(t), x0) * noise
 
 
 @dataclass(frozen=True)
@@ -84,10 +92,12 @@ class DenoisingAlgorithm(Algorithm):
 
     def loss(self, experience: Samples, piece: Piece, world: World) -> Loss:
         x0, weight = experience.x0[piece.rows], experience.weight[piece.rows]
+        denoiser = world.policy.denoiser
+        x = noisy(denoiser, x0, piece.t, piece.noise.to(x0.dtype))
         with torch.random.fork_rng(enabled=self.dropout):  # dropout draws from torch's global generator
             if self.dropout:
                 torch.manual_seed(piece.seed)
-            each = world.policy.denoiser.loss(x0, piece.t, piece.noise.to(x0.dtype), piece.cond)
+            each = denoiser.loss(x, x0, piece.t, piece.cond)
         total = (weight * each).sum() / piece.count
         return Loss(total, len(each), {"denoising_loss": (each.detach().sum(), float(len(each)))})
 

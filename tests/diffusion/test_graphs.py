@@ -126,7 +126,7 @@ def test_the_loss_is_the_cross_entropy_of_every_part() -> None:
         parts = [F.cross_entropy(nodes[row, i], types[row, i]) for i in range(n)]
         places = [(i, j) for i in range(9) for j in range(i + 1, 9)]
         parts += [F.cross_entropy(pairs[row, p], bonds[row, p]) for p, (i, j) in enumerate(places) if j < n]
-        assert d.loss(x0, t, noise, cond)[row].item() == pytest.approx(sum(parts).item() / n, rel=1e-10)
+        assert d.loss(x, x0, t, cond)[row].item() == pytest.approx(sum(parts).item() / n, rel=1e-10)
 
 
 def test_one_hot_and_its_parts() -> None:

@@ -43,7 +43,7 @@ def test_the_loss_is_the_squared_error_of_v(kind: str) -> None:
     if kind == "sample":
         out = alpha * (noisy - alpha * out) / sigma - sigma * out
     expected = (out - target).square().flatten(1).mean(1)
-    torch.testing.assert_close(d.loss(x0, t, noise, cond), expected, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(d.loss(noisy, x0, t, cond), expected, rtol=1e-9, atol=1e-10)
 
 
 def optimum(schedule: DiffusersSchedule, std: float) -> float:
@@ -147,7 +147,12 @@ def test_the_weighted_loss_by_hand() -> None:
     world, algorithm = tiny_world(moved(tiny_policy()), samples=32), RewardWeightedRegression(temperature=0.5, batch=16)
     experience = algorithm.collect(world, 0)
     (piece,) = algorithm.passes(experience, 0, world)
-    each = world.policy.denoiser.loss(experience.x0[piece.rows], piece.t, piece.noise.double(), piece.cond).detach()
+    x0 = experience.x0[piece.rows]
+    alpha, sigma = (
+        f(piece.t)[:, None] for f in (world.policy.denoiser.schedule.alpha, world.policy.denoiser.schedule.sigma)
+    )
+    x = alpha * x0 + sigma * piece.noise.double()
+    each = world.policy.denoiser.loss(x, x0, piece.t, piece.cond).detach()
     expected = sum(float(experience.weight[r]) * float(e) for r, e in zip(piece.rows, each, strict=True)) / 16
     assert algorithm.loss(experience, piece, world).value.item() == pytest.approx(expected, rel=1e-12)
 

@@ -1,0 +1,45 @@
+"""The eager policy gradient: whole samples, not single steps, are made likelier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pgdlab.penalties.base import NoPenalty
+from pgdlab.rollout import Pairs
+from pgdlab.trainers.base import World
+from pgdlab.trainers.denoising import unguided
+from pgdlab.trainers.policy_gradient import Experience
+from pgdlab.trainers.reinforce import Reinforce
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eager(Reinforce):
+    """sum_h log p(x_0|x_h) A_h: REINFORCE with the log-likelihood of the final sample, given the states that led to it, in
+    the place of the step's   (GDPO: Liu et al. 2024, arXiv:2402.16302, eq. 9). log p(x_0|x_h) is minus Denoiser.loss().
+
+    Biased: not the gradient of J. It has no density of the steps, so no path KL and no initial distribution; either is
+    refused.
+    """
+
+    def refuse(self, world: World) -> None:
+        super().refuse(world)
+        unguided(world)
+        if world.policy.trains_initial or not isinstance(world.penalty, NoPenalty):
+            raise ValueError(
+                "the eager gradient is not of the chain's densities, so it has no path KL and no gradient for the initial "
+                "distribution: set initial=standard penalty=none"
+            )
+
+    def step_loss(
+        self, experience: Experience, pairs: Pairs, world: World
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, float]]]:
+        """Sum over the pairs of -A log p(x_0|x_h)."""
+        trajectory, policy = experience.trajectory, world.policy
+        kept, slot = trajectory.where
+        h = kept[pairs.column]
+        x, x0, cond = trajectory.states[pairs.row, slot[h]], trajectory.sample[pairs.row], trajectory.cond[pairs.row]
+        off = policy.denoiser.loss(x, x0, policy.times[h], cond)
+        advantage = experience.advantage[pairs.row, pairs.column].to(off.dtype)
+        return (advantage * off).double().sum(), {"denoising_loss": (off.detach().sum(), float(len(off)))}
