@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
@@ -86,12 +86,12 @@ SAMPLES = Extras()
 @torch.no_grad()
 def rollout(
     policy: Policy, reference: Policy, noise: Noise, iteration: int, index: range, cond: Tensor,
-    kept: list[int], batch: int, extras: Extras = SAMPLES,
+    kept: list[int], batch: int, extras: Extras = SAMPLES, watch: Callable[[Trajectory], None] | None = None,
 ) -> Trajectory:  # fmt: skip
     """Samples the trajectories of the global sample indices `index` under cond (B, ...), `batch` rows at a time.
 
     Deterministic steps are taken by the frozen reference (they have no density, and an infinite KL once their network
-    moves) unless extras.tuned_last.
+    moves) unless extras.tuned_last. watch: is shown every batch before the next one begins.
     """
     parts = []
     for start in range(0, len(index), batch):
@@ -100,6 +100,8 @@ def rollout(
         some = cond[start : start + len(rows)]
         drawn = drawn.to(device=policy.std.device, dtype=dtype_of(policy))
         parts.append(_Sampler(policy, reference, some.to(policy.std.device), kept, extras).run(drawn))
+        if watch is not None:
+            watch(parts[-1])
     return concatenate(parts)
 
 

@@ -100,7 +100,13 @@ def require_shape(reward: Reward, given: Mapping[str, Any], *shape: int) -> None
 
 
 class Reward(nn.Module, ABC):
-    """score() values decoded samples; forward() pays trajectories. By default the final sample is paid at the last step."""
+    """score() values decoded samples; forward() pays trajectories. By default the final sample is paid at the last step.
+
+    asked: how often a reward that keeps its answers has had to find a new one, so far in this process; None where it keeps
+    none.
+    """
+
+    asked: int | None = None
 
     @abstractmethod
     def score(self, sample: Any, cond: Tensor) -> Score:
@@ -109,6 +115,11 @@ class Reward(nn.Module, ABC):
     def needs_estimates(self) -> bool:
         """Whether forward() asks for x0 estimates of intermediate states."""
         return False
+
+    def unique_queries(self) -> int | None:
+        """The largest `asked` of this reward and those in it: a sample that several look at counts once."""
+        counts = [part.asked for part in self.modules() if isinstance(part, Reward) and part.asked is not None]
+        return max(counts, default=None)
 
     def scored(self, sample: Any, cond: Tensor) -> Score:
         """score(). Raises ShapeError where it does not have one value a sample."""
@@ -123,6 +134,14 @@ class Reward(nn.Module, ABC):
 
     def forward(self, episode: Episode) -> Paid:
         return terminal(self.scored(episode.sample, episode.cond), episode.steps)
+
+
+class Ahead(Reward):
+    """A reward that can begin before it is asked: it takes long, and elsewhere."""
+
+    @abstractmethod
+    def prepare(self, sample: Any, cond: Tensor) -> None:
+        """Begins with decoded samples that score() will be asked about, and returns at once."""
 
 
 def terminal(score: Score, steps: int) -> Paid:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from pgdlab.diffusion.values import Value
 from pgdlab.functional.gaussian import kl_same_std, log_prob
 from pgdlab.functional.returns import Baseline, Scale, advantages, dead_rows
-from pgdlab.rewards.base import Episode, Paid, part_mean
+from pgdlab.rewards.base import Ahead, Episode, Paid, part_mean
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout import Extras, Pairs, Trajectory, all_pairs, initial_kl, replay, rollout, split
 from pgdlab.trainers.base import Algorithm, Loss, World, refuse_ode
@@ -114,7 +115,7 @@ class PolicyGradient(Algorithm):
         cond = draw_conditions(world, iteration)
         trajectory = rollout(
             policy, world.reference, world.noise, iteration, index, cond[index.start : index.stop], kept,
-            plan.rollout_batch, extras,
+            plan.rollout_batch, extras, ahead(world),
         )  # fmt: skip
         seen = episode(world, trajectory)
         gather = world.processes.gather
@@ -216,6 +217,18 @@ def draw_conditions(world: World, iteration: int) -> Int[Tensor, " N"]:
     groups, generator = plan.samples // plan.group, world.noise.generator(iteration, 2)
     rounds = [torch.randperm(len(prompts), generator=generator) for _ in range(-(-groups // len(prompts)))]
     return prompts[torch.cat(rounds)[:groups]].repeat_interleave(plan.group).to(world.device)
+
+
+def ahead(world: World) -> Callable[[Trajectory], None] | None:
+    """What a rollout shows its batches to, so that slow rewards work while the next one is sampled; None without such."""
+    slow = [part for part in world.reward.modules() if isinstance(part, Ahead)]
+
+    def watch(batch: Trajectory) -> None:
+        decoded = world.domain.decode(batch.sample)
+        for part in slow:
+            part.prepare(decoded, batch.cond)
+
+    return watch if slow else None
 
 
 def episode(world: World, trajectory: Trajectory) -> Episode:

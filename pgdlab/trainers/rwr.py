@@ -11,7 +11,7 @@ from pgdlab.rewards.guard import guarded
 from pgdlab.rollout import Extras, rollout
 from pgdlab.trainers.base import World, refuse_ode
 from pgdlab.trainers.denoising import DenoisingAlgorithm, Samples, unguided
-from pgdlab.trainers.policy_gradient import draw_conditions, episode, evaluations, queries, summarise
+from pgdlab.trainers.policy_gradient import ahead, draw_conditions, episode, evaluations, queries, summarise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +49,9 @@ class RewardWeightedRegression(DenoisingAlgorithm):
         cond, extras = draw_conditions(world, iteration), Extras(estimates=world.reward.needs_estimates())
         mine = cond[index.start : index.stop]
         trajectory = rollout(
-            world.policy, world.reference, world.noise, iteration, index, mine, [], plan.rollout_batch, extras
-        )
+            world.policy, world.reference, world.noise, iteration, index, mine, [], plan.rollout_batch, extras,
+            ahead(world),
+        )  # fmt: skip
         seen = episode(world, trajectory)
         paid = guarded(world.reward, seen, plan.max_failed, processes.gather)
         total, measured = processes.gather(paid.total.double()), processes.gather(paid.measured)
