@@ -1,0 +1,36 @@
+"""A network's sizes and weights in a folder: config.json and model.safetensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from torch import nn
+
+
+def write(network: nn.Module, sizes: dict[str, int], folder: Path) -> None:
+    """Writes both files. sizes: the keywords that build the network again."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(sizes, indent=2) + "\n")
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
+
+
+def read(network: nn.Module, folder: Path) -> None:
+    """Reads the weights that write() wrote. Raises ValueError where they are missing, broken or of another network."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        network.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ValueError(str(error)) from error
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """What write() was given. Raises ValueError where it is missing or broken."""
+    try:
+        return dict(json.loads((folder / "config.json").read_text()))
+    except (OSError, TypeError) as error:
+        raise ValueError(str(error)) from error

@@ -1,0 +1,112 @@
+"""QM9 in space: up to 29 atoms (H, C, N, O, F) with coordinates; bonds are what the distances show."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pgdlab.diffusion import weights
+from pgdlab.diffusion.atoms import AtomDenoiser, Atoms
+from pgdlab.diffusion.schedules import Cosine
+from pgdlab.domains.base import Domain, Samples
+from pgdlab.domains.qm9 import spaced
+from pgdlab.molecules import qm9
+from pgdlab.molecules.batch import Molecules
+from pgdlab.molecules.stability import ELEMENTS
+
+SCALE = 0.25  # of the one-hot types, as in EDM: they are decided after the coordinates
+SIZES = {  # of 100 training molecules, how many have that many atoms; fewer than 11 or more than 25: 0.9 together
+    11: 1, 12: 2, 13: 3, 14: 5, 15: 8, 16: 11, 17: 13, 18: 13, 19: 14, 20: 10, 21: 10, 22: 3, 23: 5, 24: 1, 25: 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QM9InSpace(Domain):
+    """The condition of a molecule is its number of atoms, hydrogens included; prompts are those of training and evaluation,
+    as they are shared among the data by default. weights: a folder with config.json and model.safetensors; none ships.
+    hidden, layers: of a network before pretraining (EDM's by default). fcd: whether metrics() has the FCD.
+    """
+
+    prompts: tuple[int, ...] = spaced(SIZES)
+    weights: str | None = None
+    hidden: int = 256
+    layers: int = 9
+    fcd: bool = False
+    name: str = field(default="qm9_3d", init=False)
+    conditions: int = field(default=qm9.ALL_ATOMS + 1, init=False)  # 0 and ALL_ATOMS + 1 are no sizes
+    space: Atoms = field(default=Atoms(qm9.ALL_ATOMS, len(ELEMENTS)), init=False)
+
+    def __post_init__(self) -> None:
+        if not self.prompts or any(not 2 <= p <= qm9.ALL_ATOMS for p in self.prompts):
+            raise ValueError(f"prompts is {list(self.prompts)}; they are numbers of atoms, 2 to {qm9.ALL_ATOMS}")
+
+    def fresh(self, generator: torch.Generator) -> AtomDenoiser:
+        with torch.random.fork_rng():
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            return AtomDenoiser(self.space, Cosine(), hidden=self.hidden, layers=self.layers)
+
+    def base(self) -> AtomDenoiser:
+        again = "Make one with `python run.py experiment=pretrain/qm9_3d` and name its folder in domain.weights"
+        if self.weights is None:
+            raise ValueError(f"no base of qm9_3d ships: it needs a GPU's compute to be usable. {again}")
+        folder = Path(self.weights).expanduser()
+        try:
+            with torch.random.fork_rng():
+                denoiser = AtomDenoiser(self.space, Cosine(), **weights.sizes(folder))
+            weights.read(denoiser.network, folder)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"cannot load the base of qm9_3d from {folder}: {error}. {again}") from error
+        return denoiser.eval()
+
+    @functools.cached_property
+    def _splits(self) -> dict[str, tuple[Tensor, Tensor]]:
+        found = qm9.load_3d()
+        numbers, xyz = torch.from_numpy(found.numbers).long(), torch.from_numpy(found.xyz)
+        sizes = (numbers > 0).sum(1)
+        packed = self.pack(numbers, xyz)
+        return {name: (packed[rows], sizes[rows]) for name, rows in qm9.split(found.smiles).items()}
+
+    def data(self, split: str) -> tuple[Float[Tensor, "N A D"], Int[Tensor, " N"]]:
+        if split not in ("train", "test"):
+            raise ValueError(f"split is {split!r}; qm9_3d has train and test")
+        return self._splits[split]
+
+    def pack(self, numbers: Int[Tensor, "N A"], xyz: Float[Tensor, "N A 3"]) -> Float[Tensor, "N A D"]:
+        """Atomic numbers (0 past the last atom) and coordinates in angstrom -> samples, centred."""
+        types = (numbers[..., None] == torch.tensor(ELEMENTS)).to(xyz) * SCALE
+        return self.space.project(torch.cat([types, xyz], 2), (numbers > 0).sum(1))
+
+    def atoms(self, sample: Float[Tensor, "B A D"]) -> tuple[Int[Tensor, "B A"], Float[Tensor, "B A 3"]]:
+        """Atomic numbers and coordinates in angstrom. What is past the last atom is 0 in every coordinate."""
+        sample = sample.detach().cpu().float()
+        types, xyz = self.space.unpack(sample)
+        numbers = torch.tensor(ELEMENTS)[types.argmax(-1)]
+        return numbers.masked_fill(~sample.ne(0).any(-1), 0), xyz
+
+    def decode(self, sample: Float[Tensor, "B A D"]) -> Molecules:
+        """The likeliest element of every atom, and the bonds that EDM's tables see; hydrogens are atoms, none is added."""
+        from pgdlab.molecules.geometry import from_atoms
+
+        return from_atoms(*self.atoms(sample))
+
+    def metrics(self, sample: Tensor, cond: Tensor) -> dict[str, float]:
+        from pgdlab.molecules import geometry, metrics, stability
+
+        decoded = self.decode(sample)
+        found = stability.stability_figures(*self.atoms(sample))
+        return metrics.figures(decoded, fcd=self.fcd) | found | geometry.figures(decoded)
+
+    def show(self, rows: dict[str, Tensor], path: Path) -> None:
+        from pgdlab.molecules.balls import picture
+
+        picture({title: self.decode(sample) for title, sample in rows.items()}, path)
+
+    def report(self, groups: dict[str, Samples], folder: Path) -> list[Path]:
+        from pgdlab.domains import molecules
+
+        return molecules.report(self.decode, groups, folder)
