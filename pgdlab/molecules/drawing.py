@@ -28,7 +28,7 @@ def legend(molecule: Molecule) -> str:
 
 
 def drawable(molecule: Molecule) -> tuple[Chem.Mol, list[int]]:
-    """A copy with coordinates in the plane, and the atoms that RDKit objects to."""
+    """A copy with coordinates in the plane, and the atoms whose valence is exceeded."""
     mol = Chem.Mol(molecule.mol)
     wrong = set[int]()
     if molecule.sanitised:
@@ -36,17 +36,11 @@ def drawable(molecule: Molecule) -> tuple[Chem.Mol, list[int]]:
         Chem.Kekulize(mol, clearAromaticFlags=True)
     else:
         mol.UpdatePropertyCache(strict=False)
-        wrong = {i for problem in Chem.DetectChemistryProblems(mol) for i in atoms_of(problem)}
+        found = Chem.DetectChemistryProblems(mol)
+        wrong = {problem.GetAtomIdx() for problem in found if problem.GetType() == "AtomValenceException"}
         Chem.FastFindRings(mol)
     rdDepictor.Compute2DCoords(mol)
     return mol, sorted(wrong)
-
-
-def atoms_of(problem: Any) -> list[int]:
-    """Of one of RDKit's objections."""
-    if problem.GetType() == "KekulizeException":
-        return list(problem.GetAtomIndices())
-    return [problem.GetAtomIdx()] if problem.GetType().startswith("Atom") else []
 
 
 def grid(molecules: Molecules) -> Any:

@@ -10,6 +10,7 @@ from rdkit import Chem
 from pgdlab.molecules import fcd as chemnet
 from pgdlab.molecules import fingerprints, known, qm9
 from pgdlab.molecules.batch import REASONS, SYMBOLS, Molecule, Molecules, no_messages
+from pgdlab.molecules.projection import projected
 from pgdlab.molecules.properties import NAMES, properties
 from pgdlab.molecules.reference import test_properties
 
@@ -17,16 +18,16 @@ FIRST = (100, 1000)  # the N of "unique at N"
 RINGS = (3, 4, 5, 6)  # sizes with a figure of their own
 
 
-def figures(molecules: Molecules, projected: Molecules | None = None, fcd: bool = False) -> dict[str, float]:
-    """All figures; what cannot be computed (of no valid sample, say) is left out. projected: the same samples after the
-    valence projection. fcd: whether to compute it (2 s for 1,000 samples, and 10 s once)."""
+def figures(molecules: Molecules, fcd: bool = False) -> dict[str, float]:
+    """All figures; what cannot be computed (of no valid sample, say) is left out. fcd: whether to compute it (2 s for 1,000
+    samples, and 10 s once)."""
     if not len(molecules):
         return {}
     quiet = no_messages()
     valid = smiles_of(molecules)
     out = validity(molecules) | distinctness(valid, len(molecules)) | edm(molecules)
-    if projected is not None:
-        out |= {f"projected_{name}": value for name, value in headline(projected).items()}
+    if molecules.soft is not None:
+        out |= {f"projected_{name}": value for name, value in headline(projected(molecules)).items()}
     if valid:
         out |= composition(valid) | distances(valid) | likeness(list(dict.fromkeys(valid)))
         out |= chemnet.fcd(valid) if fcd else {}

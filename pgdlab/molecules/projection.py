@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pgdlab.molecules.batch import VALENCE
+from pgdlab.molecules import qm9
+from pgdlab.molecules.batch import BONDS, VALENCE, Molecules
 
 SMALLEST = 1e-12  # probability, so that hard graphs can be given too
 
@@ -19,7 +20,8 @@ def project(
     types: probabilities of C, N, O, F. bonds: of the orders 0 to 3, read above the diagonal. sizes: how many atoms count.
     Lowered is the bond of an overfull atom that loses the least log-probability, log p_k - log p_(k-1), halved where both
     of its ends are overfull. All atoms are kept, so the graph may fall into pieces. After the correction of GDSS (Jo et
-    al. 2022, arXiv:2202.02514), which deletes whole bonds, the highest order first, and keeps the largest piece.
+    al. 2022, arXiv:2202.02514; correct_mol of its code), which lowers the highest bond of the first such atom and keeps
+    the largest piece.
     """
     count = types.shape[1]
     kinds = types.argmax(-1)
@@ -39,3 +41,16 @@ def project(
         cheapest = cost.masked_fill((ends == 0) | ~pair, torch.inf).flatten(1).argmin(1)
         rows = over.any(1).nonzero().squeeze(1)
         orders.view(len(orders), -1)[rows, cheapest[rows]] -= 1
+
+
+def projected(molecules: Molecules) -> Molecules:
+    """The same samples after project(). Raises ValueError where the probabilities that they were decoded from are unknown."""
+    if molecules.soft is None:
+        raise ValueError("these molecules were decoded without probabilities: a projection needs Molecules.soft")
+    nodes = molecules.soft[:, : qm9.ATOMS * len(VALENCE)].unflatten(1, (qm9.ATOMS, len(VALENCE)))
+    pairs = molecules.soft[:, nodes[0].numel() :].unflatten(1, (len(qm9.PAIRS), len(BONDS)))
+    first, second = zip(*qm9.PAIRS, strict=True)
+    square = pairs.new_zeros(len(pairs), qm9.ATOMS, qm9.ATOMS, len(BONDS))
+    square[:, first, second] = pairs
+    sizes = nodes.ne(0).any(-1).sum(1)
+    return Molecules.from_graphs(*project(nodes, square, sizes), sizes)
