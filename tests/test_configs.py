@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import math
 from pathlib import Path
@@ -13,7 +14,9 @@ import torch
 
 from pgdlab import cli
 from pgdlab.compose import CONFIGS, options
-from tests.worlds import POINTS, base, fitted
+from pgdlab.molecules import qm9
+from tests.molecules.tiny import base_3d, write_3d
+from tests.worlds import POINTS, base, fitted, graphs
 
 GROUPS = sorted(folder.name for folder in CONFIGS.iterdir() if folder.is_dir() and any(folder.rglob("*.yaml")))
 OPTIONS = [(group, name) for group in GROUPS for name in options(group)]
@@ -39,6 +42,10 @@ WITH = {
 ELSEWHERE = {"runtime/ddp_cpu": "test_processes", "runtime/ddp": "two GPUs", "logger/wandb": "test_loggers"}
 
 
+def is_molecular(group: str, name: str) -> bool:
+    return group == "reward" and "pgdlab.rewards.molecule." in options(group)[name].read_text()
+
+
 def is_fashion(group: str, name: str) -> bool:
     return "fashion" in name or (group, name) == ("reward", "imagenet")
 
@@ -57,13 +64,22 @@ def test_an_option_runs_one_iteration(group: str, name: str, tmp_path: Path) -> 
     if "pretrain/" in name:
         pytest.skip("see test_a_base_is_pretrained")
     fashion = [f"domain.weights={base(28)}", *(["domain=fashion"] if group != "experiment" else [])]
-    with_base = fashion if is_fashion(group, name) else []
+    with_base = fashion if is_fashion(group, name) else atoms() if key == "domain/qm9_3d" else []
+    if is_molecular(group, name):
+        with_base = [*graphs(), f"reward={name}"]
+        if "XTB" in options(group)[name].read_text():
+            pytest.importorskip("tblite")
     module = fitted(tmp_path, f"{group}={name}", *SMALL, *with_base, *WITH.get(key, []))
     row = module.history[-1]
     assert row["iteration"] == 1
     assert all(math.isfinite(value) for value in row.values())
     start = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=False)["current_model_state"]
     assert all(x.isfinite().all() for x in start.values())
+
+
+def atoms() -> list[str]:
+    """What a run on qm9_3d needs: no base ships, and the quickstart's rewards are of images."""
+    return [f"domain.weights={base_3d()}", "reward=valid", "heldout=null"]
 
 
 def write_idx(folder: Path) -> None:
@@ -77,12 +93,21 @@ def write_idx(folder: Path) -> None:
             (folder / f"{part}-{kind}-ubyte").write_bytes(head.tobytes() + data.tobytes())
 
 
+def few_atoms(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty molecules in place of QM9, for this test alone."""
+    write_3d(folder)
+    monkeypatch.setenv("PGDLAB_CACHE", str(folder))
+    monkeypatch.setattr(qm9, "load_3d", functools.cache(qm9.load_3d.__wrapped__))
+
+
 @pytest.mark.parametrize("name", [name for name in options("experiment") if "pretrain/" in name])
 def test_a_base_is_pretrained(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through run.py's main, with the tiny data of a folder that the user names; what it exports is a base again."""
     monkeypatch.chdir(tmp_path)
     write_idx(tmp_path)
     folder = [f"domain.folder={tmp_path}"] if "fashion" in name else []
+    if name == "pretrain/qm9_3d":
+        few_atoms(tmp_path, monkeypatch)
     assert (
         cli.main([f"experiment={name}", *folder, "plan.iterations=1", *FEW, "plan.eval_samples=4", "policy.steps=2"])
         == 0
@@ -90,7 +115,9 @@ def test_a_base_is_pretrained(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     run = next((tmp_path / "runs").iterdir())
     assert (run / "samples.png").stat().st_size > 1000
     assert (run / "base" / "README.md").exists()
-    module = fitted(tmp_path / "steered", f"domain={Path(name).name}", f"domain.weights={run / 'base'}", *SMALL)
+    others = atoms() if name == "pretrain/qm9_3d" else []
+    own = [f"domain={Path(name).name}", *others, f"domain.weights={run / 'base'}"]
+    module = fitted(tmp_path / "steered", *own, *SMALL)
     assert module.history[-1]["iteration"] == 1
 
 

@@ -44,6 +44,16 @@ def base(size: int = 8, dropout: float = 0.0) -> Path:
     return folder
 
 
+@functools.cache
+def graphs() -> tuple[str, ...]:
+    """What puts a run on molecules: a small random base, of graphs of one atom (all valid) and of four."""
+    from pgdlab.domains.qm9 import QM9
+
+    folder = Path(_FOLDERS.name) / "graphs"
+    QM9(width=8, pair_width=4, heads=2, layers=1).fresh(torch.Generator().manual_seed(0)).save(folder)
+    return ("domain=qm9", f"domain.weights={folder}", "domain.prompts=[1,4]", "heldout=sensible")
+
+
 class Bright(Reward):
     """Mean grey level; parts keep the darkest pixel."""
 

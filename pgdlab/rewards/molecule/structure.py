@@ -1,0 +1,149 @@
+"""Structures that are wanted or not: alerts of medicinal chemists, strained motifs, likeness to a molecule."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from jaxtyping import Float
+from rdkit import Chem
+from rdkit.Chem import rdFingerprintGenerator, rdMolDescriptors
+from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
+from rdkit.DataStructs import TanimotoSimilarity
+from torch import Tensor
+
+from pgdlab.molecules.batch import Molecule
+from pgdlab.rewards.molecule.base import REMEMBERED, PerMolecule
+
+
+@functools.cache
+def catalog(names: tuple[str, ...]) -> FilterCatalog:
+    """The patterns of the named catalogues."""
+    params = FilterCatalogParams()
+    for name in names:
+        params.AddCatalog(FilterCatalogParams.FilterCatalogs.names[name])
+    return FilterCatalog(params)
+
+
+class AlertFree(PerMolecule):
+    """1 where no pattern of the catalogues occurs, else 0; part "alerts": how many of their patterns do.
+
+    BRENK: 105 unwanted groups (Brenk et al. 2008, doi 10.1002/cmdc.200700139), found in over half of QM9. PAINS: 480
+    frequent hitters in assays (Baell & Holloway 2010, doi 10.1021/jm901137j).
+    """
+
+    part = "alerts"
+
+    def __init__(
+        self, *, catalogs: Sequence[Literal["BRENK", "PAINS", "NIH", "ZINC"]] = ("BRENK", "PAINS"),
+        remembered: int = REMEMBERED,
+    ) -> None:  # fmt: skip
+        super().__init__(remembered=remembered)
+        if not catalogs:
+            raise ValueError("catalogs is empty; it names one or more of BRENK, PAINS, NIH, ZINC")
+        self.catalogs = tuple(catalogs)
+
+    def of(self, molecule: Molecule) -> float:
+        return float(len(catalog(self.catalogs).GetMatches(molecule.mol)))
+
+    def worth(self, quantity: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        return (quantity == 0).to(quantity.dtype)
+
+
+Motif = Literal["small_ring", "ring_alkyne", "cumulene", "anti_bredt"]
+PATTERNS = {
+    "small_ring": ("[r3,r4]",),
+    "ring_alkyne": ("*#;@*",),
+    "cumulene": ("[#6]=[#6]=[#6]", "*=;@*=;@*"),
+}
+
+
+@functools.cache
+def patterns(name: str) -> tuple[Any, ...]:
+    """The SMARTS of a motif, compiled."""
+    return tuple(Chem.MolFromSmarts(smarts) for smarts in PATTERNS[name])
+
+
+def anti_bredt(mol: Chem.Mol) -> set[int]:
+    """Bridgeheads with a double or aromatic bond in a ring (Bredt 1924, doi 10.1002/jlac.19244370102). Rings of any size
+    count, although bridged rings of eight atoms or more do bear such a bond."""
+    bridgeheads: Any = []
+    rdMolDescriptors.CalcNumBridgeheadAtoms(mol, bridgeheads)
+    flat = (Chem.BondType.DOUBLE, Chem.BondType.AROMATIC)
+    bonds = {i: mol.GetAtomWithIdx(i).GetBonds() for i in bridgeheads}
+    return {i for i, around in bonds.items() if any(b.IsInRing() and b.GetBondType() in flat for b in around)}
+
+
+def atoms_of(name: str, mol: Chem.Mol) -> set[int]:
+    """The heavy atoms of a motif in a molecule."""
+    if name == "anti_bredt":
+        return anti_bredt(mol)
+    return {i for smarts in patterns(name) for match in mol.GetSubstructMatches(smarts) for i in match}
+
+
+class MotifFree(PerMolecule):
+    """1 where none of the motifs occurs, else 0; with partial credit, 1 - the share of heavy atoms in one.
+
+    small_ring: rings of three or four atoms (61 % of QM9 have one). ring_alkyne: a triple bond in a ring of any size.
+    cumulene: C=C=C, or two double bonds in a row within a ring. anti_bredt: a double bond at a bridgehead. Part
+    "strained": the share of heavy atoms in a motif.
+    """
+
+    part = "strained"
+
+    def __init__(
+        self, *, motifs: Sequence[Motif] = ("ring_alkyne", "cumulene", "anti_bredt"), partial: bool = False,
+        remembered: int = REMEMBERED,
+    ) -> None:  # fmt: skip
+        super().__init__(remembered=remembered)
+        if not motifs:
+            raise ValueError(f"motifs is empty; it names one or more of {', '.join(PATTERNS)}, anti_bredt")
+        self.motifs, self.partial = tuple(motifs), partial
+
+    def of(self, molecule: Molecule) -> float:
+        found = set[int]().union(*(atoms_of(name, molecule.mol) for name in self.motifs))
+        return len(found) / molecule.mol.GetNumAtoms()
+
+    def worth(self, quantity: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        return 1 - quantity if self.partial else (quantity == 0).to(quantity.dtype)
+
+
+class Similarity(PerMolecule):
+    """Tanimoto similarity, 0..1, of Morgan fingerprints with that of the molecule `to`, a SMILES (Rogers & Hahn 2010, doi
+    10.1021/ci100050t); part "similarity". radius: in bonds. bits: of the folded fingerprint.
+    """
+
+    part = "similarity"
+
+    def __init__(self, *, to: str, radius: int = 2, bits: int = 2048, remembered: int = REMEMBERED) -> None:
+        super().__init__(remembered=remembered)
+        mol = Chem.MolFromSmiles(to)
+        if mol is None or not mol.GetNumAtoms():
+            raise ValueError(f"to is {to!r}; it is the SMILES of a molecule, as in CC(=O)Nc1ccc(O)cc1")
+        if radius < 0 or bits < 1:
+            raise ValueError(f"radius is {radius}, bits {bits}; radius is at least 0, bits at least 1")
+        self.wanted, self.size = Chem.MolToSmiles(mol, isomericSmiles=False), (radius, bits)
+
+    def of(self, molecule: Molecule) -> float:
+        return TanimotoSimilarity(fingerprint(molecule.mol, self.size), target(self.wanted, self.size))
+
+    def worth(self, quantity: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        return quantity
+
+
+@functools.cache
+def generator(size: tuple[int, int]) -> Any:
+    """A generator of Morgan fingerprints of (radius, bits)."""
+    return rdFingerprintGenerator.GetMorganGenerator(radius=size[0], fpSize=size[1])
+
+
+def fingerprint(mol: Chem.Mol, size: tuple[int, int]) -> Any:
+    """The bit vector of a molecule."""
+    return generator(size).GetFingerprint(mol)
+
+
+@functools.cache
+def target(smiles: str, size: tuple[int, int]) -> Any:
+    """The bit vector of a SMILES."""
+    return fingerprint(Chem.MolFromSmiles(smiles), size)

@@ -1,0 +1,96 @@
+"""Whether a graph is a molecule, and whether it is a new one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from rdkit import Chem
+from torch import Tensor
+
+from pgdlab.molecules.batch import NUMBERS, VALENCE, Molecule, Molecules
+from pgdlab.molecules.known import training_set
+from pgdlab.rewards.base import Reward, Score
+from pgdlab.rewards.molecule.base import REMEMBERED, Oracle
+
+ALLOWED = {1: 1, **dict(zip(NUMBERS, VALENCE, strict=True))}  # graphs from coordinates have hydrogens
+
+
+def within_valence(mol: Chem.Mol) -> float:
+    """Share of the atoms whose bond orders add up to no more than a neutral atom has, 0..1."""
+    total = [0.0] * mol.GetNumAtoms()
+    for bond in mol.GetBonds():
+        order = bond.GetBondTypeAsDouble()
+        total[bond.GetBeginAtomIdx()] += order
+        total[bond.GetEndAtomIdx()] += order
+    fits = [have <= ALLOWED[atom.GetAtomicNum()] for have, atom in zip(total, mol.GetAtoms(), strict=True)]
+    return sum(fits) / max(1, len(fits))
+
+
+class Valid(Reward):
+    """1 for a molecule that RDKit sanitises and that is in one piece.
+
+    Partial credit: `disconnected` for one that is sanitised and in pieces; `partial` times the share of atoms within their
+    valence for one that is not sanitised. Parts: "valid" and "sanitised" (0 or 1), "within_valence" (the share; 1 where
+    sanitised).
+    """
+
+    def __init__(self, *, disconnected: float = 0.0, partial: float = 0.0) -> None:
+        super().__init__()
+        if not (0 <= disconnected <= 1 and 0 <= partial <= 1):
+            raise ValueError(f"disconnected is {disconnected}, partial {partial}; both are 0 to 1")
+        self.disconnected, self.partial = disconnected, partial
+
+    def score(self, sample: Molecules, cond: Tensor) -> Score:
+        table = [(m.valid, m.sanitised, 1.0 if m.sanitised else within_valence(m.mol)) for m in sample]
+        columns = torch.tensor(table, dtype=torch.float64, device=cond.device).reshape(len(table), 3)
+        valid, sanitised, share = columns.unbind(1)
+        value = valid + self.disconnected * (sanitised - valid) + self.partial * share * (1 - sanitised)
+        return Score.of(value, valid=valid, sanitised=sanitised, within_valence=share)
+
+
+class NovelValid(Oracle):
+    """1 for a valid molecule that is not in the training set, `known` for one that is, 0 for an invalid one.
+
+    Part "novel": 1 or 0 of valid ones.
+    """
+
+    part = "novel"
+
+    def __init__(self, *, known: float = 0.3, remembered: int = REMEMBERED) -> None:
+        super().__init__(remembered=remembered)
+        if not 0 <= known <= 1:
+            raise ValueError(f"known is {known}; it is 0 to 1, and 1 is what a novel molecule is worth")
+        self.known = known
+        training_set()  # where it is missing, that is an error here and not a failure on every molecule
+
+    def ask(self, molecules: Sequence[Molecule]) -> list[float]:
+        return (~training_set().contains([str(m.smiles) for m in molecules])).astype(float).tolist()
+
+    def worth(self, quantity: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        return torch.where(quantity == 1, 1.0, self.known)
+
+
+class Distinct(Reward):
+    """reward, of which the second and later copies of a molecule in a batch get `repeat` at most.
+
+    The batch is what a process scores at once, so that here a row depends on its company: the copies of other processes
+    and of other iterations are not seen. Parts: the reward's, and "first" (1 of a valid molecule that is no copy of an
+    earlier one, 0 of a copy, NaN of an invalid one).
+    """
+
+    def __init__(self, *, reward: Reward, repeat: float = 0.0) -> None:
+        super().__init__()
+        self.reward, self.repeat = reward, repeat
+
+    def score(self, sample: Molecules, cond: Tensor) -> Score:
+        inner, seen = self.reward.scored(sample, cond), set[str]()
+        first = []
+        for m in sample:
+            first.append(float(m.smiles not in seen) if m.valid else math.nan)
+            seen.add(str(m.smiles))
+        copies = torch.tensor(first, dtype=torch.float64, device=cond.device)
+        value = torch.where(copies == 0, inner.value.clamp(max=self.repeat), inner.value)
+        return Score(value, inner.measured, {**inner.parts, "first": copies})
