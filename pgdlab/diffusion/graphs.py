@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pgdlab.diffusion import weights
 from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.networks.graph_transformer import GraphTransformer
 from pgdlab.diffusion.schedules import Schedule
@@ -172,24 +172,8 @@ class GraphDenoiser(Denoiser):
         return copy.deepcopy(self).eval().requires_grad_(False)
 
     def save(self, folder: Path) -> str:
-        """config.json (the network's sizes) and model.safetensors."""
-        from safetensors.torch import save_file
-
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(self.sizes, indent=2) + "\n")
-        save_file({k: v.contiguous() for k, v in self.network.state_dict().items()}, folder / "model.safetensors")
+        weights.write(self.network, self.sizes, folder)
         return f"```bash\npython run.py domain=qm9 domain.weights={folder.name}\n```"
-
-    def load(self, folder: Path) -> Denoiser:
-        """Reads the weights that save() wrote. Raises ValueError where they are missing, broken or of another network."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            self.network.load_state_dict(load_file(folder / "model.safetensors"))
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise ValueError(str(error)) from error
-        return self.eval()
 
 
 NODE_FEATURES, PAIR_FEATURES = 6, 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pgdlab.diffusion import weights
 from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.graphs import GraphDenoiser, Graphs
 from pgdlab.diffusion.schedules import Cosine
-from pgdlab.domains.base import Domain
+from pgdlab.domains.base import Domain, Samples
 from pgdlab.molecules import known, qm9
 from pgdlab.molecules.batch import VALENCE, Molecules
 
@@ -33,13 +33,15 @@ def spaced(shares: dict[int, int]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QM9(Domain):
-    """The condition of a molecule is its number of heavy atoms; prompts are those of training and evaluation, as they are
-    shared among the data by default. weights: a folder with config.json and model.safetensors, or null for the base that
-    ships. width, pair_width, heads, layers: of a network before pretraining.
+    """The condition of a molecule is its number of heavy atoms; prompts are those of training and evaluation, by default as
+    they are shared among the data. weights: a folder with config.json and model.safetensors, or null for the base that ships.
+    fcd: whether metrics compute the Frechet ChemNet distance (needs the extra molecules). width, pair_width, heads, layers:
+    of a network before pretraining.
     """
 
     prompts: tuple[int, ...] = spaced(SIZES)
     weights: str | None = None
+    fcd: bool = False
     width: int = 96
     pair_width: int = 48
     heads: int = 6
@@ -51,11 +53,6 @@ class QM9(Domain):
     def __post_init__(self) -> None:
         if not self.prompts or any(not 1 <= p <= qm9.ATOMS for p in self.prompts):
             raise ValueError(f"prompts is {list(self.prompts)}; they are numbers of heavy atoms, 1 to {qm9.ATOMS}")
-
-    @property
-    def folder_of_weights(self) -> Path:
-        """Where the base is read from."""
-        return known.ASSETS if self.weights is None else Path(self.weights).expanduser()
 
     def build(self, **network: int) -> GraphDenoiser:
         """A denoiser with untrained weights."""
@@ -69,15 +66,17 @@ class QM9(Domain):
             return self.build(width=self.width, pair_width=self.pair_width, heads=self.heads, layers=self.layers)
 
     def base(self) -> Denoiser:
-        folder = self.folder_of_weights
+        folder = known.ASSETS if self.weights is None else Path(self.weights).expanduser()
         try:
             with torch.random.fork_rng():
-                return self.build(**json.loads((folder / "config.json").read_text())).load(folder)
-        except (OSError, ValueError, TypeError) as error:
+                denoiser = self.build(**weights.sizes(folder))
+            weights.read(denoiser.network, folder)
+        except (ValueError, TypeError) as error:
             raise ValueError(
                 f"cannot load the base of qm9 from {folder}: {error}. Make it with `python run.py "
                 "experiment=pretrain/qm9`, or name another in domain.weights"
             ) from error
+        return denoiser.eval()
 
     @functools.cached_property
     def _splits(self) -> dict[str, Any]:
@@ -91,17 +90,27 @@ class QM9(Domain):
         return self.space.one_hot(types, bonds, sizes), sizes
 
     def decode(self, sample: Float[Tensor, "B D"]) -> Molecules:
-        """The likeliest class of every atom and pair. What is past the last atom is 0 in every class."""
-        nodes, pairs = self.space.unpack(sample.detach().cpu())
+        """The likeliest class of every atom and pair; the probabilities are kept: an x0 estimate is them, minus 1/2. What is
+        past the last atom is 0 in every class."""
+        nodes, pairs = self.space.unpack(sample.detach().cpu().float())
         sizes = nodes.ne(0).any(-1).sum(1)
         square = torch.zeros(len(sample), qm9.ATOMS, qm9.ATOMS, dtype=torch.long)
         first, second = zip(*qm9.PAIRS, strict=True)
         square[:, first, second] = pairs.argmax(-1)
-        return Molecules.from_graphs(nodes.argmax(-1), square, sizes)
+        soft = self.space.project((self.space.pack(nodes, pairs) + 0.5).clamp(0, 1), sizes)
+        return Molecules.from_graphs(nodes.argmax(-1), square, sizes, soft)
 
     def metrics(self, sample: Tensor, cond: Tensor) -> dict[str, float]:
-        molecules = self.decode(sample)
-        return {"valid": len(molecules.valid) / len(molecules)}
+        from pgdlab.molecules import metrics
+
+        return metrics.figures(self.decode(sample), fcd=self.fcd)
 
     def show(self, rows: dict[str, Tensor], path: Path) -> None:
-        raise NotImplementedError
+        from pgdlab.molecules.drawing import picture
+
+        picture({title: self.decode(sample) for title, sample in rows.items()}, path)
+
+    def report(self, groups: dict[str, Samples], folder: Path) -> list[Path]:
+        from pgdlab.domains import molecules
+
+        return molecules.report(self.decode, groups, folder)
