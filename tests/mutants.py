@@ -56,6 +56,8 @@ T_ACTOR, T_TRUST, T_TERMINAL, T_DIVERGENCES = (
     "penalties/test_terminal.py",
     "functional/test_divergences.py",
 )
+ATOMS, EGNN, GEOMETRY = "diffusion/atoms.py", "diffusion/networks/egnn.py", "molecules/geometry.py"
+T_ATOMS, T_EGNN, T_GEOMETRY = "diffusion/test_atoms.py", "diffusion/test_egnn.py", "molecules/test_geometry.py"
 
 MUTANTS = [
     Mutant("sign of the baseline", RETURNS, "returns - baseline(", "returns + baseline(", T_RETURNS),
@@ -234,6 +236,19 @@ MUTANTS = [
            "kl(reference.initial(cond), policy.initial(cond),", T_CERTIFICATE, "optimum and rho"),
     Mutant("certified: advantage of the last step", GRADIENT, "[h + 1 for h in kept]", "[len(kept) for h in kept]",
            T_CERTIFICATE, "optimum and quadratic and not ppo"),
+    # molecules in space
+    Mutant("in space: 3 n degrees of freedom", ATOMS, " * (n - 1) / n", "", T_ATOMS, "divergences"),
+    Mutant("in space: the centre of the padding too", ATOMS, "place.sum(1, keepdim=True) / expand(cond, place)",
+           "place.mean(1, keepdim=True)", T_ATOMS, "white"),
+    Mutant("in space: a scale for each coordinate", ATOMS, "place.mean((1, 2), keepdim=True).expand_as(place)", "place",
+           T_ATOMS, "initial"),
+    Mutant("in space: the sign of v", ATOMS, "alpha * x - sigma * v", "alpha * x + sigma * v", T_ATOMS, "gives_v"),
+    Mutant("in space: where the molecule is", EGNN, "line = x[i] - x[j]", "line = x[i]", T_EGNN, "where"),
+    Mutant("in space: pulls are not bounded", EGNN, "(distance[:, None] + 1)", "distance[:, None]", T_EGNN, "equations"),
+    Mutant("in space: hydrogens are added", GEOMETRY, "SetNoImplicit(True)", "SetNoImplicit(False)", T_GEOMETRY, "trivalent"),
+    Mutant("in space: radicals pass", GEOMETRY, 'return Molecule(built, "valence", None, built)', "pass", T_GEOMETRY,
+           "trivalent"),
+    Mutant("in space: angles are not looked at", GEOMETRY, "pair & (bonds == 2)", "pair & (bonds == 1)", T_GEOMETRY, "angles"),
 ]  # fmt: skip
 
 
