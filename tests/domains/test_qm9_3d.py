@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +23,12 @@ SMILES = ("CCO", "CC(C)=O", "C#N", "C1CC1F")
 
 
 @pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[QM9InSpace]:
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> QM9InSpace:
     """A domain whose prepared file has 20 molecules."""
     write_3d(tmp_path)
     monkeypatch.setenv("PGDLAB_CACHE", str(tmp_path))
-    qm9.load_3d.cache_clear()
-    yield QM9InSpace()
-    qm9.load_3d.cache_clear()
+    monkeypatch.setattr(qm9, "load_3d", functools.cache(qm9.load_3d.__wrapped__))
+    return QM9InSpace()
 
 
 def samples() -> torch.Tensor:

@@ -37,7 +37,7 @@ def atoms_of(*mols: Chem.Mol) -> tuple[torch.Tensor, torch.Tensor]:
 
 def write_3d(folder: Path, count: int = 20) -> None:
     """The prepared file, of the first molecules of the sample that ships with conformers of RDKit's. Its reader looks into
-    $PGDLAB_CACHE, once in a process: clear qm9.load_3d."""
+    $PGDLAB_CACHE once in a process: a test replaces qm9.load_3d."""
     smiles = known.test_sample()[:count]
     numbers, xyz = atoms_of(*map(relaxed, smiles))
     path = folder / f"qm9_3d_v{qm9.VERSION}.npz"
