@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from pgdlab.molecules import fingerprints, known, metrics, qm9, reference
 from pgdlab.molecules.batch import REASONS, Molecules, examined
 from pgdlab.molecules.properties import NAMES, properties
 
+ROOT = Path(__file__).resolve().parents[2]
 needs_data = pytest.mark.skipif(not qm9.has_data(), reason="needs the package qm9pack")
 KNOWN, NOVEL = "CCO", "FC1NC2CC12F"  # ethanol is a training molecule, the other one is not
 
@@ -178,3 +181,14 @@ def test_what_was_computed_once_is_read_again_and_mended(tmp_path, monkeypatch) 
     assert len(made) == 2
     monkeypatch.setenv("PGDLAB_CACHE", str(file / "no_folder"))  # cannot be written: computed again
     assert reference.stored("thing", make)["x"].tolist() == [0, 1, 2]
+
+
+def test_every_figure_is_defined_in_the_docs() -> None:
+    """With probabilities, so that the projected ones are there too; those of FCD by their names."""
+    molecules = Molecules.from_smiles(["CCO", "FC1NC2CC12F"] * 500)
+    molecules.soft = torch.zeros(1000, 36 + 144)
+    names = metrics.figures(molecules).keys() | {"fcd", "fcd_floor", "atom_stable", "molecule_stable"}
+    assert {"unique_at_1000", "projected_vun", "ring_7_up"} <= names
+    for page in ("docs/metrics.md", "docs/molecules/metrics.md"):
+        text = (ROOT / page).read_text()
+        assert not [name for name in names if f"`{name}`" not in text], page
