@@ -88,14 +88,13 @@ def share_bars(axis: Any, groups: dict[str, list[Any]], kinds: Sequence[Any], ti
 
 
 def histogram(axis: Any, groups: dict[str, list[Properties]], name: str, title: str) -> None:
-    """Densities on common bins, the data filled. The outermost half per cent of all is counted in the outermost bins."""
+    """Densities on common bins, the data filled."""
     values = {group: np.array([getattr(p, name) for p in rows]) for group, rows in groups.items() if rows}
-    low, high = np.quantile(np.concatenate(list(values.values())), [0.005, 0.995])
-    edges = np.linspace(low, high, BINS + 1)
+    every = np.concatenate(list(values.values()))
+    edges = np.linspace(every.min(), every.max(), BINS + 1)
     for k, group in enumerate(groups):
         if group in values:
             style = {"histtype": "stepfilled", "alpha": 0.45} if k == 0 else {"histtype": "step", "linewidth": 1.8}
-            shown = values[group].clip(edges[0], edges[-1])
-            axis.hist(shown, edges, density=True, color=COLOURS[k % len(COLOURS)], **style)
+            axis.hist(values[group], edges, density=True, color=COLOURS[k % len(COLOURS)], **style)
     axis.set(title=title)
     axis.set_yticks([])
