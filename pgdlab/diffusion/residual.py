@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.kernels import Chain
+from pgdlab.diffusion.space import Space
 from pgdlab.functional.gaussian import expand
 
 Unit = Literal["std", "noise", "x0"]
@@ -32,20 +33,21 @@ def units(unit: Unit, denoiser: Denoiser, chain: Chain) -> Float[Tensor, " H"]:
 
 
 class Residual(Denoiser):
-    """A frozen denoiser plus a trained correction; the correction at a time is that of the nearest step."""
+    """A frozen denoiser plus a trained correction inside the space; the correction at a time is that of the nearest step."""
 
     times: Tensor
     unit: Tensor
 
-    def __init__(self, base: Denoiser, correction: nn.Module, chain: Chain, unit: Unit) -> None:
+    def __init__(self, base: Denoiser, correction: nn.Module, chain: Chain, space: Space, unit: Unit) -> None:
         super().__init__()
+        self.space = space
         self.base, self.correction, self.schedule = base.requires_grad_(False), correction, base.schedule
         self.register_buffer("times", chain.times[:-1].double(), persistent=False)
         self.register_buffer("unit", units(unit, base, chain), persistent=False)
 
     def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
         h = (t.double()[:, None] - self.times).abs().argmin(1)
-        return self.base(x, t, cond) + expand(self.unit[h], x) * self.correction(x, h, cond)
+        return self.base(x, t, cond) + self.space.project(expand(self.unit[h], x) * self.correction(x, h, cond), cond)
 
     def frozen(self) -> Denoiser:
         return self.base

@@ -79,7 +79,7 @@ class Affine(Tuning):
 
     def apply(self, denoiser: Denoiser, chain: Chain, space: Space, conditions: int) -> Denoiser:
         correction = AffineCorrection(max(1, conditions), len(chain.std), math.prod(space.shape))
-        return Residual(denoiser.eval(), correction, chain, self.unit)
+        return Residual(denoiser.eval(), correction, chain, space, self.unit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class Network(Tuning):
     def apply(self, denoiser: Denoiser, chain: Chain, space: Space, conditions: int) -> Denoiser:
         size = math.prod(space.shape)
         correction = NetworkCorrection(len(chain.std), size, self.hidden, self.layers, self.separate)
-        return Residual(denoiser.eval(), correction, chain, self.unit)
+        return Residual(denoiser.eval(), correction, chain, space, self.unit)
 
 
 class Adapted(Denoiser):

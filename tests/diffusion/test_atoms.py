@@ -9,7 +9,9 @@ from torch.distributions import Normal, kl_divergence
 
 from pgdlab.diffusion.atoms import AtomDenoiser, Atoms
 from pgdlab.diffusion.initial import Conditional, Diagonal, InitialDistribution, Shared
+from pgdlab.diffusion.kernels import DDIM, Chain
 from pgdlab.diffusion.schedules import Cosine
+from pgdlab.diffusion.tuning import Network
 from pgdlab.functional.gaussian import Gaussian, kl, log_prob
 
 SPACE = Atoms(6, 2)
@@ -156,3 +158,15 @@ def test_a_frozen_copy_is_apart() -> None:
         next(d.network.parameters()).add_(1.0)
         assert torch.equal(frozen(X, T, SIZES), before)
         assert not torch.equal(d(X, T, SIZES), before)
+
+
+def test_a_correction_stays_in_the_space() -> None:
+    """policy=network adds a perceptron's output to the estimate, which knows nothing of centres and padding."""
+    chain = Chain.of(Cosine(), DDIM(), 4)
+    tuned = Network(hidden=8).apply(denoiser(), chain, SPACE, 7).double()
+    with torch.no_grad():
+        for number, p in enumerate(tuned.parameters()):
+            p += 0.1 * draw(*p.shape, seed=number)
+        x0, base = tuned(X, T, SIZES), tuned.frozen()(X, T, SIZES)
+    assert (x0 - base).abs().max() > 1e-3
+    torch.testing.assert_close(SPACE.project(x0, SIZES), x0, rtol=1e-12, atol=1e-12)

@@ -138,12 +138,12 @@ def test_a_layer_is_its_equations() -> None:
                 new_x[i] += line / (line.norm() + 1) * 2.0 * pull[0]
     i, j = pairs_of(torch.ones(1, 4, dtype=torch.bool))
     got = layer(h, x, i, j, waves((origin[i] - origin[j]).norm(dim=1)))
-    # the 1e-8 under the root changes a distance of an angstrom by 5e-9, the shortest wave by 5e-7
+    # the 1e-8 under the root changes a distance of an angstrom by 5e-9, the shortest wave by 4e-8
     torch.testing.assert_close(got[0], at, rtol=0, atol=1e-5)
     torch.testing.assert_close(got[1], new_x, rtol=0, atol=1e-5)
 
 
 def test_waves_by_hand() -> None:
-    got = waves(torch.tensor([15 / 16], dtype=torch.float64))[0]  # 1/16, 1/4, 1, 4 and 16 turns
-    turns = 2 * math.pi * torch.tensor([1 / 16, 1 / 4, 1, 4, 16], dtype=torch.float64)
+    got = waves(torch.tensor([15 / 16], dtype=torch.float64))[0]  # 1/16, 1/8, 1/4, 1/2 and 1 turn
+    turns = 2 * math.pi * torch.tensor([1 / 16, 1 / 8, 1 / 4, 1 / 2, 1], dtype=torch.float64)
     torch.testing.assert_close(got, torch.cat([turns.sin(), turns.cos()]), rtol=0, atol=1e-12)
