@@ -70,7 +70,7 @@ class NovelValid(Oracle):
         return (~training_set().contains([str(m.smiles) for m in molecules])).astype(float).tolist()
 
     def worth(self, quantity: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-        return torch.where(quantity == 1, 1.0, self.known)
+        return torch.where(quantity == 1, quantity, self.known)
 
 
 class Distinct(Reward):
