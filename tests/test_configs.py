@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import math
 from pathlib import Path
@@ -14,14 +13,14 @@ import torch
 
 from pgdlab import cli
 from pgdlab.compose import CONFIGS, options
-from pgdlab.molecules import qm9
-from tests.molecules.tiny import base_3d, write_3d
+from tests.molecules.tiny import base_3d, instead_of_qm9
 from tests.worlds import POINTS, base, fitted, graphs
 
 GROUPS = sorted(folder.name for folder in CONFIGS.iterdir() if folder.is_dir() and any(folder.rglob("*.yaml")))
 OPTIONS = [(group, name) for group in GROUPS for name in options(group)]
 SMALL = ["policy.steps=3", "plan.samples=4", "plan.group=2", "plan.iterations=1", "plan.eval_samples=4"]
 FEW = ["trainer.steps=2", "trainer.batch=4"]
+MOLECULES = ["reward=valid", "heldout=null"]  # the quickstart's rewards are of images
 # what an option cannot do without
 WITH = {
     "policy/frozen": ["initial=diagonal"],
@@ -43,7 +42,8 @@ ELSEWHERE = {"runtime/ddp_cpu": "test_processes", "runtime/ddp": "two GPUs", "lo
 
 
 def is_molecular(group: str, name: str) -> bool:
-    return group == "reward" and "pgdlab.rewards.molecule." in options(group)[name].read_text()
+    text = options(group)[name].read_text()
+    return name == "qm9" or "pgdlab.rewards.molecule." in text or "/domain: qm9\n" in text
 
 
 def is_fashion(group: str, name: str) -> bool:
@@ -66,7 +66,8 @@ def test_an_option_runs_one_iteration(group: str, name: str, tmp_path: Path) -> 
     fashion = [f"domain.weights={base(28)}", *(["domain=fashion"] if group != "experiment" else [])]
     with_base = fashion if is_fashion(group, name) else atoms() if key == "domain/qm9_3d" else []
     if is_molecular(group, name):
-        with_base = [*graphs(), f"reward={name}"]
+        reward = {"reward": [f"reward={name}"], "domain": ["reward=valid"]}
+        with_base = [*graphs(), *reward.get(group, [])]
         if "XTB" in options(group)[name].read_text():
             pytest.importorskip("tblite")
     module = fitted(tmp_path, f"{group}={name}", *SMALL, *with_base, *WITH.get(key, []))
@@ -78,8 +79,8 @@ def test_an_option_runs_one_iteration(group: str, name: str, tmp_path: Path) -> 
 
 
 def atoms() -> list[str]:
-    """What a run on qm9_3d needs: no base ships, and the quickstart's rewards are of images."""
-    return [f"domain.weights={base_3d()}", "reward=valid", "heldout=null"]
+    """What a run on qm9_3d needs: no base ships."""
+    return [f"domain.weights={base_3d()}", *MOLECULES]
 
 
 def write_idx(folder: Path) -> None:
@@ -93,21 +94,14 @@ def write_idx(folder: Path) -> None:
             (folder / f"{part}-{kind}-ubyte").write_bytes(head.tobytes() + data.tobytes())
 
 
-def few_atoms(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twenty molecules in place of QM9, for this test alone."""
-    write_3d(folder)
-    monkeypatch.setenv("PGDLAB_CACHE", str(folder))
-    monkeypatch.setattr(qm9, "load_3d", functools.cache(qm9.load_3d.__wrapped__))
-
-
 @pytest.mark.parametrize("name", [name for name in options("experiment") if "pretrain/" in name])
 def test_a_base_is_pretrained(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through run.py's main, with the tiny data of a folder that the user names; what it exports is a base again."""
     monkeypatch.chdir(tmp_path)
     write_idx(tmp_path)
     folder = [f"domain.folder={tmp_path}"] if "fashion" in name else []
-    if name == "pretrain/qm9_3d":
-        few_atoms(tmp_path, monkeypatch)
+    if "qm9" in name:
+        instead_of_qm9(tmp_path, monkeypatch)
     assert (
         cli.main([f"experiment={name}", *folder, "plan.iterations=1", *FEW, "plan.eval_samples=4", "policy.steps=2"])
         == 0
@@ -115,8 +109,11 @@ def test_a_base_is_pretrained(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     run = next((tmp_path / "runs").iterdir())
     assert (run / "samples.png").stat().st_size > 1000
     assert (run / "base" / "README.md").exists()
-    others = atoms() if name == "pretrain/qm9_3d" else []
+    others = MOLECULES if "qm9" in name else []
     own = [f"domain={Path(name).name}", *others, f"domain.weights={run / 'base'}"]
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=False)
+    raw, averaged = checkpoint["current_model_state"], checkpoint["state_dict"]
+    assert any(not torch.equal(raw[k], averaged[k]) for k in raw if raw[k].is_floating_point() and k != "seconds")
     module = fitted(tmp_path / "steered", *own, *SMALL)
     assert module.history[-1]["iteration"] == 1
 

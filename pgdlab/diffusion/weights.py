@@ -24,7 +24,9 @@ def read(network: nn.Module, folder: Path) -> None:
 
     try:
         network.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except RuntimeError as error:
+        raise ValueError(f"model.safetensors and config.json are of two networks, with {_differences(error)}") from error
+    except (OSError, SafetensorError) as error:
         raise ValueError(str(error)) from error
 
 
@@ -34,3 +36,9 @@ def sizes(folder: Path) -> dict[str, int]:
         return dict(json.loads((folder / "config.json").read_text()))
     except (OSError, TypeError) as error:
         raise ValueError(str(error)) from error
+
+
+def _differences(error: RuntimeError) -> str:
+    """The first of torch's long list."""
+    first = str(error).splitlines()[1].strip()
+    return first if len(first) < 120 else f"{first[:120]}..."

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
@@ -42,6 +43,27 @@ def write_3d(folder: Path, count: int = 20) -> None:
     numbers, xyz = atoms_of(*map(relaxed, smiles))
     path = folder / f"qm9_3d_v{qm9.VERSION}.npz"
     np.savez(path, numbers=numbers.numpy().astype(np.uint8), xyz=xyz.numpy(), smiles=np.array(smiles))
+
+
+def write_graphs(folder: Path, count: int = 60) -> None:
+    """The prepared file of graphs, of the first molecules of the sample that ships; no coordinates."""
+    kept = [
+        qm9.arrays(Chem.MolFromSmiles(s), qm9.Record(s, [], np.zeros((qm9.ATOMS, 3))))
+        for s in known.test_sample()[:count]
+    ]
+    np.savez(
+        folder / f"qm9_v{qm9.VERSION}.npz",
+        **dict(zip(qm9.Graphs._fields, map(np.array, zip(*kept, strict=True)), strict=True)),
+    )
+
+
+def instead_of_qm9(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few molecules in the place of QM9, for this test alone."""
+    write_graphs(folder)
+    write_3d(folder)
+    monkeypatch.setenv("PGDLAB_CACHE", str(folder))
+    for name in ("load", "load_3d"):
+        monkeypatch.setattr(qm9, name, functools.cache(getattr(qm9, name).__wrapped__))
 
 
 @functools.cache
