@@ -249,6 +249,24 @@ MUTANTS = [
     Mutant("in space: radicals pass", GEOMETRY, 'return Molecule(built, "valence", None, built)', "pass", T_GEOMETRY,
            "trivalent"),
     Mutant("in space: angles are not looked at", GEOMETRY, "pair & (bonds == 2)", "pair & (bonds == 1)", T_GEOMETRY, "angles"),
+    # figures of molecules
+    Mutant("molecules: novel per distinct for vun", "molecules/metrics.py", 'out = {"vun": novel / total}',
+           'out = {"vun": novel / max(1, len(distinct))}', "molecules/test_metrics.py", "by_hand"),
+    Mutant("molecules: the smallest piece", "molecules/metrics.py", "piece = max(", "piece = min(",
+           "molecules/test_metrics.py", "by_hand"),
+    Mutant("molecules: pairs with itself", "molecules/fingerprints.py", "pairs = len(smiles) * (len(smiles) - 1)",
+           "pairs = len(smiles) ** 2", "molecules/test_metrics.py", "pair_by_pair"),
+    Mutant("molecules: the surest bond goes", "molecules/projection.py", "score[..., 1:] - score[..., :-1]",
+           "score[..., :-1] - score[..., 1:]", "molecules/test_projection.py", "least_certain"),
+    Mutant("molecules: both ends count once", "molecules/projection.py", " / ends.clamp_min(1)", "",
+           "molecules/test_projection.py", "relieves_both"),
+    Mutant("molecules: FCD without the covariances", "molecules/fcd.py", "- 2 * cross)", ")", "molecules/test_fcd.py", "axes"),
+    Mutant("molecules: one margin for all bonds", "molecules/stability.py", "MARGIN = (10, 5, 3)", "MARGIN = (10, 10, 10)",
+           "molecules/test_stability.py", "cutoff"),
+    Mutant("molecules: stable where bonds are missing", "molecules/stability.py", "orders.sum(-1) == allowed",
+           "orders.sum(-1) <= allowed", "molecules/test_stability.py", "trivalent"),
+    Mutant("molecules: coordinates are made anew", "molecules/tables.py", "if molecule.geometry is not None:", "if False:",
+           "molecules/test_tables.py", "kept"),
 ]  # fmt: skip
 
 

@@ -27,7 +27,7 @@ def sample(smiles: list[str]) -> Molecules:
 def test_shares_by_hand() -> None:
     """Eight samples: ethanol twice and a novel one, two pieces twice, a carbon of five bonds, and two rings that have no
     Kekule form."""
-    molecules = sample([KNOWN, NOVEL, "OCC", "C.CO", "CO.C", "C=C(C)(C)C", "c1cccc1", "c1cccccc1"])
+    molecules = sample([KNOWN, NOVEL, "OCC", "C.CO", "CO.N", "C=C(C)(C)C", "c1cccc1", "c1cccccc1"])
     found = metrics.figures(molecules)
     assert found["sanitised"] == 5 / 8
     assert found["valid"] == 3 / 8
