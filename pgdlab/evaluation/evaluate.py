@@ -40,6 +40,13 @@ def measure(world: World, policy: Policy) -> Measured:
     noise = Noise(world.noise.seed, Stream.EVALUATE)
     ode = not policy.stochastic_steps
     trajectory = evaluation_rollout(world, policy, noise, reference=not ode, tuned_last=ode)
+    rho = initial_kl(policy, world.reference, trajectory.cond).double()
+    exact = not ode or not policy.trains_denoiser
+    return judge(world, trajectory, (trajectory.kl.sum(1).double() + rho).mean().item() if exact else None)
+
+
+def judge(world: World, trajectory: Trajectory, kl_nats: float | None) -> Measured:
+    """What given samples are worth. kl_nats: how far from the base they were made, None where that is not known."""
     seen = episode(world, trajectory)
     paid = guarded(world.reward, seen, world.plan.max_failed)
     reward = paid.total
@@ -48,10 +55,7 @@ def measure(world: World, policy: Policy) -> Measured:
     if world.heldout is not None:
         held = guarded(world.heldout, seen, max_failed=1.0)  # a figure to look at: it must not lose the run
         figures |= mean_and_error("heldout", held.total[held.measured])
-    rho = initial_kl(policy, world.reference, trajectory.cond).double()
-    exact = not ode or not policy.trains_denoiser
-    figures["kl_nats"] = (trajectory.kl.sum(1).double() + rho).mean().item() if exact else None
-    figures |= world.domain.metrics(trajectory.sample, trajectory.cond)
+    figures |= {"kl_nats": kl_nats} | world.domain.metrics(trajectory.sample, trajectory.cond)
     return Measured(trajectory, reward, paid.measured, figures)
 
 

@@ -1,0 +1,1 @@
+"""Steering without training: the base's weights stay as they are."""

@@ -1,0 +1,72 @@
+"""task=best_of_n: steers without training: as many samples of the base as the run would train on, the best are kept."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from pgdlab.build import build_world, steering
+from pgdlab.compose import instantiate
+from pgdlab.evaluation.evaluate import Measured, headline, judge, measure
+from pgdlab.evaluation.pictures import before_after, domain_report, learning_curve
+from pgdlab.evaluation.samples import evaluation_conditions
+from pgdlab.guidance.best_of_n import Best, best_of_n, kl_bound
+from pgdlab.loggers import publish, record
+from pgdlab.noise import Noise, Stream
+from pgdlab.runs import SUMMARY, run_folder, save_config, versions, write_json
+from pgdlab.tasks.train import sentence
+from pgdlab.trainers.base import World
+
+
+def main(cfg: Any) -> None:
+    """Of the run that the config describes, or of a run that there is (resume=runs/<name>); its trainer is not used."""
+    started = time.perf_counter()
+    cfg = OmegaConf.merge(cfg, {"resume": None})
+    steering(cfg)
+    world = build_world(cfg)
+    folder = run_folder(cfg)
+    save_config(cfg, folder)
+    loggers = instantiate(cfg.logger)(folder, cfg, [])
+    best, seconds, costs = search(world, loggers)
+    with torch.no_grad():
+        before, after = measure(world, world.reference), judge(world, best.trajectory, None)
+    kind = "sde" if world.policy.stochastic_steps else "ode"
+    results = {f"base/{kind}": before, f"ema/{kind}": after}  # as of a run that trains: before and after
+    whole = {"evaluations": {f"base/{kind}": before.figures, f"best/{kind}": after.figures}, "versions": versions()}
+    whole |= {"training_seconds": seconds, "seconds": time.perf_counter() - started}
+    summary = summarise(cfg, world, results) | costs | whole
+    write_json(summary, folder / SUMMARY)
+    files = [before_after(world, results, folder), learning_curve(folder), *domain_report(world, results, folder)]
+    for logger in loggers:
+        publish(logger, files, summary, summary["iterations"])
+    print(sentence(summary, folder))
+
+
+def search(world: World, loggers: list[Any]) -> tuple[Best, float, dict[str, int]]:
+    """The best candidates, the seconds that they took, and their costs; a row of metrics.csv after each round."""
+    plan, started = world.plan, time.perf_counter()
+    cond = evaluation_conditions(world.domain.prompts, plan.eval_samples)
+    before = world.reward.unique_queries()
+    noise, costs = Noise(world.noise.seed, Stream.EVALUATE), {}
+    for number, best in enumerate(best_of_n(world, cond, noise, plan.iterations * plan.samples), 1):
+        costs = {"queries": best.queries, "evaluations": best.evaluations}
+        asked = world.reward.unique_queries()
+        unique = {} if asked is None or before is None else {"unique_queries": asked - before}
+        reward = best.value[best.value.isfinite()].mean().item()
+        row = {"iteration": number, "reward": reward, **costs, **unique, "seconds": time.perf_counter() - started}
+        for logger in loggers:
+            record(logger, row, number)
+            logger.save()
+    totals = {"reward_queries": best.queries, "network_evaluations": best.evaluations, "iterations": number}
+    return best, time.perf_counter() - started, totals
+
+
+def summarise(cfg: Any, world: World, results: dict[str, Measured]) -> dict[str, Any]:
+    """The headline, with what is particular to best-of-n: names in docs/comparison.md."""
+    plan = world.plan
+    samples = max(plan.iterations * plan.samples, plan.eval_samples)
+    particular = {"candidates": samples / plan.eval_samples, "kl_bound_nats": kl_bound(samples, plan.eval_samples)}
+    return headline(results) | particular | {"seed": cfg.seed, "evaluation_samples": plan.eval_samples}
