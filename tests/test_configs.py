@@ -34,6 +34,7 @@ WITH = {
     "policy/network": [*POINTS, "policy=network"],
     "trainer/rwr": ["penalty=none", *FEW],
     "trainer/eager": ["penalty=none"],
+    "trainer/per_part": ["reward=target_and_quality"],
     "trainer/pretrain": ["penalty=none", *FEW],
     "experiment/digits/rwr": FEW,
     "experiment/fashion/rwr": FEW,
