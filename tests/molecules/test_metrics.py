@@ -192,3 +192,11 @@ def test_every_figure_is_defined_in_the_docs() -> None:
     for page in ("docs/metrics.md", "docs/molecules/metrics.md"):
         text = (ROOT / page).read_text()
         assert not [name for name in names if f"`{name}`" not in text], page
+
+
+def test_without_the_data_package_the_neighbours_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qm9, "has_data", lambda: False)
+    monkeypatch.setattr(qm9, "load", lambda: pytest.fail("the data are not there"))
+    found = metrics.figures(Molecules.from_smiles(["CCO", "CCC"]))
+    assert "internal_diversity" in found
+    assert not [name for name in found if "nearest" in name]
