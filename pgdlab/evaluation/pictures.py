@@ -38,6 +38,22 @@ def domain_report(world: World, results: dict[str, Measured], folder: Path) -> l
 
 def learning_curve(folder: Path) -> Path:
     """learning_curve.png: reward (and held-out reward) and KL against reward queries, from metrics.csv."""
+    panels = {"reward": ["reward", "heldout"], "nats from the base": ["path_kl_nats", "initial_kl_nats"]}
+    return curves(folder, "queries", "reward queries", panels)
+
+
+def pretraining_curve(folder: Path) -> Path:
+    """learning_curve.png: the loss, and what the samples of its course were like, against seconds, from metrics.csv."""
+    panels = {
+        "loss": ["train/denoising_loss"],
+        "share of the samples": ["probe/valid", "probe/vun"],
+        "KID": ["probe/kid"],
+    }
+    return curves(folder, "seconds", "seconds of training", panels)
+
+
+def curves(folder: Path, key: str, label: str, panels: dict[str, list[str]]) -> Path:
+    """A panel for every title of which a column is known."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -45,16 +61,16 @@ def learning_curve(folder: Path) -> Path:
 
     with (folder / METRICS).open(newline="") as file:
         rows = list(csv.DictReader(file))
-    panels = {"reward": ["reward", "heldout"], "nats from the base": ["path_kl_nats", "initial_kl_nats"]}
     panels = {t: [n for n in names if any(r.get(n) for r in rows)] for t, names in panels.items()}
     panels = {title: names for title, names in panels.items() if names}
     figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.5), squeeze=False, layout="constrained")
     for axis, (title, names) in zip(axes[0], panels.items(), strict=True):
         for name in names:
             known = [r for r in rows if r.get(name)]
-            dot = "o" if len(known) == 1 else None  # a line through one point cannot be seen
-            axis.plot([float(r["queries"]) for r in known], [float(r[name]) for r in known], label=name, marker=dot)
-        axis.set(xlabel="reward queries", ylabel=title)
+            dot = "o" if len(known) < 20 else None  # a line through one point cannot be seen
+            x, y = ([float(r[column]) for r in known] for column in (key, name))
+            axis.plot(x, y, label=name.split("/")[-1], marker=dot)
+        axis.set(xlabel=label, ylabel=title)
         axis.legend(frameon=False)
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(folder / "learning_curve.png", dpi=120)

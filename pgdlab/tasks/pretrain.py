@@ -11,6 +11,7 @@ from pgdlab.build import build_policy_for, device_of
 from pgdlab.compose import make
 from pgdlab.domains.base import Domain
 from pgdlab.evaluation.evaluate import load_weights
+from pgdlab.evaluation.pictures import pretraining_curve
 from pgdlab.evaluation.samples import draw
 from pgdlab.export import origin, write_base
 from pgdlab.fit import LAST, fit, load, ready
@@ -29,7 +30,7 @@ def main(cfg: Any) -> None:
     algorithm = make(Algorithm, cfg.trainer)
     if not isinstance(algorithm, Pretrain):
         raise ValueError(
-            "task=pretrain trains with trainer=pretrain: take experiment=pretrain/digits or pretrain/fashion"
+            "task=pretrain trains with trainer=pretrain: take experiment=pretrain/digits or another of pretrain/"
         )
     device, domain = device_of(cfg.runtime), make(Domain, cfg.domain)
     domain.data("train")  # raises, before a folder is made, where the data are not there
@@ -59,5 +60,6 @@ def report(cfg: Any, module: SteeringModule, folder: Path) -> None:
     world.domain.show({"samples": sample[:64], "test data": data}, folder / "samples.png")
     facts = {"iterations": int(module.iterations), "seconds": float(module.seconds), "quality": figures}
     write_json(facts, folder / "summary.json")
+    pretraining_curve(folder)
     write_base(module.policy.denoiser, folder / "base", facts | origin(cfg, module.policy))
-    print(f"base written to {folder / 'base'}; samples in {folder / 'samples.png'}")
+    print(f"base written to {folder / 'base'}; look at {folder / 'samples.png'} and {folder / 'learning_curve.png'}")

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser
 from pgdlab.functional.gaussian import expand
+from pgdlab.noise import Noise, Stream
 from pgdlab.plan import Plan
+from pgdlab.rollout import rollout
 from pgdlab.trainers.base import Algorithm, Loss, World
 
 
@@ -110,13 +112,38 @@ def unguided(world: World) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(DenoisingAlgorithm):
-    """Denoising score matching on the domain's training data (Ho et al. 2020, arXiv:2006.11239, eq. 14)."""
+    """Denoising score matching on the domain's training data (Ho et al. 2020, arXiv:2006.11239, eq. 14).
+
+    probe: samples drawn before every probe_every-th iteration from the weights as they are, always with the same noise; the
+    domain's figures of them are logged as probe/<name>. 0 for none.
+    """
 
     dropout = True
+    probe: int = 0
+    probe_every: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.probe < 0 or self.probe_every < 1:
+            raise ValueError(
+                f"probe is {self.probe} samples every {self.probe_every} iterations; at least 0, and at least 1"
+            )
 
     def refuse(self, world: World) -> None:
         unguided(world)
 
     def collect(self, world: World, iteration: int) -> Samples:
         x0, cond = world.domain.data("train")
-        return Samples(x0.to(world.device), cond, torch.ones(len(x0), device=world.device), iteration)
+        logs = self.figures(world) if self.probe and iteration and iteration % self.probe_every == 0 else {}
+        weight = torch.ones(len(x0), device=world.device)
+        return Samples(x0.to(world.device), cond, weight, iteration, logs)
+
+    def figures(self, world: World) -> dict[str, float]:
+        """The domain's figures of `probe` samples; every process draws all of them."""
+        policy, prompts = world.policy, world.domain.prompts
+        cond = torch.tensor([prompts[i % len(prompts)] for i in range(self.probe)], device=world.device)
+        dropout = policy.training
+        noise = Noise(world.noise.seed, Stream.EVALUATE)
+        drawn = rollout(policy.eval(), policy, noise, 0, range(self.probe), cond, [], world.plan.rollout_batch)
+        policy.train(dropout)
+        return {f"probe/{name}": x for name, x in world.domain.metrics(drawn.sample, drawn.cond).items()}

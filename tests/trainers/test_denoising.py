@@ -16,7 +16,17 @@ from pgdlab.trainers.base import Processes, World
 from pgdlab.trainers.denoising import Pretrain, Samples
 from pgdlab.trainers.rwr import RewardWeightedRegression
 from tests.networks import config, unet
-from tests.tiny import Failing, GaussianDenoiser, Quadratic, gradient, moved, tiny_policy, tiny_schedule, tiny_world
+from tests.tiny import (
+    Failing,
+    GaussianDenoiser,
+    Quadratic,
+    TinyDomain,
+    gradient,
+    moved,
+    tiny_policy,
+    tiny_schedule,
+    tiny_world,
+)
 
 NULL = 2
 
@@ -79,6 +89,27 @@ def test_pretraining_reaches_the_exact_optimum() -> None:
     assert isinstance(denoiser, GaussianDenoiser)
     assert denoiser.shift.abs().max() < 0.05
     assert denoiser.gain.abs().max() < 0.05
+
+
+def test_probes_are_drawn_where_asked_and_disturb_nothing() -> None:
+    """Every second iteration, not before the first; with a probe or without, minibatches are the same."""
+    plain, probing = (tiny_world(tiny_policy(), samples=8) for _ in range(2))
+    algorithm = Pretrain(probe=6, probe_every=2, batch=8)
+    asked: list[int] = []
+
+    class Counting(TinyDomain):
+        def metrics(self, sample: Tensor, cond: Tensor) -> dict[str, float]:
+            asked.append(len(sample))
+            return {"mean": float(sample.mean())}
+
+    probing.domain = Counting()
+    logs = [algorithm.collect(probing, i).logs for i in range(5)]
+    assert [sorted(row) for row in logs] == [[], [], ["probe/mean"], [], ["probe/mean"]]
+    assert logs[2] == logs[4]  # the same noise, and nothing was trained
+    assert asked == [6, 6]
+    a, b = (alg.passes(alg.collect(w, 2), 0, w)[0] for alg, w in ((algorithm, probing), (Pretrain(batch=8), plain)))
+    assert torch.equal(a.noise, b.noise)
+    assert torch.equal(a.rows, b.rows)
 
 
 def test_times_noise_and_hidden_conditions() -> None:
