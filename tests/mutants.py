@@ -56,6 +56,11 @@ T_ACTOR, T_TRUST, T_TERMINAL, T_DIVERGENCES = (
     "penalties/test_terminal.py",
     "functional/test_divergences.py",
 )
+GRAPHS, TRANSFORMER, T_GRAPHS = (
+    "diffusion/graphs.py",
+    "diffusion/networks/graph_transformer.py",
+    "diffusion/test_graphs.py",
+)
 ATOMS, EGNN, GEOMETRY = "diffusion/atoms.py", "diffusion/networks/egnn.py", "molecules/geometry.py"
 T_ATOMS, T_EGNN, T_GEOMETRY = "diffusion/test_atoms.py", "diffusion/test_egnn.py", "molecules/test_geometry.py"
 
@@ -249,6 +254,27 @@ MUTANTS = [
     Mutant("in space: radicals pass", GEOMETRY, 'return Molecule(built, "valence", None, built)', "pass", T_GEOMETRY,
            "trivalent"),
     Mutant("in space: angles are not looked at", GEOMETRY, "pair & (bonds == 2)", "pair & (bonds == 1)", T_GEOMETRY, "angles"),
+    # graphs, and what is trained on them
+    Mutant("graphs: every pair counts twice", GRAPHS, "last = torch.triu_indices(self.atoms, self.atoms, 1)[1]",
+           "last = torch.triu_indices(self.atoms, self.atoms, 1)[0]", T_GRAPHS, "densities"),
+    Mutant("graphs: noise on the padding", GRAPHS, "return noise * self.mask(cond, noise)", "return noise", T_GRAPHS, "white"),
+    Mutant("graphs: the posterior at another noise", GRAPHS, "self.schedule.sigma(t).square(), x)", "self.schedule.sigma(t), x)",
+           T_GRAPHS, "posterior"),
+    Mutant("graphs: no prior", GRAPHS, "return nodes + self.shares.log(), pairs", "return nodes, pairs", T_GRAPHS, "posterior"),
+    Mutant("graphs: padding in the loss", GRAPHS, "(chosen * mask[..., :1])", "chosen", T_GRAPHS, "cross_entropy"),
+    Mutant("graphs: atoms attend to the padding", TRANSFORMER, "scores.masked_fill(~real[:, None, None], -1e4)", "scores",
+           T_GRAPHS, "not_read"),
+    Mutant("graphs: triangles through the padding", TRANSFORMER, "self.sides(seen) * pairing.within(real)", "self.sides(seen)",
+           T_GRAPHS, "not_read"),
+    Mutant("graphs: one triangle product", TRANSFORMER, "product + product.mT", "product", T_GRAPHS, "moves_with"),
+    Mutant("graphs: orbits of pairs and nodes are mixed", GRAPHS, "self.types + torch.arange(self.bonds)",
+           "torch.arange(self.bonds)", T_GRAPHS, "share"),
+    Mutant("regression on noise outside the space", "trainers/denoising.py", "noise = world.policy.space.project(noise, given)",
+           "pass", T_GRAPHS, "regression"),
+    Mutant("eager: bad samples become likelier", "trainers/eager.py", "(advantage * off)", "(-advantage * off)",
+           "trainers/test_eager.py", "hand"),
+    Mutant("eager: the next state for the sample", "trainers/eager.py", "trajectory.sample[pairs.row]",
+           "trajectory.states[pairs.row, slot[h + 1]]", "trainers/test_eager.py", "hand"),
     # figures of molecules
     Mutant("molecules: novel per distinct for vun", "molecules/metrics.py", 'out = {"vun": novel / total}',
            'out = {"vun": novel / max(1, len(distinct))}', "molecules/test_metrics.py", "by_hand"),

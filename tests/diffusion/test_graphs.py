@@ -153,3 +153,19 @@ def test_atoms_share_the_parameters_of_the_initial_noise() -> None:
     spread = (math.exp(0.4) - 1) / 2 - 0.2
     expected = torch.tensor([3 * 0.245 + 3 * spread, 9 * 0.245 + 36 * spread]).double()
     torch.testing.assert_close(kl(g, prior, SPACE, cond), expected, rtol=1e-6, atol=0)  # .7 and .2 as given, in fp64
+
+
+def test_noise_of_a_regression_is_that_of_the_space() -> None:
+    from dataclasses import replace
+
+    from pgdlab.domains.qm9 import QM9
+    from pgdlab.trainers.denoising import Pretrain, Samples
+    from tests.tiny import tiny_world
+
+    world = tiny_world()
+    world.domain, world.policy.space = QM9(), SPACE
+    cond = torch.tensor([2, 7, 9, 5])
+    samples = Samples(torch.zeros(4, 180).double(), cond, torch.ones(4), 0)
+    (piece,) = replace(Pretrain(drop=0.0), batch=4).passes(samples, 0, world)
+    assert not piece.noise[~SPACE.mask(piece.cond, piece.noise).bool()].any()
+    assert piece.noise.ne(0).sum() == SPACE.masks[cond].sum()
