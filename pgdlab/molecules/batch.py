@@ -12,6 +12,7 @@ from torch import Tensor
 
 SYMBOLS = ("C", "N", "O", "F")
 NUMBERS = (6, 7, 8, 9)
+ATOMS = tuple(Chem.Atom(number) for number in NUMBERS)  # adding one copies it, faster than making it
 VALENCE = (4, 3, 2, 1)  # of neutral C, N, O, F
 BONDS = (Chem.BondType.ZERO, Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE)  # class 0 is "no bond"
 REASONS = ("valence", "kekulisation", "other", "disconnected")  # why a graph is no valid molecule
@@ -104,7 +105,7 @@ def graph(types: Sequence[int], bonds: Sequence[Sequence[int]]) -> Chem.RWMol:
     """The bare, unsanitised RDKit graph of n atom types (0..3) and bond orders (0..3), read above the diagonal."""
     mol = Chem.RWMol()
     for kind in types:
-        mol.AddAtom(Chem.Atom(NUMBERS[kind]))
+        mol.AddAtom(ATOMS[kind])
     for i in range(len(types)):
         row = bonds[i]
         for j in range(i + 1, len(types)):
