@@ -25,7 +25,9 @@ def read(network: nn.Module, folder: Path) -> None:
     try:
         network.load_state_dict(load_file(folder / "model.safetensors"))
     except RuntimeError as error:
-        raise ValueError(f"model.safetensors and config.json are of two networks, with {_differences(error)}") from error
+        raise ValueError(
+            f"model.safetensors and config.json are of two networks, with {_differences(error)}"
+        ) from error
     except (OSError, SafetensorError) as error:
         raise ValueError(str(error)) from error
 

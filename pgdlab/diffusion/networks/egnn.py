@@ -28,8 +28,8 @@ def length(line: Float[Tensor, "E 3"]) -> Float[Tensor, " E"]:
 
 
 def waves(distance: Float[Tensor, " E"]) -> Float[Tensor, "E 10"]:
-    """Sines and cosines of distances in angstrom, of wavelengths from 15 down to 0.94. EDM's go down to 0.015; such a wave's slope
-    multiplies the gradient of the coordinates by some hundred at every layer, and training diverged here at 0.06."""
+    """Sines and cosines of distances in angstrom, of wavelengths from 15 down to 0.94. EDM's go down to 0.015; the slope of such
+    a wave multiplies the gradient of the coordinates by some hundred at every layer, and training stalled here at 0.06."""
     angle = (
         2 * math.pi / 15 * distance[:, None] * 2.0 ** torch.arange(WAVES, dtype=distance.dtype, device=distance.device)
     )
