@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
+import torch
 from jaxtyping import Float, Int
 from rdkit import Chem, rdBase
 from torch import Tensor
@@ -67,7 +68,7 @@ class Molecules(Sequence[Molecule]):
     ) -> Molecules:
         """types: 0..3 of SYMBOLS. bonds: 0..3, the order, read above the diagonal. sizes: how many atoms count."""
         quiet = no_messages()
-        rows = zip(types.tolist(), bonds.tolist(), sizes.tolist(), strict=True)
+        rows = zip(types.tolist(), listed(bonds, sizes), sizes.tolist(), strict=True)
         out = cls((decode(kinds[:size], orders) for kinds, orders, size in rows), soft)
         del quiet
         return out
@@ -101,20 +102,27 @@ class Molecules(Sequence[Molecule]):
         return [m for m in self.each if m.valid]
 
 
-def graph(types: Sequence[int], bonds: Sequence[Sequence[int]]) -> Chem.RWMol:
-    """The bare, unsanitised RDKit graph of n atom types (0..3) and bond orders (0..3), read above the diagonal."""
+def listed(bonds: Int[Tensor, "B N N"], sizes: Int[Tensor, " B"]) -> list[list[tuple[int, int, int]]]:
+    """(i, j, order) of every bond above the diagonal between atoms that count, row by row."""
+    present = torch.arange(bonds.shape[1], device=bonds.device) < sizes[:, None, None]
+    at = (bonds * present).triu(1).nonzero()
+    rows: list[list[tuple[int, int, int]]] = [[] for _ in range(len(bonds))]
+    for (row, i, j), order in zip(at.tolist(), bonds[tuple(at.unbind(1))].tolist(), strict=True):
+        rows[row].append((i, j, order))
+    return rows
+
+
+def graph(types: Sequence[int], bonds: Sequence[tuple[int, int, int]]) -> Chem.RWMol:
+    """The bare, unsanitised RDKit graph of atom types (0..3) and bonds (i, j, order 1..3)."""
     mol = Chem.RWMol()
     for kind in types:
         mol.AddAtom(ATOMS[kind])
-    for i in range(len(types)):
-        row = bonds[i]
-        for j in range(i + 1, len(types)):
-            if row[j]:
-                mol.AddBond(i, j, BONDS[row[j]])
+    for i, j, order in bonds:
+        mol.AddBond(i, j, BONDS[order])
     return mol
 
 
-def decode(types: Sequence[int], bonds: Sequence[Sequence[int]]) -> Molecule:
+def decode(types: Sequence[int], bonds: Sequence[tuple[int, int, int]]) -> Molecule:
     """The molecule of a graph, see graph()."""
     return examined(graph(types, bonds))
 
