@@ -232,7 +232,7 @@ def test_option_tables_are_complete_and_their_defaults_right(target: str, rows: 
         value = known[name]
         if is_node(value):
             assert default == value["_target_"].rpartition(".")[2]
-        elif isinstance(value, (list, tuple)):
+        elif value and isinstance(value, (list, tuple)):
             ends = f"{value[0]} to {value[-1]}"
             assert default in (str(value), ends) or all(f"`{v}`" in rows for v in value if "to_" not in str(v))
         else:
