@@ -42,7 +42,7 @@ def aggregate(found: Sequence[Problem]) -> Aggregate | None:
     Every problem gives as many seeds as the one with the fewest that all methods have.
     """
     labels, chosen = shared([p for p in found if p.scale != "reward"])
-    tables = [{m.label: m.scores for m in p.methods if m.label in labels} for p in chosen]
+    tables = [{m.label: m.scores for m in p.ranked if m.label in labels} for p in chosen]
     seeds = [sorted(set.intersection(*(set(scores) for scores in table.values()))) for table in tables]
     count = min(map(len, seeds), default=0)
     if not count:
@@ -62,11 +62,12 @@ def aggregate(found: Sequence[Problem]) -> Aggregate | None:
 
 
 def shared(found: Sequence[Problem]) -> tuple[list[str], list[Problem]]:
-    """Two methods or more, and the problems on which all of them ran: those that make the largest table without a gap."""
-    ran = [frozenset(m.label for m in p.methods) for p in found]
-    sets = {a & b for a in ran for b in ran if len(a & b) > 1}
-    best = max(sets, key=lambda some: (len(some) * sum(some <= own for own in ran), sorted(some)), default=frozenset())
-    return sorted(best), [p for p, own in zip(found, ran, strict=True) if best and best <= own]
+    """Two methods or more, and two problems or more on which all of them ran: those that make the largest table without a
+    gap. Both empty where there are none."""
+    ran = [frozenset(m.label for m in p.ranked) for p in found]
+    sets = {a & b for a, b in itertools.combinations(ran, 2) if len(a & b) > 1}
+    best = max(sets, key=lambda some: (len(some) * sum(some <= own for own in ran), sorted(some)), default=None)
+    return ([], []) if best is None else (sorted(best), [p for p, own in zip(found, ran, strict=True) if best <= own])
 
 
 def banded(scores: np.ndarray, resamples: int = 1000) -> np.ndarray:

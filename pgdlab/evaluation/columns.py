@@ -85,23 +85,23 @@ class Row:
     label: str
     seeds: int
     figures: dict[str, float | None]
-    score: float
+    score: float | None
     score_interval: Interval | None = None
 
 
 def rows(problem: Problem) -> list[Row]:
-    """The methods of a problem, the best first, and the base."""
-    return [row(m) for m in problem.ranked] + [base_row(problem)]
+    """The methods of a problem, the best first, those without a score after them, and the base."""
+    return [row(m) for m in problem.ordered] + [base_row(problem)]
 
 
 def row(method: Method) -> Row:
     """One method."""
-    runs, scores = list(method.runs.values()), method.column(list(method.scores))
-    figures = {c.key: average(c.of(run) for run in runs) for c in COLUMNS}
-    if len(runs) < 2:
-        return Row(method.label, 1, figures, float(scores[0, 0]))
+    figures = {c.key: average(c.of(run) for run in method.runs.values()) for c in COLUMNS}
+    scores = method.column(list(method.scores))
+    if len(scores) < 2:
+        return Row(method.label, len(method.runs), figures, average(method.scores.values()))
     found = stats.interval(scores, stats.iqm)
-    return Row(method.label, len(runs), figures, found.value, found)
+    return Row(method.label, len(method.runs), figures, found.value, found)
 
 
 def base_row(problem: Problem) -> Row:
@@ -138,7 +138,7 @@ def shown(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def ranged(value: float, found: Interval | None, digits: int = 3) -> str:
+def ranged(value: float | None, found: Interval | None, digits: int = 3) -> str:
     """`value [low, high]`, or the value alone where no interval is known (one seed has none)."""
     text = shown(value, digits)
     wide = found is not None and found.low < found.high
@@ -190,7 +190,7 @@ def runs_csv(problems: Sequence[Problem]) -> str:
         for m in p.methods:
             for seed, run in m.runs.items():
                 known = {"problem": p.label, "method": m.label, "seed": seed, "folder": str(run.folder)}
-                out.append(known | {"score": m.scores[seed]} | {c.key: c.of(run) for c in COLUMNS})
+                out.append(known | {"score": m.scores.get(seed)} | {c.key: c.of(run) for c in COLUMNS})
     return as_csv(out)
 
 

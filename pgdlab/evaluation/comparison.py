@@ -21,6 +21,7 @@ from pgdlab.evaluation.methods import (
     problem_of,
     told_apart,
 )  # fmt: skip
+from pgdlab.evaluation.scale import Optimum, optimum
 from pgdlab.evaluation.statistics import Interval
 
 
@@ -40,7 +41,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Method:
-    """One method on one problem: its runs and their scores, by seed."""
+    """One method on one problem: its runs, and the scores of those that have one, by seed."""
 
     label: str
     runs: dict[int, Run]
@@ -99,6 +100,11 @@ class Problem:
     def ranked(self) -> list[Method]:
         """The methods with scores, the highest mean first."""
         return sorted((m for m in self.methods if m.scores), key=lambda m: -float(np.mean([*m.scores.values()])))
+
+    @property
+    def ordered(self) -> list[Method]:
+        """All methods: the ranked ones, then those without a score."""
+        return self.ranked + [m for m in self.methods if not m.scores]
 
     def against(self, first: str, second: str) -> Pair | None:
         """The pair of these two, in this order."""
@@ -161,14 +167,14 @@ def problem(label: str, runs: list[Run], options: Comparison) -> Problem:
     own = grouped(runs, lambda run: {"": run.config["task"] == "best_of_n", **method_of(run, options.by)})
     keys = {k: method_of(found[0], options.by) for k, found in own.items()}
     labels = told_apart({k: method_label(found[0], options.by) for k, found in own.items()}, keys)
-    ceiling = options.ceilings.get(option("domain", runs[0].config.get("domain")))
+    known, ceiling = optimum(runs), options.ceilings.get(option("domain", runs[0].config.get("domain")))
+    scale = "optimum" if runs[0].score is not None or known else "reward" if ceiling is None else "ceiling"
     notes: list[str] = []
-    methods = [method(labels[k], found, ceiling, notes) for k, found in own.items()]
-    scale = "optimum" if runs[0].score is not None else "reward" if ceiling is None else "ceiling"
+    methods = [method(labels[k], found, known or ceiling, notes) for k, found in own.items()]
     return Problem(label, scale, sorted(methods, key=lambda m: m.label), notes + bases(methods))
 
 
-def method(label: str, runs: list[Run], ceiling: float | None, notes: list[str]) -> Method:
+def method(label: str, runs: list[Run], best: Optimum | float | None, notes: list[str]) -> Method:
     """A method's runs by seed; what was left out or pooled is noted."""
     by_seed: dict[int, Run] = {}
     for run in runs:
@@ -178,7 +184,8 @@ def method(label: str, runs: list[Run], ceiling: float | None, notes: list[str])
     if differ:
         notes.append(f"{label} pools runs that differ in {', '.join(sorted(differ))}")
     seeds = dict(sorted(by_seed.items()))
-    return Method(label, seeds, {seed: score(run, ceiling) for seed, run in seeds.items()})
+    scores = {seed: score(run, best) for seed, run in seeds.items()}
+    return Method(label, seeds, {seed: value for seed, value in scores.items() if value is not None})
 
 
 def difference(run: Run, other: Run) -> list[str]:
@@ -187,16 +194,19 @@ def difference(run: Run, other: Run) -> list[str]:
     return [k for k in a.keys() | b.keys() if hashed({"": a.get(k)}) != hashed({"": b.get(k)})]
 
 
-def score(run: Run, ceiling: float | None) -> float:
-    """0 for the base of the same seed; 1 for the oracle's optimum, or the declared ceiling; else the gain in reward."""
+def score(run: Run, best: Optimum | float | None) -> float | None:
+    """0 for the base of the same seed; 1 for the optimum, or the declared ceiling; with neither the gain in reward. None
+    where it takes a KL that is not known."""
+    if run.score is not None:
+        return run.score
+    if isinstance(best, Optimum):
+        return best.score(run)
     before, gain = run.summary["reward_before"], run.summary["reward_after"] - run.summary["reward_before"]
-    if run.score is not None or ceiling is None:
-        return float(gain if run.score is None else run.score)
-    if ceiling <= before:
+    if best is not None and best <= before:
         raise ValueError(
-            f"compare.ceilings has {ceiling}, but the base of {run.folder} already has {before}: name a reward above"
+            f"compare.ceilings has {best}, but the base of {run.folder} already has {before}: name a reward above"
         )
-    return float(gain / (ceiling - before))
+    return float(gain if best is None else gain / (best - before))
 
 
 def bases(methods: list[Method]) -> list[str]:

@@ -92,7 +92,7 @@ def section(problem: Problem, number: int, colours: dict[str, str]) -> str:
     """One problem: what may be said, charts, the table, pictures, pairs, notes."""
     spread = charts.spread_of(problem)
     drawn = [
-        (charts.scores(problem, colours), "Scores: dots are seeds, bars the interquartile mean and its 95 % interval."),
+        (problem.ranked and charts.scores(problem, colours), "Dots are seeds, bars the interquartile mean and interval."),
         (charts.efficiency(problem, colours), "Reward while training, 95 % interval over seeds; dots: evaluated afterwards."),
         (charts.frontier(problem, colours, "kl_nats", "nats from the base"), "What the reward costs in KL; dashed: no KL known."),
         (spread and charts.frontier(problem, colours, spread, spread), "What it costs in diversity; x: the base."),
@@ -100,7 +100,7 @@ def section(problem: Problem, number: int, colours: dict[str, str]) -> str:
     figures = "".join(figure(svg, caption) for svg, caption in drawn if svg)
     return (
         f'<h2 id="p{number}">{escape(problem.label)}</h2><p class=verdict>{escape(problem.verdict)}</p>'
-        f"<div class=row>{figures}</div>{methods(problem, colours)}{pictures(problem.ranked)}{pairs(problem)}{noted(problem)}"
+        f"<div class=row>{figures}</div>{methods(problem, colours)}{pictures(problem.ordered)}{pairs(problem)}{noted(problem)}"
     )
 
 

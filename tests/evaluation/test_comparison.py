@@ -7,13 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from pgdlab.build import build_world
+from pgdlab.compose import compose
 from pgdlab.evaluation import statistics as stats
 from pgdlab.evaluation.aggregate import aggregate
 from pgdlab.evaluation.charts import curve
 from pgdlab.evaluation.columns import BASE, hacking, rows
 from pgdlab.evaluation.comparison import Method, Problem
 from pgdlab.evaluation.folders import read
+from pgdlab.noise import Noise
+from pgdlab.rollout import rollout
 from tests.evaluation.folders import BEFORE, found, metrics, run
 
 
@@ -148,6 +153,48 @@ def test_a_certificate_gives_a_run_for_each_replica(tmp_path: Path) -> None:
     assert (base_row.label, base_row.score) == (BASE, 0.0)
 
 
+ORACLE = ("experiment=oracle/linear", "domain.replicas=1")
+
+
+def test_on_points_the_objective_is_held_against_its_optimum(tmp_path: Path) -> None:
+    """r = x_1 + x_2 and eta 1: the optimum is the exponential tilt of the chain's own samples, which adds slope' Cov slope /
+    (2 weight) to J. Cov is measured on 20,000 samples of the base: 1 % of standard error, 4 % allowed."""
+    run(tmp_path / "a", *ORACLE, "penalty.coefficient=0.5", after=BEFORE + 2.0)
+    run(tmp_path / "b", *ORACLE, "task=best_of_n")
+    world = build_world(compose([*ORACLE]))
+    cond = torch.zeros(20_000, dtype=torch.long)
+    sample = rollout(world.reference, world.reference, Noise(0), 0, range(20_000), cond, [], 20_000).sample
+    gain = sample.sum(1).var().item() / (2 * 0.5)
+    problem = one(tmp_path)
+    assert problem.scale == "optimum"
+    (scored,) = problem.ranked
+    assert scored.scores == {0: pytest.approx((2.0 - 0.5 * 3.0) / gain, rel=0.04)}  # 3 nats, see folders.run
+    assert [(r.label, r.score) for r in rows(problem)][1:] == [("best of n", None), (BASE, 0.0)]
+
+
+def test_without_one_kl_weight_there_is_no_optimum(tmp_path: Path) -> None:
+    """Several weights are a frontier; an adaptive one, or different weights for path and start, declare none."""
+    run(tmp_path / "several" / "a", *ORACLE, "penalty.coefficient=0.5")
+    run(tmp_path / "several" / "b", *ORACLE, "penalty.coefficient=0.1")
+    run(tmp_path / "adaptive" / "a", *ORACLE, "penalty.target=1.0")
+    run(tmp_path / "two" / "a", *ORACLE, "penalty.initial_coefficient=0.1")
+    for name in ("several", "adaptive", "two"):
+        assert one(tmp_path / name).scale == "reward"
+    run(tmp_path / "several" / "c", *ORACLE, "penalty=none")
+    assert one(tmp_path / "several").scale == "reward"
+
+
+def test_the_optimum_is_that_of_the_most_that_is_trained(tmp_path: Path) -> None:
+    """At eta .5 the initial distribution alone cannot reach what both reach; its score is held against that."""
+    both = (*ORACLE, "policy.kernel.eta=0.5", "initial=diagonal")
+    run(tmp_path / "joint", *both, after=BEFORE + 2.0)
+    alone = one(tmp_path).methods[0].scores[0]
+    run(tmp_path / "start", *both, "policy=frozen", "policy.kernel.eta=0.5", "policy.steps=10", after=BEFORE + 2.0)
+    scores = {m.label: m.scores[0] for m in one(tmp_path).methods}
+    assert set(scores.values()) == {alone}
+    assert len(scores) == 2
+
+
 def test_hacking_by_hand(tmp_path: Path) -> None:
     """Base's standard errors .02 and .01; reward up by .5 = 25 of them, held-out by .25 = 25: it follows. By 0: not at all."""
     follows, stays, falls, flat = (
@@ -249,10 +296,18 @@ def test_the_largest_table_without_a_gap(tmp_path: Path) -> None:
     assert ((low <= share) & (share <= high)).all()
 
 
-def test_gains_in_reward_are_not_added_up_over_domains(tmp_path: Path) -> None:
+def test_one_problem_is_not_several(tmp_path: Path) -> None:
     for name in ("ppo", "grpo"):
         run(tmp_path / name, f"trainer={name}")
+    assert aggregate(found(tmp_path, ceilings={"digits": 1.0})) is None
+
+
+def test_gains_in_reward_are_not_added_up_over_domains(tmp_path: Path) -> None:
+    for domain in ("digits", "fashion"):
+        for name in ("ppo", "grpo"):
+            run(tmp_path / f"{domain}{name}", f"domain={domain}", f"trainer={name}")
     assert aggregate(found(tmp_path)) is None
+    assert aggregate(found(tmp_path, ceilings={"digits": 1.0, "fashion": 1.0})) is not None
 
 
 def test_curves_are_averaged_where_all_seeds_have_them(tmp_path: Path) -> None:
