@@ -8,7 +8,8 @@ import time
 import pytest
 import torch
 
-from pgdlab.rewards.base import Ahead, Score
+from pgdlab.rewards.base import Ahead, Episode, RewardError, Score
+from pgdlab.rewards.guard import guarded
 from pgdlab.rewards.molecule.energy import Strain
 from pgdlab.rewards.molecule.workers import Workers
 from pgdlab.trainers.reinforce import Reinforce
@@ -80,10 +81,14 @@ def test_what_is_prepared_is_begun_at_once_and_computed_once(made, tmp_path):
     assert workers.asked == len(file.read_text().splitlines()) == 2
 
 
-def test_processes_that_cannot_begin_fail_their_molecules_and_hang_nothing(made):
+def test_processes_that_cannot_begin_are_given_up_and_hang_nothing(made):
+    """The first error is in the message of the run's, and what follows is not tried again."""
     workers = made(Unborn(), workers=1, seconds=5.0)
-    with pytest.warns(RuntimeWarning, match="Workers failed"):
-        assert not workers.score(*batch("C", "CC")).measured.any()
+    molecules, cond = batch("C", "CC", "CCC", "CCCC")
+    begun = time.perf_counter()
+    with pytest.raises(RewardError, match="die before their first molecule"):
+        guarded(workers, Episode(molecules, cond, 1), max_failed=0.25)
+    assert time.perf_counter() - begun < 60
 
 
 def test_they_end_with_the_reward():

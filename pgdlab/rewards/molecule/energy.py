@@ -56,7 +56,7 @@ class Strain(PerMolecule):
     """exp(-strain / scale), the strain and scale in kcal/mol per heavy atom; part "strain".
 
     The strain is what is left of MMFF94s's bond, angle, stretch-bend, out-of-plane and torsion terms in the relaxed
-    conformer, at least 0, over the number of heavy atoms: -1.6 (0) in cyclohexane, 1.7 in norbornane, 6.9 in cubane, .8 in
+    conformer, at least 0, over the number of heavy atoms: -1.6 (0) in cyclohexane, 1.7 in norbornane, 6.9 in cubane, .9 in
     the median of QM9. (What relaxing wins, the usual figure of 3-D models, says how well ETKDG embeds: 2.7 for propane, 2.8
     for cubane.)
     """

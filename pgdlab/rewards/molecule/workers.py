@@ -17,6 +17,12 @@ from pgdlab.molecules.batch import Molecule, Molecules
 from pgdlab.rewards.base import Ahead
 from pgdlab.rewards.molecule.base import REMEMBERED, Oracle, PerMolecule
 
+BIRTHS = 3  # times that processes may die without work before they are given up
+STILLBORN = (
+    "the worker processes die before their first molecule: take the reward out of Workers to see why. A script of your own "
+    'must keep what it runs under `if __name__ == "__main__":`'
+)
+
 _served: PerMolecule | None = None  # in a worker: the reward that it computes
 
 
@@ -70,12 +76,15 @@ class Workers(Oracle, Ahead):
         self.pool: Any = None
         self.retire: Callable[[], Any] = lambda: None
         self.pending: dict[str, Future[float]] = {}
+        self.stillborn = False
 
     def worth(self, quantity: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         return self.reward.worth(quantity)
 
     def submitted(self, smiles: str) -> Future[float]:
         """The call for a molecule, begun."""
+        if self.stillborn:
+            raise RuntimeError(STILLBORN)
         if self.pool is None or not self.pool.active:
             self.retire()
             self.pool = processes(self.workers, self.reward)
@@ -95,16 +104,12 @@ class Workers(Oracle, Ahead):
 
     def result(self, molecule: Molecule, future: Future[float]) -> float:
         """What came of a call, NaN where it failed."""
-        try:
-            return future.result()
-        except BrokenProcessPool:  # its processes died without work: what waited is asked of new ones, once
-            return self.again(molecule)
-        except Exception as error:  # raised there, a TimeoutError, or pebble's ProcessExpired
-            return self.failure(molecule, error)
-
-    def again(self, molecule: Molecule) -> float:
-        """A second attempt."""
-        try:
-            return self.submitted(str(molecule.smiles)).result()
-        except Exception as error:
-            return self.failure(molecule, error)
+        for _ in range(BIRTHS):
+            try:
+                return future.result()
+            except BrokenProcessPool:  # processes died without work: what waited is asked of new ones
+                future = self.submitted(str(molecule.smiles))
+            except Exception as error:  # raised there, a TimeoutError, or pebble's ProcessExpired
+                return self.failure(molecule, error)
+        self.stillborn = True
+        raise RuntimeError(STILLBORN)
