@@ -18,7 +18,7 @@ from pgdlab.evaluation.methods import BEST_OF_N
 
 COLOURS = (
     "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee8866", "#44bb99", "#994f00", "#7570b3",
-    "#bbcc33", "#ffaabb",
+    "#99aa00", "#ff99aa", "#222255", "#663333", "#77aadd", "#bb5566", "#004d40", "#ddaa33", "#aa99dd", "#8b8000",
 )  # fmt: skip
 BASE_COLOUR, BEST_COLOUR = "#999999", "#000000"
 SPREAD = (
@@ -52,6 +52,14 @@ def chart(width: float, height: float, out: list[str]) -> Iterator[Any]:
     out.append(text.getvalue()[text.getvalue().index("<svg") :])
 
 
+def cut(axis: Any, least: float = -0.5) -> None:
+    """Leaves out what is far below the base: a method that paid no heed to the KL would leave no room for the others."""
+    drawn = np.concatenate([np.asarray(line.get_xdata(), dtype=float) for line in axis.lines])
+    left, right = max(drawn.min(), least), max(drawn.max(), least + 1)
+    margin = 0.05 * (right - left)
+    axis.set_xlim(left - margin, right + margin)
+
+
 def scores(problem: Problem, colours: dict[str, str]) -> str:
     """Every seed's score as a dot, the interquartile mean and its interval as a bar; the base is 0."""
     out: list[str] = []
@@ -65,6 +73,8 @@ def scores(problem: Problem, colours: dict[str, str]) -> str:
         axis.set(
             xlabel=f"{score_name(problem)}; the base is 0", yticks=range(len(ranked)), ylim=(-0.6, len(ranked) - 0.4)
         )
+        if problem.scale == "optimum":
+            cut(axis)
         for tick, m in zip(axis.set_yticklabels([m.label for m in ranked]), ranked, strict=True):
             tick.set_color(colours[m.label])
     return out[0]
@@ -172,6 +182,7 @@ def means(found: Aggregate, colours: dict[str, str]) -> str:
             axis.plot([low, high], [y, y], color=colours[label], lw=5, alpha=0.35, solid_capstyle="round")
             axis.plot(value, y, "|", color=colours[label], ms=12, mew=2)
         axis.set(xlabel="interquartile mean of the score", yticks=range(len(order)), ylim=(-0.6, len(order) - 0.4))
+        cut(axis)
         for tick, label in zip(axis.set_yticklabels(order), order, strict=True):
             tick.set_color(colours[label])
     return out[0]

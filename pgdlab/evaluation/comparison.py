@@ -133,15 +133,15 @@ class Problem:
             return "Nothing to compare: one method alone has this problem, sampler and budget."
         best, second = self.ranked[:2]
         if self.winner:
-            return f"{best.label} is better than each of the other {len(self.ranked) - 1}, corrected for all pairs."
+            return f"“{best.label}” is better than each of the other {len(self.ranked) - 1}, corrected for all pairs."
         found = self.against(best.label, second.label)
         if found is None:
-            return f"No winner can be named: {best.label} and {second.label} have fewer than two seeds in common."
+            return f"No winner can be named: “{best.label}” and “{second.label}” have fewer than two seeds in common."
         few = f", of which {stats.FEWEST} are needed at least" if found.seeds < stats.FEWEST else ""
         need = "no number of seeds would tell" if found.needed is None else f"about {found.needed:,} seeds would tell"
         return (
-            f"No winner can be named ({found.seeds} paired seeds{few}). {best.label} has the highest mean score, "
-            f"{second.label} the next; if they differ as these seeds say, {need} them apart."
+            f"No winner can be named ({found.seeds} paired seeds{few}). “{best.label}” has the highest mean score, "
+            f"“{second.label}” the next; if they differ as these seeds say, {need} them apart."
         )
 
 

@@ -22,7 +22,8 @@ padding-top: 1em } p { margin: .4em 0 } .verdict { font-weight: 600 } .note, fig
 figcaption { display: table-caption; caption-side: bottom; padding: .2em }
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .84em; margin: .8em 0 }
 th, td { padding: .25em .55em; text-align: right; white-space: nowrap; border-bottom: 1px solid #eee }
-th { font-weight: 600; border-bottom: 1px solid #999 } th:first-child, td:first-child { text-align: left }
+th { font-weight: 600; border-bottom: 1px solid #999; white-space: normal; vertical-align: bottom }
+th:first-child, td:first-child { text-align: left }
 table.wrap th, td.wrap { white-space: normal; text-align: left } tr.base td { color: #666; font-style: italic }
 .swatch { display: inline-block; width: .75em; height: .75em; margin-right: .5em; border-radius: 2px }
 details { margin: .4em 0 } summary { cursor: pointer; color: #345 } img { max-width: 100% }
@@ -91,8 +92,10 @@ def table(names: Sequence[str], lines: Iterable[Sequence[str]], wrap: bool = Fal
 def section(problem: Problem, number: int, colours: dict[str, str]) -> str:
     """One problem: what may be said, charts, the table, pictures, pairs, notes."""
     spread = charts.spread_of(problem)
+    dots = "Dots are seeds, bars the interquartile mean and its interval"
+    dots += "; what is below -0.5 is cut." if problem.scale == "optimum" else "."
     drawn = [
-        (problem.ranked and charts.scores(problem, colours), "Dots are seeds, bars the interquartile mean and interval."),
+        (problem.ranked and charts.scores(problem, colours), dots),
         (charts.efficiency(problem, colours), "Reward while training, 95 % interval over seeds; dots: evaluated afterwards."),
         (charts.frontier(problem, colours, "kl_nats", "nats from the base"), "What the reward costs in KL; dashed: no KL known."),
         (spread and charts.frontier(problem, colours, spread, spread), "What it costs in diversity; x: the base."),

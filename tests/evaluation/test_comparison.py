@@ -224,7 +224,7 @@ def test_no_winner_below_six_seeds_however_clear(tmp_path: Path) -> None:
     assert problem.winner is None
     assert problem.pairs[0].difference.low > 0.4
     assert problem.verdict.startswith(
-        "No winner can be named (5 paired seeds, of which 6 are needed at least). ppo has"
+        "No winner can be named (5 paired seeds, of which 6 are needed at least). “ppo” has"
     )
     assert "about 6 seeds would tell them apart" in problem.verdict
 
@@ -232,7 +232,7 @@ def test_no_winner_below_six_seeds_however_clear(tmp_path: Path) -> None:
 def test_a_winner_with_six(tmp_path: Path) -> None:
     problem = several(tmp_path, 6, {"ppo": 0.9, "reinforce": 0.3})
     assert problem.winner == "ppo"
-    assert problem.verdict == "ppo is better than each of the other 1, corrected for all pairs."
+    assert problem.verdict == "“ppo” is better than each of the other 1, corrected for all pairs."
     assert problem.against("reinforce", "ppo").sign == -1  # type: ignore[union-attr]
     assert problem.against("reinforce", "ppo").difference.high < 0  # type: ignore[union-attr]
 
