@@ -13,7 +13,9 @@ from jaxtyping import Float
 
 from pgdlab.molecules.reference import scattered, stored
 
-LEAST = 500  # valid samples; with fewer, noise and bias of the covariance (512 features) are larger than what is sought
+LEAST = (
+    250  # valid samples: the data themselves score 1.54 there, std .07; with fewer, that is most of what is measured
+)
 
 
 def has_fcd() -> bool:

@@ -81,12 +81,14 @@ def largest_piece(molecule: Molecule) -> str:
 
 
 def composition(valid: Sequence[str]) -> dict[str, float]:
-    """Shares of the elements among heavy atoms, of ring sizes among rings, and rings a molecule."""
+    """Shares of the elements among heavy atoms, of ring sizes among rings; rings a molecule, the mean SA score, and the
+    share of molecules with a rare motif."""
     found = [properties(s) for s in valid]
     elements = Counter(e for p in found for e in p.elements)
     rings = Counter(r for p in found for r in p.rings)
     atoms, count = elements.total(), rings.total()
     out = {f"element_{symbol}": elements[symbol] / atoms for symbol in SYMBOLS} | {"rings": count / len(valid)}
+    out |= {"sa": sum(p.sa for p in found) / len(valid), "motifs": sum(bool(p.motifs) for p in found) / len(valid)}
     if count:
         out |= {f"ring_{size}": rings[size] / count for size in RINGS}
         out["ring_7_up"] = sum(n for size, n in rings.items() if size > max(RINGS)) / count

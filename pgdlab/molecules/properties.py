@@ -1,4 +1,4 @@
-"""What a chemist asks of one molecule: logP, TPSA, SA, QED, weight, elements, rings. By SMILES, kept once computed."""
+"""What a chemist asks of a molecule: logP, TPSA, SA, QED, weight, elements, rings, motifs. By SMILES, kept once known."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import NamedTuple
 from rdkit import Chem, RDConfig
 from rdkit.Chem import QED, Crippen, Descriptors, rdMolDescriptors
 
+from pgdlab.molecules.motifs import RARE, Motif, atoms_of
+
 NAMES = ("logp", "tpsa", "sa", "qed", "weight")  # the first fields of Properties
 UNITS = {"logp": "", "tpsa": "square angstrom", "sa": "1 easy to 10 hard", "qed": "0 to 1", "weight": "g/mol"}
 
@@ -18,7 +20,7 @@ UNITS = {"logp": "", "tpsa": "square angstrom", "sa": "1 easy to 10 hard", "qed"
 class Properties(NamedTuple):
     """logp: Crippen's (Wildman and Crippen 1999). tpsa: square angstrom (Ertl et al. 2000). sa: 1 easy to 10 hard to make
     (Ertl and Schuffenhauer 2009). qed: 0 to 1 (Bickerton et al. 2012). weight: g/mol. elements: symbols of the heavy atoms.
-    rings: sizes of the smallest set of smallest rings.
+    rings: sizes of the smallest set of smallest rings. motifs: which of motifs.RARE it has.
     """
 
     logp: float
@@ -28,6 +30,7 @@ class Properties(NamedTuple):
     weight: float
     elements: tuple[str, ...]
     rings: tuple[int, ...]
+    motifs: tuple[Motif, ...]
 
 
 @functools.lru_cache(maxsize=200_000)
@@ -44,6 +47,7 @@ def properties(smiles: str) -> Properties:
         weight=Descriptors.MolWt(mol),  # type: ignore[attr-defined]
         elements=tuple(atom.GetSymbol() for atom in mol.GetAtoms()),
         rings=tuple(len(ring) for ring in mol.GetRingInfo().AtomRings()),
+        motifs=tuple(name for name in RARE if atoms_of(name, mol)),
     )
 
 

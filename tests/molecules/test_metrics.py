@@ -74,6 +74,19 @@ def test_composition_by_hand() -> None:
     assert "ring_3" not in metrics.composition(["CC"])
 
 
+def test_rare_motifs_and_the_mean_sa() -> None:
+    """One each of the three motifs, of which a copy counts again; allene and norbornene have none, and are no part of it."""
+    rare, ordinary = ["C1CCC#CC1", "C1CC=C=CC1", "C1CC2=CC1CC2"], ["C=C=C", "C1CC2CC1C=C2", "CCO"]
+    assert metrics.composition([*rare, rare[0], *ordinary])["motifs"] == 4 / 7
+    assert metrics.composition(ordinary)["motifs"] == 0
+    assert metrics.composition(["CCO", "CCO", "C1CC1"])["sa"] == pytest.approx(
+        (2 * properties("CCO").sa + properties("C1CC1").sa) / 3
+    )
+    data = metrics.composition(known.test_sample())
+    assert data["motifs"] <= 0.001
+    assert data["sa"] == pytest.approx(4.26, abs=0.01)
+
+
 def test_properties_of_ethanol() -> None:
     """Atomic weights 12.011, 1.008, 15.999; TPSA of a hydroxyl is 20.23 (Ertl et al. 2000, table 1)."""
     ethanol = properties("CCO")
