@@ -94,4 +94,4 @@ class AtomDenoiser(Denoiser):
     def save(self, folder: Path) -> str:
         """config.json (the network's sizes) and model.safetensors."""
         weights.write(self.network, self.sizes, folder)
-        return f"```bash\npython run.py domain=qm9_3d domain.weights={folder.name}\n```"
+        return f"```bash\npython run.py domain=qm9_3d domain.weights={folder}\n```"

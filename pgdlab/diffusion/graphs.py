@@ -49,8 +49,16 @@ class Graphs(Space):
         return torch.cat([nodes.repeat_interleave(self.types, 1), pairs.repeat_interleave(self.bonds, 1)], 1).float()
 
     def mask(self, cond: Int[Tensor, " P"], like: Tensor) -> Float[Tensor, "P D"]:
-        """1 for the degrees of freedom of rows of these sizes."""
-        return self.masks.to(like)[cond]
+        """1 for the degrees of freedom of rows of these sizes, in like's dtype and on its device."""
+        key = (like.dtype, like.device)
+        if key not in self.copies:  # made once, so that no step waits for a copy
+            self.copies[key] = self.masks.to(like)
+        return self.copies[key][cond]
+
+    @functools.cached_property
+    def copies(self) -> dict[tuple[torch.dtype, torch.device], Tensor]:
+        """masks where they have been needed."""
+        return {}
 
     def project(self, noise: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, "P *D"]:
         return noise * self.mask(cond, noise)
@@ -105,6 +113,11 @@ class GraphDenoiser(Denoiser):
         valence: tuple[int, ...], width: int = 96, pair_width: int = 48, heads: int = 6, layers: int = 6,
     ) -> None:  # fmt: skip
         super().__init__()
+        if width % (2 * heads) or min(width, pair_width, heads, layers) < 1:
+            raise ValueError(
+                f"width is {width}, pair_width {pair_width}, heads {heads}, layers {layers}; all are at least 1, and width a "
+                "multiple of twice the heads"
+            )
         self.space, self.schedule = space, schedule
         for name, values in (("shares", shares), ("bond_shares", bond_shares), ("valence", valence)):
             self.register_buffer(name, torch.tensor(values), persistent=False)
@@ -154,13 +167,23 @@ class GraphDenoiser(Denoiser):
         )
         return nodes + f.to(x.dtype), pairs + g.to(x.dtype)
 
+    def require_sizes(self, cond: Int[Tensor, " P"]) -> None:
+        """Raises ValueError where cond is none: the number of nodes is no condition that could be hidden."""
+        if bool((cond > self.space.atoms).any()):
+            raise ValueError(
+                f"cond is {int(cond.max())}; it is the number of atoms, at most {self.space.atoms}, and cannot be hidden: "
+                "set trainer.drop=0 for pretraining, policy.guidance=1 for steering"
+            )
+
     def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
+        self.require_sizes(cond)
         nodes, pairs = self.logits(x, t, cond)
         return self.space.project(self.space.pack(nodes.softmax(-1), pairs.softmax(-1)) - 0.5, cond)
 
     def loss(self, x: Float[Tensor, "P *D"], x0: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, " P"]:
         """-log p(x0 | x_t), all parts as if independent given x_t, divided by the number of nodes: nats a node
         (Vignac et al. 2022, arXiv:2209.14734, eq. 4, with equal weights). The classes of x0 are its largest coordinates."""
+        self.require_sizes(cond)
         total = x.new_zeros(len(x))
         parts = (self.space.unpack(v) for v in (x0, self.space.mask(cond, x0)))
         for logits, hot, mask in zip(self.logits(x, t, cond), *parts, strict=True):
@@ -173,7 +196,7 @@ class GraphDenoiser(Denoiser):
 
     def save(self, folder: Path) -> str:
         weights.write(self.network, self.sizes, folder)
-        return f"```bash\npython run.py domain=qm9 domain.weights={folder.name}\n```"
+        return f"```bash\npython run.py domain=qm9 domain.weights={folder}\n```"
 
 
 NODE_FEATURES, PAIR_FEATURES = 6, 4

@@ -9,6 +9,7 @@ from torch import Tensor
 from pgdlab.molecules import qm9
 from pgdlab.molecules.batch import BONDS, VALENCE, Molecules
 
+TIE = 1e-4  # of log-probability, an order
 SMALLEST = 1e-12  # probability, so that hard graphs can be given too
 
 
@@ -19,7 +20,8 @@ def project(
 
     types: probabilities of C, N, O, F. bonds: of the orders 0 to 3, read above the diagonal. sizes: how many atoms count.
     Lowered is the bond of an overfull atom that loses the least log-probability, log p_k - log p_(k-1), halved where both
-    of its ends are overfull. All atoms are kept, so the graph may fall into pieces. After the correction of GDSS (Jo et
+    of its ends are overfull; of equals (in a final sample all probabilities are 0 or 1) the highest order, then the first
+    pair. All atoms are kept, so the graph may fall into pieces. After the correction of GDSS (Jo et
     al. 2022, arXiv:2202.02514; correct_mol of its code), which lowers the highest bond of the first such atom and keeps
     the largest piece.
     """
@@ -37,7 +39,7 @@ def project(
         if not over.any():
             return kinds, orders + orders.mT
         ends = over[:, :, None] + over[:, None, :]
-        cost = loss.gather(-1, orders[..., None]).squeeze(-1) / ends.clamp_min(1)
+        cost = loss.gather(-1, orders[..., None]).squeeze(-1) / ends.clamp_min(1) - TIE * orders
         cheapest = cost.masked_fill((ends == 0) | ~pair, torch.inf).flatten(1).argmin(1)
         rows = over.any(1).nonzero().squeeze(1)
         orders.view(len(orders), -1)[rows, cheapest[rows]] -= 1

@@ -34,16 +34,14 @@ def guarded(reward: Reward, episode: Episode, max_failed: float, gather: Callabl
     if share > max_failed:
         raise RewardError(
             f"reward {type(reward).__name__} failed on {share:.0%} of {len(everywhere)} samples (plan.max_failed "
-            f"allows {max_failed:.0%}); {_why(episode, failures)}"
+            f"allows {max_failed:.0%}); {_why(failures)}"
         ) from (failures[0] if failures else None)
     values = torch.where(measured[:, None], paid.values, 0.0)
     return replace(paid, values=values, initial=torch.where(measured, paid.initial, 0.0), measured=measured)
 
 
-def _why(episode: Episode, failures: list[Exception]) -> str:
+def _why(failures: list[Exception]) -> str:
     """What happened, and what to do about it."""
-    if isinstance(episode.sample, Tensor) and not episode.sample.isfinite().all():
-        return "the policy's samples are not finite: is the learning rate too high?"
     why = f"the first exception: {failures[0]!r}" if failures else "values were not finite or not measured"
     return f"{why}. Mend the reward, or raise plan.max_failed to train on the rest"
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from pgdlab.diffusion.values import Value
 from pgdlab.functional.gaussian import kl_same_std, log_prob
 from pgdlab.functional.returns import Baseline, Scale, advantages, dead_rows
-from pgdlab.rewards.base import Ahead, Episode, Paid, part_mean
+from pgdlab.rewards.base import Ahead, Episode, Paid, RewardError, part_mean
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout import Extras, Pairs, Trajectory, all_pairs, initial_kl, replay, rollout, split
 from pgdlab.trainers.base import Algorithm, Loss, World, refuse_ode
@@ -232,7 +232,10 @@ def ahead(world: World) -> Callable[[Trajectory], None] | None:
 
 
 def episode(world: World, trajectory: Trajectory) -> Episode:
-    """What the reward sees: everything decoded once."""
+    """What the reward sees: everything decoded once. Raises RewardError for samples that are not finite: decoded, they might
+    look like bad ones."""
+    if not trajectory.sample.isfinite().all():
+        raise RewardError("the policy's samples are not finite: is the learning rate too high?")
     estimates = trajectory.estimates
     decode = world.domain.decode
     seen = [decode(estimates[:, h]) for h in range(estimates.shape[1])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from pathlib import Path
@@ -13,12 +14,12 @@ from pgdlab.diffusion.initial import Standard
 from pgdlab.diffusion.kernels import DDIM
 from pgdlab.diffusion.policy import Policy
 from pgdlab.domains.base import Samples
-from pgdlab.domains.qm9 import QM9, spaced
-from pgdlab.molecules import known
+from pgdlab.domains.qm9 import BOND_SHARES, QM9, TYPE_SHARES, spaced
+from pgdlab.molecules import known, qm9
 from pgdlab.molecules.batch import Molecules
 from pgdlab.noise import Noise
 from pgdlab.rollout import rollout
-from tests.molecules.tiny import instead_of_qm9
+from tests.molecules.tiny import instead_of_qm9, write_graphs
 
 SOME = known.test_sample()[::250]  # 20 molecules
 
@@ -46,13 +47,54 @@ def test_the_data_decode_to_themselves(small: QM9) -> None:
 
 def test_probabilities_are_kept_and_the_likeliest_is_decoded(small: QM9) -> None:
     sample, sizes = small.data("test")
-    estimate = 0.6 * sample  # one-hot at .8, the others at .2
+    estimate = torch.where(sample > 0, 0.2, -0.4) * sample.ne(0)  # one class at .7, the others at .1
     molecules = small.decode(estimate)
     assert [m.smiles for m in molecules] == [m.smiles for m in small.decode(sample)]
     assert molecules.soft is not None
     inside = small.space.mask(sizes, sample).bool()
-    assert set(molecules.soft[inside].mul(10).round().int().tolist()) == {2, 8}
+    assert set(molecules.soft[inside].mul(10).round().int().tolist()) == {1, 7}
     assert not molecules.soft[~inside].any()
+
+
+def test_the_last_noise_of_a_sample_is_no_probability(small: QM9) -> None:
+    """The noise of a final sample has a standard deviation of .01, whatever it is, a sample is as sure as it is decoded."""
+    sample, sizes = small.data("test")
+    noisy = small.space.project(
+        sample + 0.01 * torch.randn(sample.shape, generator=torch.Generator().manual_seed(0)), sizes
+    )
+    clean, seen = small.decode(sample).soft, small.decode(noisy).soft
+    assert clean is not None
+    assert seen is not None
+    assert torch.equal(clean, (sample > 0).float())
+    torch.testing.assert_close(seen, clean, rtol=0, atol=1e-6)
+
+
+def test_the_shares_of_classes_are_those_of_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,000 test molecules: 8,800 atoms and 34,500 pairs; atoms of a molecule are not independent, so 6 errors and a bit."""
+    write_graphs(tmp_path, known.test_sample()[::5])
+    monkeypatch.setenv("PGDLAB_CACHE", str(tmp_path))
+    monkeypatch.setattr(qm9, "load", functools.cache(qm9.load.__wrapped__))
+    sample, _ = QM9().data("train")
+    for part, expected in zip(QM9().space.unpack(sample), (TYPE_SHARES, BOND_SHARES), strict=True):
+        found = (part > 0).flatten(0, 1).sum(0).double()
+        found /= found.sum()
+        error = torch.tensor([(p * (1 - p) / 8000) ** 0.5 for p in expected])
+        assert ((found - torch.tensor(expected)).abs() < 6 * error + 0.003).all(), found
+
+
+@pytest.mark.parametrize("sizes", [{"width": 100}, {"width": 0}, {"layers": 0}])
+def test_networks_that_cannot_be_are_refused(sizes: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="a multiple of twice the heads"):
+        QM9(**sizes).fresh(torch.Generator())  # type: ignore[arg-type]
+
+
+def test_the_number_of_atoms_cannot_be_hidden(small: QM9) -> None:
+    d = QM9(width=8, pair_width=4, heads=2, layers=1).fresh(torch.Generator().manual_seed(0))
+    x, none = torch.zeros(2, 180), torch.tensor([5, 10])
+    t = torch.tensor([0.5, 0.5]).double()
+    for call in (lambda: d(x, t, none), lambda: d.loss(x, x, t, none)):
+        with pytest.raises(ValueError, match=r"trainer\.drop=0 for pretraining, policy\.guidance=1"):
+            call()
 
 
 def test_sizes_are_drawn_as_in_the_data() -> None:

@@ -56,6 +56,13 @@ def test_a_bond_that_relieves_both_of_its_ends_costs_half() -> None:
     assert orders[0].triu().nonzero().tolist() == [[0, 2], [1, 3]]  # log 4 / 2 is below log 3
 
 
+def test_of_equally_sure_bonds_the_highest_order_goes() -> None:
+    """Carbon with a single, a triple and a double bond, all certain."""
+    given = {(0, 1): (0.0, 1.0, 0, 0), (0, 2): (0, 0, 0, 1.0), (0, 3): (0, 0, 1.0, 0)}
+    _, orders = project(certain([C, C, C, C]), bonds(4, given), torch.tensor([4]))
+    assert orders[0, 0].tolist() == [0, 1, 1, 2]  # 6 to 4: the triple bond; once lowered it is the least sure
+
+
 def test_hard_graphs_can_be_given() -> None:
     given = {(0, j): (0, 1, 0, 0) for j in range(1, 6)}
     kinds, orders = project(certain([C] * 6), bonds(6, given), torch.tensor([6]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,16 +46,12 @@ def write_3d(folder: Path, count: int = 20) -> None:
     np.savez(path, numbers=numbers.numpy().astype(np.uint8), xyz=xyz.numpy(), smiles=np.array(smiles))
 
 
-def write_graphs(folder: Path, count: int = 60) -> None:
-    """The prepared file of graphs, of the first molecules of the sample that ships; no coordinates."""
-    kept = [
-        qm9.arrays(Chem.MolFromSmiles(s), qm9.Record(s, [], np.zeros((qm9.ATOMS, 3))))
-        for s in known.test_sample()[:count]
-    ]
-    np.savez(
-        folder / f"qm9_v{qm9.VERSION}.npz",
-        **dict(zip(qm9.Graphs._fields, map(np.array, zip(*kept, strict=True)), strict=True)),
-    )
+def write_graphs(folder: Path, smiles: Sequence[str] = known.test_sample()[:60]) -> None:
+    """The prepared file of graphs, of some molecules of the sample that ships; no coordinates."""
+    nowhere = np.zeros((qm9.ATOMS, 3))
+    kept = [qm9.arrays(Chem.MolFromSmiles(text), qm9.Record(text, [], nowhere)) for text in smiles]
+    columns = dict(zip(qm9.Graphs._fields, map(np.array, zip(*kept, strict=True)), strict=True))
+    np.savez(folder / f"qm9_v{qm9.VERSION}.npz", **columns)
 
 
 def instead_of_qm9(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

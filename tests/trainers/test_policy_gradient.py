@@ -13,7 +13,7 @@ from torch import Tensor
 from pgdlab.penalties.base import NoPenalty, Penalty
 from pgdlab.penalties.path_kl import PathKL
 from pgdlab.plan import AllSteps, RandomSteps, Steps, Window
-from pgdlab.rewards.base import Paid
+from pgdlab.rewards.base import Paid, RewardError
 from pgdlab.rewards.dense import EveryStep
 from pgdlab.rollout import Extras
 from pgdlab.trainers.base import Processes, World
@@ -327,3 +327,12 @@ def test_numbers_of_updates_that_cannot_be(setting: dict[str, int]) -> None:
     name, value = next(iter(setting.items()))
     with pytest.raises(ValueError, match=f"{name} is {value}; it is at least 1"):
         PPO(**setting).refuse(tiny_world(samples=16))
+
+
+def test_samples_that_are_not_finite_are_not_the_rewards_fault() -> None:
+    """A decoder may make something of them: argmax of NaN is class 0, a bad molecule and no failure."""
+    world = tiny_world(samples=4)
+    with torch.no_grad():
+        next(world.policy.denoiser.parameters()).fill_(torch.nan)
+    with pytest.raises(RewardError, match="the policy's samples are not finite: is the learning rate too high"):
+        PPO().collect(world, 0)
