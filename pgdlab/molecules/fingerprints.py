@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,9 +20,9 @@ LOOKED_AT = 200  # molecules whose nearest training molecule is looked for: thei
 
 
 @functools.cache
-def generator() -> Any:
-    """RDKit's generator."""
-    return rdFingerprintGenerator.GetMorganGenerator(radius=RADIUS, fpSize=BITS)
+def generator(radius: int = RADIUS, size: int = BITS) -> Any:
+    """RDKit's generator of Morgan fingerprints. radius: in bonds; size: in bits."""
+    return rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=size)
 
 
 @functools.lru_cache(maxsize=200_000)
@@ -51,7 +52,7 @@ class Training(NamedTuple):
 
 @functools.cache
 def training() -> Training:
-    """All distinct training molecules (10 s, once). Raises ValueError without the data package."""
+    """All distinct training molecules (10 s, once). Raises ValueError where the data cannot be read."""
     from scipy.sparse import csr_matrix
 
     graphs = qm9.load()
@@ -67,9 +68,25 @@ def training() -> Training:
     return Training(matrix.T.tocsr(), found["size"].astype(np.float32), smiles)
 
 
+def readable() -> bool:
+    """Whether training() has the data. Where their package is there but cannot be read, one warning says why."""
+    return qm9.has_data() and readable_once()
+
+
+@functools.cache
+def readable_once() -> bool:
+    """Tries it."""
+    try:
+        training()
+    except (OSError, ValueError) as error:
+        warnings.warn(f"figures of the nearest training molecules are left out: {error}", stacklevel=2)
+        return False
+    return True
+
+
 @functools.lru_cache(maxsize=200_000)
 def nearest(smiles: str) -> tuple[float, str]:
-    """Tanimoto similarity to the nearest training molecule, and its SMILES. Needs the data package."""
+    """Tanimoto similarity to the nearest training molecule, and its SMILES. Only where the data are readable()."""
     data, own = training(), list(bits(smiles))
     both = np.bincount(data.rows[own].indices, minlength=len(data.size)).astype(np.float32)
     similarity = both / (data.size + len(own) - both)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rdkit import Chem
 
 from pgdlab.molecules import fcd as chemnet
-from pgdlab.molecules import fingerprints, known, qm9
+from pgdlab.molecules import fingerprints, known
 from pgdlab.molecules.batch import REASONS, SYMBOLS, Molecule, Molecules, no_messages
 from pgdlab.molecules.projection import projected
 from pgdlab.molecules.properties import NAMES, properties
@@ -105,9 +105,9 @@ def distances(valid: Sequence[str]) -> dict[str, float]:
 
 
 def likeness(distinct: Sequence[str]) -> dict[str, float]:
-    """internal_diversity; with the data package also nearest_training, and nearest_training_data of the test sample."""
+    """internal_diversity; where the data can be read also nearest_training, and nearest_training_data of the test sample."""
     out = {"internal_diversity": fingerprints.internal_diversity(distinct)} if len(distinct) > 1 else {}
-    if qm9.has_data():
+    if fingerprints.readable():
         out["nearest_training"] = fingerprints.mean_nearest(distinct)
         out["nearest_training_data"] = fingerprints.nearest_of_data()
     return out

@@ -169,11 +169,19 @@ def kept(name: str, names: tuple[str, ...], fields: Callable[[Chem.Mol, Record],
     print("preparing QM9 (once, about half a minute)")
     columns, left = prepare(source(), fields)
     print(f"{len(columns[0]):,} molecules; left out: {', '.join(f'{n:,} {why}' for why, n in sorted(left.items()))}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.stem}.{os.getpid()}.npz")
-    np.savez_compressed(part, **dict(zip(names, columns, strict=True)))
-    part.replace(path)
+    keep(path, dict(zip(names, columns, strict=True)))
     return columns
+
+
+def keep(path: Path, arrays: dict[str, Any]) -> None:
+    """Writes a cached file, whole or not at all; where it cannot be written, that is said and no more."""
+    part = path.with_name(f"{path.stem}.{os.getpid()}.npz")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(part, **arrays)
+        part.replace(path)
+    except OSError as error:
+        print(f"{path} cannot be written, and is made again next time: {error}. Is PGDLAB_CACHE a folder of yours?")
 
 
 @functools.cache

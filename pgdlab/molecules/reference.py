@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -24,13 +23,7 @@ def stored(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
             return dict(found)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # not there, or cut off
         arrays = make()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.stem}.{os.getpid()}.npz")
-        np.savez_compressed(part, **arrays)
-        part.replace(path)
-    except OSError:
-        pass  # a read-only home: computed again next time
+    qm9.keep(path, arrays)
     return arrays
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from rdkit import Chem
-from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-from pgdlab.molecules import fingerprints, known, qm9
+from pgdlab.molecules import fingerprints, known
 from pgdlab.molecules.batch import Molecule, Molecules, no_messages
+from pgdlab.molecules.conformers import conformer
 from pgdlab.molecules.properties import NAMES, properties
 
 MOST = 200  # conformers of a file: about 10 ms each
-SEED, TRIES, SECONDS, STEPS = 1, 20, 5, 500  # of an embedding and its relaxation
+SECONDS = 5  # for an embedding
 
 
 def row(molecule: Molecule) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def row(molecule: Molecule) -> dict[str, Any]:
     }
     out |= {name: round(getattr(found, name), 4) for name in NAMES}
     out |= {"heavy_atoms": len(found.elements), "rings": len(found.rings)}
-    if qm9.has_data():
+    if fingerprints.readable():
         likeness, other = fingerprints.nearest(smiles)
         out |= {"nearest_training": round(likeness, 4), "nearest_training_smiles": other}
     return out
@@ -54,29 +54,26 @@ def write_csv(found: Sequence[dict[str, Any]], path: Path) -> Path:
     return path
 
 
-def conformer(molecule: Molecule) -> Chem.Mol | None:
-    """A molecule with hydrogens and coordinates in angstrom: those that were generated, else ETKDGv3's (Wang et al. 2020,
-    doi 10.1021/acs.jcim.0c00025) with a fixed seed, relaxed by MMFF94. None where the embedding fails."""
+def shape(molecule: Molecule) -> Chem.Mol | None:
+    """With hydrogens and coordinates in angstrom: those that were generated, else the conformer that rewards look at. None
+    where there is none."""
     if molecule.geometry is not None:
         return molecule.geometry
-    mol = Chem.AddHs(molecule.mol)
-    options: Any = rdDistGeom.ETKDGv3()
-    options.randomSeed, options.maxIterations, options.timeout = SEED, TRIES, SECONDS
-    if rdDistGeom.EmbedMolecule(mol, options) != 0:
+    try:
+        found = conformer(str(molecule.smiles), SECONDS)
+    except ValueError:  # of the force field
         return None
-    if rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
-        rdForceFieldHelpers.MMFFOptimizeMolecule(mol, maxIters=STEPS)
-    return mol
+    return None if found is None else found[0]
 
 
 def write_sdf(molecules: Molecules, path: Path) -> tuple[int, int]:
-    """Writes conformers of the first MOST distinct valid molecules; how many were written, and how many could not be
-    embedded. A record is named by its SMILES and has the index of its sample."""
+    """Writes conformers of the first MOST distinct valid molecules; how many were written, and how many have
+    none. A record is named by its SMILES and has the index of its sample."""
     quiet, written, failed = no_messages(), 0, 0
     first = {m.smiles: i for i, m in reversed(list(enumerate(molecules))) if m.valid}
     with Chem.SDWriter(str(path)) as writer:
         for index in sorted(first.values())[:MOST]:
-            mol = conformer(molecules[index])
+            mol = shape(molecules[index])
             if mol is None:
                 failed += 1
                 continue

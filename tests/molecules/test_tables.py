@@ -12,6 +12,7 @@ from rdkit.Chem import rdDistGeom
 
 from pgdlab.molecules import qm9, tables
 from pgdlab.molecules.batch import Molecule, Molecules, examined
+from pgdlab.molecules.conformers import conformer
 
 
 def sample(smiles: list[str]) -> Molecules:
@@ -55,6 +56,15 @@ def test_conformers_are_relaxed_and_the_same_each_time(tmp_path: Path) -> None:
     bonds = [np.linalg.norm(place[b.GetBeginAtomIdx()] - place[b.GetEndAtomIdx()]) for b in benzene.GetBonds()]
     assert bonds == pytest.approx([1.395] * 6 + [1.086] * 6, abs=0.02)  # angstrom; MMFF94 is meant to be within 0.02
     assert np.ptp(place @ np.linalg.svd(place - place.mean(0))[2][2]) < 0.01  # flat
+
+
+def test_what_is_written_is_what_strain_grades(tmp_path: Path) -> None:
+    """Positions to the four decimals of the format; a boron, which MMFF94s does not know, is counted as failed."""
+    assert tables.write_sdf(sample(["NC(C)=O", "CBC"]), tmp_path / "x.sdf") == (1, 1)
+    graded = conformer("CC(N)=O")
+    assert graded is not None
+    written = next(Chem.SDMolSupplier(str(tmp_path / "x.sdf"), removeHs=False)).GetConformer().GetPositions()
+    assert written == pytest.approx(graded[0].GetConformer().GetPositions(), abs=6e-5)
 
 
 def test_what_cannot_be_embedded_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from rdkit.Chem import rdForceFieldHelpers
 
+from pgdlab.molecules.conformers import conformer
 from pgdlab.rewards.molecule import energy
-from pgdlab.rewards.molecule.energy import Strain, XTBEnergy, XTBForce, conformer, gfn2
+from pgdlab.rewards.molecule.energy import Strain, XTBEnergy, XTBForce, gfn2
 from tests.rewards.test_molecule_memory import batch
 
 tblite = pytest.mark.skipif(importlib.util.find_spec("tblite") is None, reason="needs the extra molecules")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from jaxtyping import Float
 from rdkit import Chem
-from rdkit.Chem import rdFingerprintGenerator
 from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
 from rdkit.DataStructs import TanimotoSimilarity
 from torch import Tensor
 
+from pgdlab.molecules import fingerprints
 from pgdlab.molecules.batch import Molecule
 from pgdlab.molecules.motifs import PATTERNS, RARE, Motif, atoms_of
 from pgdlab.rewards.molecule.base import REMEMBERED, PerMolecule
@@ -90,27 +90,11 @@ class Similarity(PerMolecule):
             raise ValueError(f"to is {to!r}; it is the SMILES of a molecule, as in CC(=O)Nc1ccc(O)cc1")
         if radius < 0 or bits < 1:
             raise ValueError(f"radius is {radius}, bits {bits}; radius is at least 0, bits at least 1")
-        self.wanted, self.size = Chem.MolToSmiles(mol, isomericSmiles=False), (radius, bits)
+        self.size = (radius, bits)
+        self.wanted = fingerprints.generator(*self.size).GetFingerprint(mol)
 
     def of(self, molecule: Molecule) -> float:
-        return TanimotoSimilarity(fingerprint(molecule.mol, self.size), target(self.wanted, self.size))
+        return TanimotoSimilarity(fingerprints.generator(*self.size).GetFingerprint(molecule.mol), self.wanted)
 
     def worth(self, quantity: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         return quantity
-
-
-@functools.cache
-def generator(size: tuple[int, int]) -> Any:
-    """A generator of Morgan fingerprints of (radius, bits)."""
-    return rdFingerprintGenerator.GetMorganGenerator(radius=size[0], fpSize=size[1])
-
-
-def fingerprint(mol: Chem.Mol, size: tuple[int, int]) -> Any:
-    """The bit vector of a molecule."""
-    return generator(size).GetFingerprint(mol)
-
-
-@functools.cache
-def target(smiles: str, size: tuple[int, int]) -> Any:
-    """The bit vector of a SMILES."""
-    return fingerprint(Chem.MolFromSmiles(smiles), size)
