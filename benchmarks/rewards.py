@@ -1,9 +1,10 @@
 """Molecules per second of the fast molecule rewards beside RDKit's own calls: python benchmarks/rewards.py
 
 Both sides start from the same arrays (atom types and bond orders of the 5,000 QM9 test molecules that ship) and end with the
-property. RDKit's: build the RWMol, sanitise, canonical SMILES (what tells copies apart), the property. Ours: decode to
-Molecules, score. Every molecule is new to the reward, so that nothing is remembered. Rounds alternate; rates are medians of
-batches, "over" is the median of the ratios of each pair. One thread, processor time.
+property. RDKit's: build the RWMol of prepared atoms, sanitise, canonical SMILES (what tells copies apart), the property; for
+"valid, no SMILES" it goes without the SMILES and counts pieces. Ours: decode to Molecules, score. Every molecule is new to the
+reward, so that nothing is remembered. Rounds alternate; rates are medians of batches, "over" is the median of the ratios of
+each pair. One thread, processor time.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from rdkit.Chem import QED as RDKIT_QED
 from rdkit.Chem import rdMolDescriptors
 from rdkit.DataStructs import TanimotoSimilarity
 
-from pgdlab.molecules import qm9
-from pgdlab.molecules.batch import BONDS, NUMBERS, Molecules
+from pgdlab.molecules import fingerprints, qm9
+from pgdlab.molecules.batch import ATOMS, BONDS, NUMBERS, Molecules
 from pgdlab.molecules.known import test_sample, training_set
 from pgdlab.molecules.properties import sa_score
 from pgdlab.rewards.base import Reward
@@ -29,33 +30,39 @@ from pgdlab.rewards.molecule import properties, structure, validity
 
 PAINS_BRENK = structure.catalog(("BRENK", "PAINS"))
 PHENOL = "Oc1ccccc1"
-MORGAN = structure.generator((2, 2048))
+MORGAN = fingerprints.generator()
 LIKE_PHENOL = MORGAN.GetFingerprint(Chem.MolFromSmiles(PHENOL))
 
-Bare = Callable[[Chem.Mol, str], Any]
+Bare = Callable[[Chem.Mol], Any]  # of a sanitised molecule
+
+
+def named(of: Bare) -> Bare:
+    """The property and the canonical SMILES."""
+    return lambda mol: (Chem.MolToSmiles(mol, isomericSmiles=False), of(mol))
+
+
 CASES: dict[str, tuple[Callable[[], Reward], Bare]] = {
-    "valid": (validity.Valid, lambda mol, smiles: "." in smiles),
-    "novel_valid": (validity.NovelValid, lambda mol, smiles: None),
-    "qed": (properties.QED, lambda mol, smiles: RDKIT_QED.qed(mol)),
-    "synthesizable": (properties.Synthesizable, lambda mol, smiles: sa_score().calculateScore(mol)),
+    "valid, no SMILES": (validity.Valid, lambda mol: len(Chem.GetMolFrags(mol)) == 1),
+    "valid": (validity.Valid, lambda mol: "." in Chem.MolToSmiles(mol, isomericSmiles=False)),
+    "novel_valid": (validity.NovelValid, named(lambda mol: None)),
+    "qed": (properties.QED, named(RDKIT_QED.qed)),
+    "synthesizable": (properties.Synthesizable, named(sa_score().calculateScore)),
     "logp_window": (
         lambda: properties.LogP(low=1.0, high=3.0, width=1.0),
-        lambda mol, smiles: rdMolDescriptors.CalcCrippenDescriptors(mol)[0],
+        named(rdMolDescriptors.CalcCrippenDescriptors),
     ),
-    "tpsa_window": (
-        lambda: properties.TPSA(low=20.0, high=90.0, width=20.0),
-        lambda mol, smiles: rdMolDescriptors.CalcTPSA(mol),
-    ),
-    "alert_free": (structure.AlertFree, lambda mol, smiles: PAINS_BRENK.GetMatches(mol)),
+    "tpsa_window": (lambda: properties.TPSA(low=20.0, high=90.0, width=20.0), named(rdMolDescriptors.CalcTPSA)),
+    "alert_free": (structure.AlertFree, named(PAINS_BRENK.GetMatches)),
     "similarity": (
         lambda: structure.Similarity(to=PHENOL),
-        lambda mol, smiles: TanimotoSimilarity(MORGAN.GetFingerprint(mol), LIKE_PHENOL),
+        named(lambda mol: TanimotoSimilarity(MORGAN.GetFingerprint(mol), LIKE_PHENOL)),
     ),
 }
 
 
-def bare(types: torch.Tensor, bonds: torch.Tensor, sizes: torch.Tensor, of: Bare) -> list[tuple[Chem.Mol, str]]:
-    """RDKit's calls, and what turns the arrays into their arguments; bonds are listed for the whole batch at once."""
+def bare(types: torch.Tensor, bonds: torch.Tensor, sizes: torch.Tensor, of: Bare) -> list[tuple[Chem.Mol, Any]]:
+    """RDKit's calls, and what turns the arrays into their arguments; bonds are listed for the whole batch at once. Molecules
+    and results are kept until the batch is done, as a reward needs them."""
     at = bonds.nonzero()
     listed: list[list[tuple[int, int, int]]] = [[] for _ in sizes]
     for (row, i, j), order in zip(at.tolist(), bonds[tuple(at.unbind(1))].tolist(), strict=True):
@@ -64,12 +71,11 @@ def bare(types: torch.Tensor, bonds: torch.Tensor, sizes: torch.Tensor, of: Bare
     for kinds, size, each in zip(types.tolist(), sizes.tolist(), listed, strict=True):
         mol = Chem.RWMol()
         for kind in kinds[:size]:
-            mol.AddAtom(Chem.Atom(NUMBERS[kind]))
+            mol.AddAtom(ATOMS[kind])
         for i, j, order in each:
             mol.AddBond(i, j, BONDS[order])
         Chem.SanitizeMol(mol, catchErrors=True)
-        kept.append((mol, Chem.MolToSmiles(mol, isomericSmiles=False)))
-        of(*kept[-1])
+        kept.append((mol, of(mol)))
     return kept
 
 
@@ -97,19 +103,17 @@ def ours(types: torch.Tensor, bonds: torch.Tensor, sizes: torch.Tensor, reward: 
 
 
 def timed(call: Callable[..., Any], *given: Any) -> float:
-    """Processor seconds of a call whose result is kept until the end."""
+    """Processor seconds of a call, and of freeing what it made: of both sides alike, 5 microseconds a molecule."""
     begun = time.process_time()
-    result = call(*given)
-    spent = time.process_time() - begun
-    del result
-    return spent
+    call(*given)
+    return time.process_time() - begun
 
 
 def main(rounds: int, batch: int) -> None:
     torch.set_num_threads(1)
     training_set()
     graphs, count = arrays(), len(test_sample())
-    print(f"{'reward':14} {'RDKit/s':>9} {'ours/s':>9} {'over':>7}   medians of {rounds} batches of {batch}")
+    print(f"{'reward':17} {'RDKit/s':>9} {'ours/s':>9} {'over':>7}   medians of {rounds} batches of {batch}")
     for name, (make, of) in CASES.items():
         spent: dict[str, list[float]] = {"bare": [], "ours": []}
         for k in range(rounds):
@@ -120,7 +124,7 @@ def main(rounds: int, batch: int) -> None:
                 spent[side].append(timed(*sides[side]))
         rate = {side: batch / statistics.median(times) for side, times in spent.items()}
         over = statistics.median(b / a for a, b in zip(spent["bare"], spent["ours"], strict=True)) - 1
-        print(f"{name:14} {rate['bare']:9,.0f} {rate['ours']:9,.0f} {over:7.1%}")
+        print(f"{name:17} {rate['bare']:9,.0f} {rate['ours']:9,.0f} {over:7.1%}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -24,7 +24,7 @@ def no_messages() -> Any:
     return rdBase.BlockLogs()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Molecule:
     """A graph that was decoded. mol: sanitised, its aromatic bonds perceived, all fragments kept, hydrogens implicit;
     or the bare graph where sanitising failed. reason: None for a valid molecule (sanitised and in one piece), else one of
@@ -86,6 +86,9 @@ class Molecules(Sequence[Molecule]):
 
     def __len__(self) -> int:
         return len(self.each)
+
+    def __iter__(self) -> Iterator[Molecule]:
+        return iter(self.each)
 
     @overload
     def __getitem__(self, at: int) -> Molecule: ...
