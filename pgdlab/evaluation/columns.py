@@ -17,7 +17,18 @@ from pgdlab.evaluation.folders import Run
 from pgdlab.evaluation.statistics import Interval
 
 BASE = "base, untuned"
-OF_INTEREST = ("diversity", "kid", "valid", "unique", "novel", "vun", "fcd", "rings", "sa", "motifs")  # of the domains' own figures
+OF_INTEREST = (
+    "diversity",
+    "kid",
+    "valid",
+    "unique",
+    "novel",
+    "vun",
+    "fcd",
+    "rings",
+    "sa",
+    "motifs",
+)
 
 
 @dataclass(frozen=True)
