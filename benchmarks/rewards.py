@@ -42,7 +42,6 @@ def named(of: Bare) -> Bare:
 
 
 CASES: dict[str, tuple[Callable[[], Reward], Bare]] = {
-    "valid, no SMILES": (validity.Valid, lambda mol: len(Chem.GetMolFrags(mol)) == 1),
     "valid": (validity.Valid, lambda mol: "." in Chem.MolToSmiles(mol, isomericSmiles=False)),
     "novel_valid": (validity.NovelValid, named(lambda mol: None)),
     "qed": (properties.QED, named(RDKIT_QED.qed)),
@@ -57,6 +56,7 @@ CASES: dict[str, tuple[Callable[[], Reward], Bare]] = {
         lambda: structure.Similarity(to=PHENOL),
         named(lambda mol: TanimotoSimilarity(MORGAN.GetFingerprint(mol), LIKE_PHENOL)),
     ),
+    "valid, no SMILES": (validity.Valid, lambda mol: len(Chem.GetMolFrags(mol)) == 1),
 }
 
 

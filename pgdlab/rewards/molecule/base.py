@@ -57,11 +57,11 @@ class Oracle(Reward):
         answers = self.answers
         new = {n: m for n, m in zip(names, sample, strict=True) if n is not None and n not in answers}
         self.asked += len(new)
+        for name in names:
+            if name in answers:
+                answers[name] = answers.pop(name)
         if new:
             answers.update(zip(new, self.ask(list(new.values())), strict=True))
-        for name in dict.fromkeys(names):
-            if name is not None:
-                answers[name] = answers.pop(name)
         found = [math.nan if name is None else answers[name] for name in names]
         for oldest in list(itertools.islice(answers, max(0, len(answers) - self.remembered))):
             del answers[oldest]
