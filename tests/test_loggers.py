@@ -31,6 +31,8 @@ def records(file: Path) -> Iterator[Any]:
             at += BLOCK - at % BLOCK
             continue
         length, kind = struct.unpack("<HB", data[at + 4 : at + HEADER])
+        if at + HEADER + length > len(data):  # W&B's process is in the middle of writing it
+            return
         whole += data[at + HEADER : at + HEADER + length]
         at += HEADER + length
         if kind in (1, 4):  # full, or last
