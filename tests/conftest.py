@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 # before torch is imported. pgdlab is not imported here: the shape checker hooks into its import later
@@ -53,3 +54,14 @@ def restore(state: dict[str, Any]) -> None:
     torch.set_grad_enabled(state["grad mode"])
     torch.use_deterministic_algorithms(state["deterministic algorithms"], warn_only=state["deterministic warn only"])
     torch.set_num_threads(state["threads"])
+
+
+@pytest.fixture
+def offline_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a run named x will be, in a home without a key for W&B."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    return tmp_path / "runs" / "x"

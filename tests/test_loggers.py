@@ -54,22 +54,12 @@ def offline(folder: Path) -> list[Path]:
     return files
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    return tmp_path / "runs" / "x"
-
-
-def test_wandb_offline_and_resumed(here: Path) -> None:
+def test_wandb_offline_and_resumed(offline_run: Path) -> None:
     assert cli.main([*tiny(BRIGHT, "logger=wandb"), "name=x"]) == 0
-    first = offline(here)
+    first = offline(offline_run)
     assert len(first) == 1
     rows = [row for row in history(first[0]) if "reward" in row]
-    with (here / METRICS).open(newline="") as file:
+    with (offline_run / METRICS).open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["iteration"] for row in rows] == [1, 2]
     assert [row["_step"] for row in rows] == [1, 2]
@@ -78,19 +68,19 @@ def test_wandb_offline_and_resumed(here: Path) -> None:
         assert row.keys() >= {"reward", "heldout", "kl_nats", "queries", "train/clip_fraction_high", "reward/darkest"}
     pictures = {key for row in history(first[0]) for key in row if "before_after" in key or "learning_curve" in key}
     assert len(pictures) >= 2
-    assert list(here.rglob("media/images/*.png"))
+    assert list(offline_run.rglob("media/images/*.png"))
 
     assert cli.main(["resume=runs/x", "plan.iterations=3"]) == 0
-    second = offline(here)
+    second = offline(offline_run)
     assert len(second) == 2
     ids = {r.run.run_id for file in second for r in records(file) if r.WhichOneof("record_type") == "run"}
-    assert ids == {(here / "wandb_id").read_text()}
+    assert ids == {(offline_run / "wandb_id").read_text()}
     assert [row["iteration"] for row in history(second[1]) if "reward" in row] == [3]
-    with (here / METRICS).open(newline="") as file:
+    with (offline_run / METRICS).open(newline="") as file:
         assert [float(row["iteration"]) for row in csv.DictReader(file)] == [1, 2, 3]
 
 
-def test_a_server_out_of_reach_stops_nothing(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+def test_a_server_out_of_reach_stops_nothing(offline_run: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         server = f"http://127.0.0.1:{closed.getsockname()[1]}"
@@ -100,18 +90,18 @@ def test_a_server_out_of_reach_stops_nothing(here: Path, monkeypatch: pytest.Mon
     assert cli.main([*tiny(BRIGHT, "logger=wandb", "plan.iterations=1"), "name=x"]) == 0
     said = [line for line in capfd.readouterr().err.splitlines() if "wandb" in line.lower() or "W&B" in line]
     assert said == [f"W&B: cannot reach {server}; offline, upload later with: wandb sync runs/x/wandb/*"]
-    assert [row["iteration"] for row in history(offline(here)[0]) if "reward" in row] == [1]
-    assert (here / SUMMARY).exists()
+    assert [row["iteration"] for row in history(offline(offline_run)[0]) if "reward" in row] == [1]
+    assert (offline_run / SUMMARY).exists()
 
 
-def test_a_disabled_run_keeps_its_table(here: Path, capfd: Any) -> None:
+def test_a_disabled_run_keeps_its_table(offline_run: Path, capfd: Any) -> None:
     assert cli.main([*tiny(BRIGHT, "logger=wandb", "logger.mode=disabled", "plan.iterations=1"), "name=x"]) == 0
     assert "W&B" not in capfd.readouterr().err
-    assert not (here / "wandb").exists()
-    assert (here / METRICS).exists()
+    assert not (offline_run / "wandb").exists()
+    assert (offline_run / METRICS).exists()
 
 
-def test_where_a_key_is_looked_for(here: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_where_a_key_is_looked_for(offline_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert not has_key("https://api.wandb.ai")
     (tmp_path / ".netrc").write_text("machine example.org login a password b\n")
     (tmp_path / ".netrc").chmod(0o600)

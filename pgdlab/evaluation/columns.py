@@ -185,12 +185,11 @@ def methods_csv(problems: Sequence[Problem]) -> str:
     out = []
     for p in problems:
         for r in rows(p):
-            interval = r.score_interval or Interval(r.score, None, None)  # type: ignore[arg-type]
+            interval = r.score_interval
+            low, high = (interval.low, interval.high) if interval else (None, None)
             known = {"problem": p.label, "method": r.label, "seeds": r.seeds, "scale": p.scale, "score": r.score}
-            covered = stats.coverage(r.seeds) if r.score_interval else None
-            out.append(
-                known | {"score_low": interval.low, "score_high": interval.high, "coverage": covered} | r.figures
-            )
+            covered = stats.coverage(r.seeds) if interval else None
+            out.append(known | {"score_low": low, "score_high": high, "coverage": covered} | r.figures)
     return as_csv(out)
 
 

@@ -177,7 +177,6 @@ def test_a_sampler_without_noise(here: Path) -> None:
 
 
 def test_molecules_count_what_is_asked_and_leave_their_tables(here: Path) -> None:
-    pytest.importorskip("rdkit")
     assert cli.main(tiny(*graphs(), "reward=qed", "task=best_of_n", "name=m")) == 0
     assert (here / "best_of_n-m" / "molecules.csv").is_file()
     assert 0 < int(rows(here / "best_of_n-m")[-1]["unique_queries"]) <= 16

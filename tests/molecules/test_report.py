@@ -46,50 +46,40 @@ def table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    return tmp_path / "runs" / "x"
-
-
-def test_reports_of_training_evaluation_and_sampling(here: Path, capsys: Any) -> None:
+def test_reports_of_training_evaluation_and_sampling(offline_run: Path, capsys: Any) -> None:
     assert cli.main([*tiny(*RUN, "logger=wandb"), "name=x"]) == 0
-    assert {f.name for f in here.iterdir()} > FILES
-    rows = table(here)
+    assert {f.name for f in offline_run.iterdir()} > FILES
+    rows = table(offline_run)
     assert [row["policy"] for row in rows] == ["base"] * 24 + ["tuned"] * 24
     assert [int(row["sample"]) for row in rows] == [*range(24), *range(24)]
     assert all(row["smiles"].strip("C") == "" for row in rows)
-    found = json.loads((here / "summary.json").read_text())
+    found = json.loads((offline_run / "summary.json").read_text())
     mean = sum(float(row["reward"]) for row in rows[24:]) / 24
     assert mean == pytest.approx(found["reward_after"], abs=1e-5)  # rewards are written with six digits
-    written = {m.GetProp("_Name") for m in Chem.SDMolSupplier(str(here / "conformers.sdf"))}
+    written = {m.GetProp("_Name") for m in Chem.SDMolSupplier(str(offline_run / "conformers.sdf"))}
     assert written == {row["smiles"] for row in rows[24:]}
     assert f"{len(written)} conformers in " in capsys.readouterr().out
 
-    keys = {key for row in history(offline(here)[0]) for key in row}
+    keys = {key for row in history(offline(offline_run)[0]) for key in row}
     assert {"properties", "molecules", "conformers", "before_after"} <= {key.partition("/")[0] for key in keys}
-    kept = next(here.rglob("media/table/*.json"))
+    kept = next(offline_run.rglob("media/table/*.json"))
     content = json.loads(kept.read_text())
     assert content["columns"][:5] == ["policy", "sample", "cond", "reward", "smiles"]
     assert len(content["data"]) == 48
     assert content["data"][0][0] == "base"
     assert content["data"][3][1] == 3.0  # a number
-    assert len(list(here.rglob("media/molecule/*.sdf"))) == len(written)
+    assert len(list(offline_run.rglob("media/molecule/*.sdf"))) == len(written)
 
     for name in FILES:
-        (here / name).unlink()
+        (offline_run / name).unlink()
     assert cli.main(["task=evaluate", "resume=runs/x"]) == 0
-    assert {f.name for f in here.iterdir()} > FILES
-    assert table(here) == rows
-    (here / "molecules.csv").unlink()
+    assert {f.name for f in offline_run.iterdir()} > FILES
+    assert table(offline_run) == rows
+    (offline_run / "molecules.csv").unlink()
     assert cli.main(["task=sample", "resume=runs/x"]) == 0
-    assert [row["policy"] for row in table(here)] == ["samples"] * 24
-    assert [row["smiles"] for row in table(here)] == [row["smiles"] for row in rows[24:]]
-    assert not any(row["reward"] for row in table(here))
+    assert [row["policy"] for row in table(offline_run)] == ["samples"] * 24
+    assert [row["smiles"] for row in table(offline_run)] == [row["smiles"] for row in rows[24:]]
+    assert not any(row["reward"] for row in table(offline_run))
 
 
 def test_rewards_that_were_not_measured_are_empty(tmp_path: Path) -> None:
