@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from pgdlab.compose import make
+from pgdlab.budget import Budget
+from pgdlab.compose import make, stated
 from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.initial import InitialDistribution
 from pgdlab.diffusion.policy import Policy
@@ -20,6 +21,12 @@ from pgdlab.plan import Plan
 from pgdlab.rewards.base import Reward
 from pgdlab.trainers.base import Algorithm, World
 from pgdlab.trainers.denoising import Pretrain
+
+
+def plan_of(cfg: Any) -> Plan:
+    """The plan, within the budget."""
+    budget: Budget = stated(Budget, cfg, "budget")
+    return budget.within(make(Plan, cfg.plan))
 
 
 def device_of(runtime: Any) -> torch.device:
@@ -66,7 +73,7 @@ def build_world(cfg: Any, denoiser: Denoiser | None = None) -> World:
         reward=make(Reward, cfg.reward),
         heldout=make(Reward, cfg.heldout) if cfg.heldout else None,
         penalty=make(Penalty, cfg.penalty),
-        plan=make(Plan, cfg.plan),
+        plan=plan_of(cfg),
         noise=Noise(cfg.seed),
     ).to(device)
 

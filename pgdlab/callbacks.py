@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from pgdlab.budget import Budget
 from pgdlab.loggers import record
 from pgdlab.module import SteeringModule
 from pgdlab.runs import naming
@@ -106,6 +107,22 @@ class GracefulStop(Callback):
 
     def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
         self.on_train_end(trainer, pl_module)
+
+
+class Spend(Callback):
+    """Ends training after the iteration that spends the budget; all processes agree on it."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.on_train_epoch_end(trainer, pl_module)  # a resumed run may have spent it
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, SteeringModule)
+        spent = self.budget.spent(int(pl_module.evaluations), float(pl_module.seconds))
+        heard = trainer.strategy.reduce(torch.tensor(float(spent), device=pl_module.device), reduce_op="sum")
+        trainer.should_stop = trainer.should_stop or bool(heard > 0)
 
 
 class Metrics(Callback):

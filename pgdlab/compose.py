@@ -16,10 +16,21 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pgdlab.schema import ConfigError, check, complete, instantiate, is_node, make, nearest
 
-__all__ = ["CONFIGS", "ConfigError", "compose", "draft", "instantiate", "load_run", "make", "options", "slots"]
+__all__ = [
+    "CONFIGS",
+    "ConfigError",
+    "compose",
+    "draft",
+    "instantiate",
+    "load_run",
+    "make",
+    "options",
+    "slots",
+    "stated",
+]
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-RESUMABLE = ("task", "plan", "runtime", "logger")  # what may differ when a run's training goes on
+RESUMABLE = ("task", "plan", "budget", "runtime", "logger")  # what may differ when a run's training goes on
 
 
 class Slot(NamedTuple):
@@ -110,11 +121,14 @@ def saved_config(folder: str, known: Mapping[str, Slot], config_dir: Path) -> Di
         cfg = OmegaConf.load(file)
     except yaml.YAMLError as error:
         raise ConfigError(f"{file} is not YAML: {paragraph(error)}") from error
-    needed = root(config_dir).keys() - {"defaults"} | {name for name, slot in known.items() if not slot.optional}
+    nulls = {name: None for name, value in root(config_dir).items() if value is None}
+    needed = root(config_dir).keys() - nulls.keys() - {"defaults"} | {
+        name for name, slot in known.items() if not slot.optional
+    }
     missing = needed - cfg.keys() if isinstance(cfg, DictConfig) else needed
     if missing:
         raise ConfigError(f"{file} is not the configuration of a run: it has no key {min(missing)}")
-    return cast(DictConfig, cfg)
+    return cast(DictConfig, OmegaConf.merge(nulls, cfg))  # keys that have come to be since it was saved
 
 
 def parse(overrides: Iterable[str], known: Mapping[str, Slot], config_dir: Path) -> Overrides:
@@ -215,6 +229,14 @@ def finish(cfg: DictConfig) -> DictConfig:
         raise ConfigError(f"an interpolation cannot be resolved: {paragraph(error)}") from error
     check(plain(filled))
     return filled
+
+
+def stated(cls: Any, cfg: DictConfig, key: str) -> Any:
+    """The object of an optional node, cfg[key], over the defaults of the class that it is of: its _target_ need not be given."""
+    given = OmegaConf.create({"_target_": f"{cls.__module__}.{cls.__qualname__}"})
+    node = complete(OmegaConf.to_container(OmegaConf.merge(given, cfg.get(key) or {})), key)
+    check(node, key)
+    return make(cls, OmegaConf.create({key: node})[key])
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

@@ -16,14 +16,17 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
-from pgdlab.callbacks import Average, Checkpoint, GracefulStop, Metrics, ProgressBar
-from pgdlab.compose import instantiate, make
+from pgdlab.budget import Budget
+from pgdlab.callbacks import Average, Checkpoint, GracefulStop, Metrics, ProgressBar, Spend
+from pgdlab.compose import instantiate, make, stated
 from pgdlab.diffusion.policy import Policy
 from pgdlab.loggers import resume_rows
 from pgdlab.module import SteeringModule, digest
+from pgdlab.runs import LAST
 from pgdlab.trainers.base import Processes
 
-LAST = Path("checkpoints") / "last.ckpt"
+__all__ = ["LAST", "fit", "load", "make_trainer", "over", "ready"]
+
 RUNTIME = ("accelerator", "devices", "strategy", "precision", "deterministic", "benchmark", "profiler")
 
 
@@ -59,12 +62,13 @@ def fit(
     plan, updates = module.world.plan, module.algorithm.updates(module.world.plan)
     loggers: list[Logger] = instantiate(cfg.logger)(folder, cfg, resume_rows(folder, done))
     checkpoint = Checkpoint(folder / LAST, plan.checkpoint_every, plan.iterations, done)
+    stops = [GracefulStop(), Spend(stated(Budget, cfg, "budget"))]
     average = Average(module.optimizer.ema_decay(plan.iterations * updates))
     trainer = make_trainer(
         cfg.runtime,
         max_epochs=plan.iterations,
         logger=loggers,
-        callbacks=[average, GracefulStop(), Metrics(), ProgressBar(plan.iterations), checkpoint, *more],
+        callbacks=[average, *stops, Metrics(), ProgressBar(plan.iterations), checkpoint, *more],
         default_root_dir=folder,
     )
     try:
@@ -76,6 +80,13 @@ def fit(
             raise KeyboardInterrupt(checkpoint.advice()) from None
         raise
     return trainer
+
+
+def over(module: SteeringModule, cfg: Any) -> bool:
+    """Whether training is done: all iterations, or the budget spent. Else it was asked to stop."""
+    budget: Budget = stated(Budget, cfg, "budget")
+    all_done = int(module.iterations) >= module.world.plan.iterations
+    return all_done or budget.spent(int(module.evaluations), float(module.seconds))
 
 
 def make_trainer(runtime: Any, **settings: Any) -> lightning.Trainer:

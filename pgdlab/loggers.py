@@ -67,7 +67,7 @@ def wandb(
 
     identity = folder / "wandb_id"
     if not identity.is_file():
-        identity.write_text(secrets.token_hex(4))
+        identity.write_text(os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4))  # wandb agent names its runs
     server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     chosen = mode or os.environ.get("WANDB_MODE") or ("online" if has_key(server) else "offline")
     lost = chosen == "online" and not reachable(server)

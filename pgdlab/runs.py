@@ -17,6 +17,8 @@ from typing import Any
 from pgdlab import __version__
 
 CONFIG, SUMMARY, METRICS, COMMAND = "config.yaml", "summary.json", "metrics.csv", "command.txt"
+LAST = Path("checkpoints") / "last.ckpt"
+FAILURE = "failure.txt"  # why a run was given up, where whoever gave it up wrote it down
 
 
 def run_folder(cfg: Any) -> Path:
@@ -31,8 +33,7 @@ def run_folder(cfg: Any) -> Path:
                 "others are started by it"
             )
         return Path(os.environ["PGDLAB_RUN"])  # the processes of one run share the first one's choice
-    named = cfg.name if cfg.task in ("train", "pretrain") else f"{cfg.task}-{cfg.name}"
-    name = named if cfg.name else cfg.task
+    name = folder_name(cfg.task, cfg.name)
     for number in itertools.count(1):
         folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
         try:
@@ -45,6 +46,13 @@ def run_folder(cfg: Any) -> Path:
             raise ValueError(f"cannot write the run folder {folder.resolve()}: {error.strerror}") from error
     os.environ["PGDLAB_RUN"] = str(folder)
     return folder
+
+
+def folder_name(task: str, name: str | None) -> str:
+    """A run's folder under runs/: its name, with the task in front where it is not one that trains."""
+    if not name or task in ("train", "pretrain"):
+        return name or task
+    return str(Path(name).with_name(f"{task}-{Path(name).name}"))
 
 
 def save_config(cfg: Any, folder: Path) -> None:

@@ -38,6 +38,7 @@ WITH = {
     "trainer/pretrain": ["penalty=none", *FEW],
     "experiment/digits/rwr": FEW,
     "experiment/fashion/rwr": FEW,
+    "experiment/molecules/rwr": FEW,
 }
 ELSEWHERE = {"runtime/ddp_cpu": "test_processes", "runtime/ddp": "two GPUs", "logger/wandb": "test_loggers"}
 

@@ -21,7 +21,7 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 # part has to be given a place; `evaluation.images` may stand elsewhere than the rest of evaluation.
 LAYERS = [
     {"functional", "schema", "runs", "molecules"},
-    {"diffusion", "noise", "plan", "compose", "evaluation.images"},
+    {"diffusion", "noise", "plan", "budget", "compose", "evaluation.images"},
     {"rollout", "oracle"},
     {"rewards", "domains"},
     {"trainers", "penalties", "guidance"},
@@ -29,7 +29,7 @@ LAYERS = [
     {"build", "callbacks", "loggers", "export", "fit"},
     {"evaluation", "doctor"},
     {"tasks", "sweep"},
-    {"cli"},
+    {"cli", "worker"},
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 LONGEST_FUNCTION, LONGEST_FILE = 40, 300

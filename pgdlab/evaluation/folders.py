@@ -15,11 +15,10 @@ import yaml
 from pgdlab.evaluation.certificate import Cell
 from pgdlab.evaluation.certificate import Run as Trained
 from pgdlab.loggers import whole
-from pgdlab.runs import CONFIG, METRICS, SUMMARY
+from pgdlab.runs import CONFIG, FAILURE, METRICS, SUMMARY
 from pgdlab.schema import ConfigError, complete
 
 STEERING = ("train", "best_of_n")  # tasks whose folders are compared
-FAILURE = "failure.txt"  # why a run was given up, where whoever gave it up wrote it down
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ PROBLEM = (
 )  # fmt: skip
 # what a method is not made of: where and when it ran, how much of it at once, and its length, which is in the budget
 APART = (
-    "task", "name", "seed", "resume", "runtime", "logger", "certificate", "compare", "plan.iterations",
+    "task", "name", "seed", "resume", "runtime", "logger", "certificate", "compare", "sweep", "engine", "budget",
+    "plan.iterations",
     "plan.checkpoint_every", "plan.rollout_batch", "plan.pass_size", "plan.max_failed", "domain.folder",
 )  # fmt: skip
 BEST_OF_N = "best of n"

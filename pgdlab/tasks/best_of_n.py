@@ -26,6 +26,8 @@ def main(cfg: Any) -> None:
     started = time.perf_counter()
     cfg = OmegaConf.merge(cfg, {"resume": None})
     steering(cfg)
+    if any((cfg.get("budget") or {}).get(name) for name in ("evaluations", "seconds")):
+        raise ValueError("the budget of best-of-n is reward queries: budget.queries, or plan.iterations x plan.samples")
     world = build_world(cfg)
     folder = run_folder(cfg)
     save_config(cfg, folder)
@@ -38,8 +40,8 @@ def main(cfg: Any) -> None:
     whole = {"evaluations": {f"base/{kind}": before.figures, f"best/{kind}": after.figures}, "versions": versions()}
     whole |= {"training_seconds": seconds, "seconds": time.perf_counter() - started}
     summary = summarise(cfg, world, results) | costs | whole
-    write_json(summary, folder / SUMMARY)
     files = [before_after(world, results, folder), learning_curve(folder), *domain_report(world, results, folder)]
+    write_json(summary, folder / SUMMARY)  # last: it says that the run is finished
     for logger in loggers:
         publish(logger, files, summary, summary["iterations"])
     print(sentence(summary, folder))

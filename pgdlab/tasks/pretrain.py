@@ -7,18 +7,17 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from pgdlab.build import build_policy_for, device_of
+from pgdlab.build import build_policy_for, device_of, plan_of
 from pgdlab.compose import make
 from pgdlab.domains.base import Domain
 from pgdlab.evaluation.evaluate import load_weights
 from pgdlab.evaluation.pictures import pretraining_curve
 from pgdlab.evaluation.samples import draw
 from pgdlab.export import origin, write_base
-from pgdlab.fit import LAST, fit, load, ready
+from pgdlab.fit import LAST, fit, load, over, ready
 from pgdlab.module import AdamW, SteeringModule
 from pgdlab.noise import Noise, Stream
 from pgdlab.penalties.base import NoPenalty
-from pgdlab.plan import Plan
 from pgdlab.rewards.base import NoReward
 from pgdlab.runs import run_folder, save_config, write_json
 from pgdlab.trainers.base import Algorithm, World
@@ -32,11 +31,13 @@ def main(cfg: Any) -> None:
         raise ValueError(
             "task=pretrain trains with trainer=pretrain: take experiment=pretrain/digits or another of pretrain/"
         )
+    if (cfg.get("budget") or {}).get("queries"):
+        raise ValueError("pretraining asks no reward: its budget is budget.evaluations or budget.seconds")
     device, domain = device_of(cfg.runtime), make(Domain, cfg.domain)
     domain.data("train")  # raises, before a folder is made, where the data are not there
     noise = Noise(cfg.seed)
     policy = build_policy_for(cfg, domain, domain.fresh(noise.generator(0)))
-    world = World(domain, policy, policy, NoReward(), None, NoPenalty(), make(Plan, cfg.plan), noise).to(device)
+    world = World(domain, policy, policy, NoReward(), None, NoPenalty(), plan_of(cfg), noise).to(device)
     module = SteeringModule(world, algorithm, make(AdamW, cfg.optimizer)).to(world.device)
     done, folder = ready(module, cfg), run_folder(cfg)
     if getattr(rank_zero_only, "rank", 0) == 0:
@@ -44,7 +45,7 @@ def main(cfg: Any) -> None:
     trainer = fit(module, cfg, folder, done=done)
     if not trainer.is_global_zero:
         return
-    if int(module.iterations) < world.plan.iterations:
+    if not over(module, cfg):
         print(f"stopped after iteration {int(module.iterations)}; go on with: python run.py resume={folder}")
         return
     report(cfg, module, folder)

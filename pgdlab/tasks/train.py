@@ -12,7 +12,7 @@ from pgdlab.build import build_module, device_of
 from pgdlab.doctor import examine, require
 from pgdlab.evaluation.evaluate import Measured, headline, shown, timed
 from pgdlab.evaluation.pictures import before_after, domain_report, learning_curve
-from pgdlab.fit import LAST, fit, ready
+from pgdlab.fit import LAST, fit, over, ready
 from pgdlab.loggers import publish
 from pgdlab.module import SteeringModule
 from pgdlab.runs import SUMMARY, run_folder, save_config, versions, write_json
@@ -35,7 +35,7 @@ def main(cfg: Any) -> None:
     trainer = fit(module, cfg, folder, done=done)
     if not trainer.is_global_zero:
         return
-    if int(module.iterations) < module.world.plan.iterations:
+    if not over(module, cfg):
         print(f"stopped after iteration {int(module.iterations)}; go on with: python run.py resume={folder}")
         return
     world = module.world.to(device_of(cfg.runtime))  # Lightning leaves the policy on the CPU
@@ -44,8 +44,8 @@ def main(cfg: Any) -> None:
         "evaluation_seconds": seconds,
         "seconds": time.perf_counter() - started,
     }
-    write_json(summary, folder / SUMMARY)
     files = [before_after(world, results, folder), learning_curve(folder), *domain_report(world, results, folder)]
+    write_json(summary, folder / SUMMARY)  # last: it says that the run is finished
     for logger in trainer.loggers:
         publish(logger, files, summary, int(module.iterations))
     print(sentence(summary, folder))

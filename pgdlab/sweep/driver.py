@@ -1,0 +1,140 @@
+"""Runs a sweep with Ray Tune and accounts for every trial."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from pgdlab.sweep.engine import Engine, scheduler, searcher, space
+from pgdlab.sweep.file import Parameters, Sweep
+from pgdlab.sweep.records import EARLY, RECORDS, Record, record
+from pgdlab.sweep.trial import Trial
+
+QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}  # fmt: skip
+
+
+@dataclass
+class Account(tune.Callback):
+    """A line for each trial that ends, and the reason in its folder where it did not finish."""
+
+    sweep: Sweep
+    total: int
+    ended: int = 0
+    records: dict[str, Record] = field(default_factory=dict)
+
+    def setup(self, *_: Any, **__: Any) -> None:
+        """Nothing to prepare."""
+
+    def of(self, trial: Any) -> Record:
+        """A trial's record."""
+        found = record(self.sweep, chosen(trial.config))
+        self.records[trial.trial_id] = found
+        return found
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self.of(trial)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        done, result = self.of(trial), trial.last_result
+        if done.state == "not finished":
+            figure = f", {self.sweep.metric} {result.get(self.sweep.metric, float('nan')):.4g}"
+            done.give_up(f"{EARLY} by the sweep after iteration {result['iteration']:.0f}{figure}")
+        self.say(done)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        failed = self.of(trial)
+        ends = [a["end"] or "the process that watched it died" for a in failed.attempts] or ["it could not be begun"]
+        if failed.state != "finished":
+            failed.give_up(f"failed in {len(ends)} attempts, the last: {ends[-1]}")
+        self.say(failed)
+
+    def say(self, ended: Record) -> None:
+        """Progress."""
+        self.ended += 1
+        print(f"{self.ended}/{self.total}  {ended.name}  {ended.state}  {figures(ended, self.sweep)}", file=sys.stderr)
+
+
+def chosen(config: dict[str, Any]) -> Parameters:
+    """What Tune chose for a trial."""
+    return dict(config.get("grid", config))
+
+
+def figures(ended: Record, sweep: Sweep) -> str:
+    """The metric and the seconds, or why there are none."""
+    summary = ended.summary
+    if summary is None:
+        return ended.failure
+    value = (ended.rows() or [{}])[-1] | summary
+    said = f"{sweep.metric} {value[sweep.metric]:.4g}, " if isinstance(value.get(sweep.metric), (int, float)) else ""
+    return f"{said}{sum(a['seconds'] or 0 for a in ended.attempts):.1f} s"
+
+
+def run(sweep: Sweep, engine: Engine) -> list[Record]:
+    """Runs what is left of a sweep. Returns the record of every trial; those that did not finish say why."""
+    for some in sweep.probes():
+        record(sweep, some)  # a mistake in any value is found before anything starts
+    home = Path("runs") / sweep.name
+    (home / RECORDS).mkdir(parents=True, exist_ok=True)
+    grid = sweep.grid() if sweep.method == "grid" else []
+    account = Account(sweep, len(grid) or sweep.cap or 0)
+    connect(engine)
+    try:
+        tuner(sweep, engine, home, grid, account).fit()
+    finally:
+        ray.shutdown()
+        shutil.rmtree(home / ".ray", ignore_errors=True)
+    unique = {r.name: r for r in [*(record(sweep, some) for some in grid), *account.records.values()]}
+    return list(unique.values())
+
+
+def connect(engine: Engine) -> None:
+    """To the cluster, or to one that is made of this machine and ends with this process."""
+    os.environ.update(QUIET)
+    for name in ("ray", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # tracebacks of attempts: their ends are in the records
+    local = {"include_dashboard": False, "object_store_memory": 10**8} if engine.address is None else {}
+    address = engine.address or "local"  # never a cluster that happens to be there
+    ray.init(address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **local)
+
+
+def tuner(sweep: Sweep, engine: Engine, home: Path, grid: list[Parameters], account: Account) -> tune.Tuner:
+    """Tune's view of the sweep. Its own files are of no use afterwards: run folders are the state."""
+    settings = {"sweep": sweep, "engine": engine, "root": Path.cwd(), "rows": sweep.early is not None}
+    trial = tune.with_resources(
+        tune.with_parameters(Trial, settings=settings), {"cpu": engine.cpus, "gpu": engine.gpus}
+    )  # fmt: skip
+    return tune.Tuner(
+        trial,
+        param_space={"grid": tune.grid_search(grid)} if grid else space(sweep),
+        tune_config=tune.TuneConfig(
+            metric=sweep.metric or "finished", mode=sweep.goal, search_alg=searcher(sweep, engine, known(sweep, home)),
+            scheduler=scheduler(sweep), num_samples=1 if grid else sweep.cap, reuse_actors=True,
+            max_concurrent_trials=engine.trials if sweep.method == "bayes" else None,
+        ),
+        run_config=tune.RunConfig(
+            name=".ray", storage_path=str(home.resolve()), verbose=0, callbacks=[account],
+            failure_config=tune.FailureConfig(max_failures=engine.retries),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+        ),
+    )  # fmt: skip
+
+
+def known(sweep: Sweep, home: Path) -> list[Parameters]:
+    """What a sweep of this file has tried before: bayes goes on from there, the others draw the same again."""
+    if sweep.method != "bayes":
+        return []
+    found = [json.loads(file.read_text()) for file in sorted((home / RECORDS).glob("*.json"))]
+    return [one["chosen"] for one in found if one["overrides"] == sweep.overrides(one["chosen"])][: sweep.cap]

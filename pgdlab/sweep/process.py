@@ -1,0 +1,97 @@
+"""The process of a trial: this program, in a warm worker or started for the purpose, which ends when its owner does."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pgdlab
+
+RUN = Path(pgdlab.__file__).resolve().parent.parent / "run.py"
+OTHERS = ("SLURM_", "PMI", "OMPI_")  # of the job that Ray runs in: a trial is not one of its ranks
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PGDLAB_RUN")
+
+
+def environment(threads: int) -> dict[str, str]:
+    """A trial's: so many CPU threads, and nothing of the ranks of a surrounding job."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(OTHERS) and k not in RANKS}
+    paths = [str(RUN.parent), *filter(None, [kept.get("PYTHONPATH")])]
+    return kept | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+
+
+def die_with_parent() -> None:
+    """In a new process: SIGKILL follows the death of the one that made it (Linux; elsewhere nothing)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+class Process:
+    """Runs command lines one after another. warm: in one worker that is kept, else each in a process of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.child: subprocess.Popen[bytes] | None = None
+        self.warm = False
+
+    def start(self, argv: list[str], log: Path, threads: int, *, warm: bool) -> None:
+        """Begins a run with so many CPU threads a process; its output is added to the log."""
+        if self.child is None or not (warm and self.warm):
+            self.kill()
+            self.spawn(["-m", "pgdlab.worker"] if warm else [str(RUN), *argv], log, threads, warm=warm)
+        if warm:
+            assert self.child is not None
+            assert self.child.stdin is not None
+            order = {"argv": argv, "log": str(log)}
+            self.child.stdin.write(json.dumps(order).encode() + b"\n")
+            self.child.stdin.flush()
+
+    def spawn(self, words: list[str], log: Path, threads: int, *, warm: bool) -> None:
+        """A new process. It leads a group, so that the processes that it starts end with it."""
+        with log.open("ab") as out:
+            self.child = subprocess.Popen(
+                [sys.executable, *words],
+                stdin=subprocess.PIPE if warm else subprocess.DEVNULL, stdout=subprocess.PIPE if warm else out, stderr=out,
+                cwd=self.root, env=environment(threads), start_new_session=True, preexec_fn=die_with_parent,
+            )  # fmt: skip
+        self.warm = warm
+
+    def ended(self, seconds: float) -> int | None:
+        """Waits so long at most. The exit code, negative for a signal; None where the run goes on."""
+        assert self.child is not None
+        if self.warm:
+            assert self.child.stdout is not None
+            ready, _, _ = select.select([self.child.stdout], [], [], seconds)
+            return None if not ready else 0 if self.child.stdout.readline() else self.child.wait()
+        try:
+            return self.child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def kill(self) -> None:
+        """Ends the process and its group at once, where there is one."""
+        if self.child is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.child.pid, signal.SIGKILL)
+        self.child.wait()
+        for pipe in (self.child.stdin, self.child.stdout):
+            if pipe is not None:
+                pipe.close()
+        self.child = None
+
+
+def said(code: int, log: Path) -> str:
+    """Why a run ended with this code: the signal, or the last line that it wrote."""
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (", as the system does when memory runs out" if name == "SIGKILL" else "")
+    lines: list[Any] = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return f"exit code {code}: {lines[-1].strip() if lines else 'it said nothing'}"

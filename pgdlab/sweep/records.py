@@ -1,0 +1,126 @@
+"""What is known of a trial on disk: its run folder, and beside it a record of its attempts and a log of what it said."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pgdlab.compose import draft
+from pgdlab.runs import FAILURE, LAST, METRICS, SUMMARY, folder_name, write, write_json
+from pgdlab.sweep.file import Parameters, Sweep
+
+RECORDS = "trials"  # the folder of records in a sweep's
+EARLY = "terminated early"
+WARM_TASKS = ("train", "best_of_n")
+PLAIN = {"_target_", "_partial_", "accelerator", "devices", "precision"}  # of a runtime that leaves a process as it was
+
+
+@dataclass(frozen=True)
+class Record:
+    """A trial. sweep: the folder runs/<name of the sweep>; name: of the trial; chosen: the values of what varies; warm: whether
+    it may run in a process that ran another one; processes: of the run."""
+
+    sweep: Path
+    name: str
+    chosen: Parameters
+    overrides: tuple[str, ...]
+    task: str
+    warm: bool
+    processes: int
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path("runs") / folder_name(self.task, f"{self.sweep.name}/{self.name}")
+
+    @property
+    def file(self) -> Path:
+        """The record."""
+        return self.sweep / RECORDS / f"{self.name}.json"
+
+    @property
+    def log(self) -> Path:
+        """What its attempts printed."""
+        return self.file.with_suffix(".log")
+
+    @property
+    def argv(self) -> list[str]:
+        """The command line: of the run itself, or of its continuation where there is a checkpoint."""
+        if (self.folder / LAST).is_file():
+            return [f"resume={self.folder}"]
+        return [*self.overrides, f"name={self.sweep.name}/{self.name}"]
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """Of a finished trial."""
+        file = self.folder / SUMMARY
+        return json.loads(file.read_text()) if file.is_file() else None
+
+    @property
+    def failure(self) -> str:
+        """Why it was given up or stopped, where it was."""
+        file = self.folder / FAILURE
+        return file.read_text().strip() if file.is_file() else ""
+
+    @property
+    def state(self) -> str:
+        """finished, terminated early, failed, or not finished."""
+        if (self.folder / SUMMARY).is_file():
+            return "finished"
+        return EARLY if self.failure.startswith(EARLY) else "failed" if self.failure else "not finished"
+
+    @property
+    def attempts(self) -> list[dict[str, Any]]:
+        """How its attempts began and ended."""
+        return list(json.loads(self.file.read_text())["attempts"]) if self.file.is_file() else []
+
+    def keep(self, attempts: list[dict[str, Any]]) -> None:
+        """Writes the record."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        content = {"chosen": self.chosen, "overrides": list(self.overrides), "folder": str(self.folder)}
+        write_json({**content, "attempts": attempts}, self.file)
+
+    def give_up(self, reason: str) -> None:
+        """Leaves the reason in the run folder, where the comparison reads it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write(reason + "\n", self.folder / FAILURE)
+
+    def rows(self) -> list[dict[str, float]]:
+        """The whole rows of metrics.csv, which may be written at this moment."""
+        file = self.folder / METRICS
+        text = file.read_text(errors="replace") if file.is_file() else ""
+        rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+        return [numbers for numbers in map(as_numbers, rows) if "iteration" in numbers]
+
+
+def as_numbers(row: dict[str, str]) -> dict[str, float]:
+    """The cells that are numbers; none of a damaged row."""
+    try:
+        return {name: float(cell) for name, cell in row.items() if cell}
+    except (TypeError, ValueError):
+        return {}
+
+
+def record(sweep: Sweep, chosen: Parameters) -> Record:
+    """The record of a trial. Raises ConfigError for overrides that no run can have."""
+    plain = {name: value.item() if hasattr(value, "item") else value for name, value in chosen.items()}
+    overrides = sweep.overrides(plain)
+    cfg = draft(overrides)
+    runtime = cfg.runtime
+    alone = set(runtime) <= PLAIN and (runtime.get("accelerator"), runtime.get("devices")) == ("cpu", 1)
+    warm = alone and cfg.task in WARM_TASKS and str(cfg.logger.get("_target_")).endswith(".csv")
+    devices = runtime.get("devices")
+    processes = devices if isinstance(devices, int) and devices > 0 else 1
+    name = label(sweep, plain, overrides)
+    return Record(Path("runs") / sweep.name, name, plain, tuple(overrides), cfg.task, warm, processes)
+
+
+def label(sweep: Sweep, chosen: Parameters, overrides: list[str]) -> str:
+    """The values that vary, readable, and a hash of all overrides, so that another sweep file makes other folders."""
+    said = "-".join(re.sub(r"[^\w.]+", "-", str(chosen[name])).strip("-") for name in sweep.order if name in chosen)
+    return f"{said[:80]}-{hashlib.sha256(json.dumps(overrides).encode()).hexdigest()[:6]}".lstrip("-.")

@@ -1,0 +1,50 @@
+"""A process that runs one command line of this program after another, so that the imports are paid once.
+
+Started by pgdlab.sweep.process. Reads JSON lines {"argv": [...], "log": path} and answers each run that ended well with a line;
+any other end is the end of the process.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+
+from pgdlab import cli
+
+WARM = ("pgdlab.tasks.train", "pgdlab.tasks.best_of_n")  # what is imported before the first run
+
+
+def main() -> None:
+    """Serves until its input ends."""
+    cli.prepare_environment()
+    orders, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for module in WARM:
+        importlib.import_module(module)
+    for line in orders:
+        order = json.loads(line)
+        redirect(Path(order["log"]))
+        sys.argv = ["run.py", *order["argv"]]
+        os.environ.pop("PGDLAB_RUN", None)
+        code = cli.main(order["argv"])
+        sys.stdout.flush()
+        if code:
+            sys.exit(code)
+        gc.collect()
+        print("done", file=answers, flush=True)
+
+
+def redirect(log: Path) -> None:
+    """What is printed, by libraries too, goes to the end of the log."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+
+
+if __name__ == "__main__":
+    main()

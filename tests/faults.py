@@ -1,0 +1,45 @@
+"""A reward that spoils a run once, after its first checkpoint, where PGDLAB_TEST_FAULTS names a folder to remember that in."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pgdlab.rewards.base import Score
+from pgdlab.runs import LAST
+from tests.worlds import Bright
+
+
+class Faulty(Bright):
+    """Mean grey level. fault: none, raise, kill, hang, or always (raises every time that the run is begun or continued)."""
+
+    def __init__(self, *, fault: str = "none") -> None:
+        super().__init__()
+        self.fault = fault
+
+    def score(self, sample: Any, cond: Tensor) -> Score:
+        memory = os.environ.get("PGDLAB_TEST_FAULTS")
+        if memory is not None and self.fault != "none":
+            self.spoil(Path(memory))
+        return super().score(sample, cond)
+
+    def spoil(self, memory: Path) -> None:
+        words = dict(word.split("=", 1) for word in sys.argv[1:])
+        folder = Path(words.get("resume") or f"runs/{words['name']}")
+        mark = memory / folder.name
+        if self.fault == "always":
+            raise MemoryError("no room")
+        if not (folder / LAST).is_file() or mark.exists():
+            return
+        mark.touch()
+        if self.fault == "raise":
+            sys.exit("spoiled")  # what a reward raises is measured and masked; this goes through
+        if self.fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(1000)
