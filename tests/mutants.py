@@ -43,6 +43,7 @@ T_RETURNS, T_GAUSSIAN, T_PATH_KL = (
 )
 T_CREDIT, T_EXACT, T_ROLLOUT = "trainers/test_policy_gradient.py", "trainers/test_gradient.py", "test_rollout.py"
 T_CERTIFICATE = "test_certificate.py"
+T_BUDGET, T_SWEEP = "test_budget.py", "test_sweep.py"
 T_KERNELS, T_DENOISERS = "diffusion/test_kernels.py", "diffusion/test_denoisers.py"
 CREDIT, TABLES, TABULAR = "functional/credit.py", "oracle/tables.py", "oracle/tabular.py"
 T_VALUES, T_TABLES, T_TABULAR = "functional/test_credit.py", "oracle/test_tables.py", "oracle/test_tabular.py"
@@ -327,6 +328,17 @@ MUTANTS = [
            "evaluation/test_comparison.py", "on_points"),
     Mutant("compare: hacking turned round", "evaluation/columns.py", "1 - gains[0] / gains[1]", "1 - gains[1] / gains[0]",
            "evaluation/test_comparison.py", "hacking"),
+    Mutant("budget: a query too few", "budget.py", "-(-self.queries // plan.samples)", "(self.queries // plan.samples)",
+           T_BUDGET, "lower"),
+    Mutant("budget: one iteration too many", "budget.py", "used >= limit", "used > limit", T_BUDGET, "reached"),
+    Mutant("sweep: a cap that does not bind", "sweep/file.py", "islice(every, self.cap)", "islice(every, None)",
+           T_SWEEP, "wandb_makes"),
+    Mutant("sweep: the words are lost", "sweep/file.py", "return [*self.words, *(", "return [*(", T_SWEEP, "wandb_makes"),
+    Mutant("sweep: values unchecked", "sweep/driver.py", "for some in sweep.probes():", "for some in sweep.probes()[:1]:",
+           T_SWEEP, "mistake_in_one"),
+    Mutant("sweep: a warm end forgotten", "sweep/trial.py", "if self.code is None:\n                self",
+           "if True:\n                self", T_SWEEP, "every_row"),
+    Mutant("sweep: rows left out", "sweep/trial.py", "[self.reported : -1]", "[self.reported : -2]", T_SWEEP, "every_row"),
 ]  # fmt: skip
 
 

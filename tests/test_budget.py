@@ -29,6 +29,12 @@ def columns(folder: Path, name: str) -> list[float]:
         return [float(row[name]) for row in csv.DictReader(file)]
 
 
+def test_a_limit_is_spent_when_it_is_reached() -> None:
+    budget = Budget(evaluations=10, seconds=2.0)
+    assert [budget.spent(*used) for used in [(9, 1.9), (10, 0.0), (0, 2.0), (11, 3.0)]] == [False, True, True, True]
+    assert not Budget(queries=1).spent(10**9, 1e9)
+
+
 def test_queries_lower_the_iterations() -> None:
     for queries, iterations in {1: 1, 8: 1, 9: 2, 80: 10, 1000: 40}.items():
         assert Budget(queries=queries).within(Plan(samples=8, iterations=40)).iterations == iterations

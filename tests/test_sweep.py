@@ -76,6 +76,7 @@ def test_a_file_is_what_wandb_makes_of_it(tmp_path: Path) -> None:
         fixed = [w for w in create_sweep_command(command) if "=" in w]
         assert sweep.overrides(chosen) == [*fixed, *theirs]
     assert "logger=wandb" not in read(file).overrides(sweep.grid()[0])
+    assert read(write(file, [], parameters=space, run_cap=3)).grid() == sweep.grid()[:3]
 
 
 BAD = {
