@@ -121,7 +121,9 @@ def saved_config(folder: str, known: Mapping[str, Slot], config_dir: Path) -> Di
         cfg = OmegaConf.load(file)
     except yaml.YAMLError as error:
         raise ConfigError(f"{file} is not YAML: {paragraph(error)}") from error
-    nulls = {name: None for name, value in root(config_dir).items() if value is None}
+    nulls = dict.fromkeys(
+        [*(k for k, v in root(config_dir).items() if v is None), *(k for k, s in known.items() if s.optional)]
+    )
     needed = root(config_dir).keys() - nulls.keys() - {"defaults"} | {
         name for name, slot in known.items() if not slot.optional
     }

@@ -47,7 +47,9 @@ def ready(module: SteeringModule, cfg: Any) -> int:
     require_base(module.world.reference, state, path)
     done = int(saved["iterations"])
     if done > module.world.plan.iterations:
-        raise ValueError(f"{done} iterations are done; plan.iterations must be at least {done}")
+        raise ValueError(
+            f"{done} iterations are done; plan.iterations must be at least {done}, or budget.queries pay for them"
+        )
     return done
 
 

@@ -222,7 +222,10 @@ class SteeringModule(lightning.LightningModule):
         self.queries += experience.queries
         trained = torch.tensor([self.rows], device=self.device)
         self.evaluations += experience.evaluations + self.world.processes.gather(trained).sum()
-        self.seconds += time.perf_counter() - self.started
+        took = torch.tensor([time.perf_counter() - self.started], dtype=torch.float64, device=self.device)
+        self.seconds += self.world.processes.gather(
+            took
+        ).max()  # of the slowest: a budget ends in all processes at once
         self.history.append(dict(self.iteration_logs()))
         self.experience = None
 

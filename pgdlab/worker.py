@@ -23,6 +23,7 @@ def main() -> None:
     cli.prepare_environment()
     orders, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)  # what a library prints is no answer
     for module in WARM:
         importlib.import_module(module)
     for line in orders:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pgdlab import cli
 from pgdlab.budget import Budget
 from pgdlab.fit import LAST, load
 from pgdlab.plan import Plan
-from pgdlab.runs import METRICS, SUMMARY
+from pgdlab.runs import CONFIG, METRICS, SUMMARY
 from tests.test_resume import differences, rows, state
 from tests.worlds import BRIGHT, tiny
 
@@ -91,6 +92,16 @@ def test_best_of_n_keeps_to_the_queries(here: Path, capsys: Any) -> None:
     assert json.loads((here / "best_of_n-x" / SUMMARY).read_text())["reward_queries"] == 32
     assert cli.main([*words, "budget.seconds=1"]) == 2
     assert "the budget of best-of-n is reward queries" in capsys.readouterr().err
+    assert cli.main([*words, "budget.queries=3"]) == 2
+    assert "budget.queries is 3: less than a candidate for each of plan.eval_samples, 4" in capsys.readouterr().err
+
+
+def test_a_run_from_before_there_were_budgets_gets_one(here: Path) -> None:
+    assert cli.main([*tiny(BRIGHT, "plan.iterations=1"), "name=x"]) == 0
+    config = yaml.safe_load((here / "x" / CONFIG).read_text())
+    (here / "x" / CONFIG).write_text(yaml.safe_dump({k: v for k, v in config.items() if k not in ("budget", "engine")}))
+    assert cli.main([f"resume={here / 'x'}", "plan.iterations=9", "budget.queries=16"]) == 0
+    assert columns(here / "x", "queries") == [8, 16]
 
 
 def test_pretraining_asks_no_reward(here: Path, capsys: Any) -> None:

@@ -85,6 +85,24 @@ BAD = {
     "method is 'gird'. Did you mean grid": {"method": "gird"},
     "seed has no values, which a grid needs": {"parameters": {"seed": {"min": 0, "max": 3}}},
     "optimizer is nested; write a dotted key": {"parameters": {"optimizer": {"parameters": {"lr": {"value": 1}}}}},
+    "seed is [0, 1]; write values": {"parameters": {"seed": [0, 1]}},
+    "seed.values is []": {"parameters": {"seed": {"values": []}}},
+    "seed.min is '1e-4', which is no number": {"parameters": {"seed": {"min": "1e-4", "max": 1}}},
+    "seed.distribtion is not offered. Did you mean distribution": {"parameters": {"seed": {"distribtion": "uniform"}}},
+    "seed.min and max must be multiples of q": {
+        "method": "random",
+        "run_cap": 2,
+        "parameters": {"seed": {"distribution": "q_uniform", "min": 0.1, "max": 1, "q": 0.25}},
+    },
+    "which bayes does not take": {
+        "method": "bayes",
+        "run_cap": 2,
+        "metric": {"name": "reward"},
+        "parameters": {"seed": {"distribution": "q_log_uniform_values", "min": 1, "max": 4, "q": 1}},
+    },
+    "metric is 'reward', which is no mapping": {"metric": "reward"},
+    "metric.goal is 'max'. Did you mean maximize": {"metric": {"name": "reward", "goal": "max"}},
+    "run_cap is 'two', which is no whole number": {"run_cap": "two"},
     "state run_cap": {"method": "random"},
     "need metric.name": {"method": "bayes", "run_cap": 2},
     "early_terminate takes type: hyperband": {"early_terminate": {"type": "x"}, "metric": {"name": "reward"}},
@@ -103,10 +121,16 @@ def test_a_file_that_cannot_be_run_is_refused(said: str, tmp_path: Path) -> None
 
 
 def test_a_mistake_in_one_value_is_found_before_anything_starts(here: Path, capsys: Any) -> None:
-    write(here / "x.yaml", POINTS, parameters={"seed": {"values": [0, 1]}, "trainer": {"values": ["ppo", "popo"]}})
-    assert cli.main(["task=sweep", "sweep=x.yaml"]) == 2
-    assert "trainer is 'popo', which is not an option. Did you mean ppo" in capsys.readouterr().err
-    assert not (here / "runs" / "x").exists()
+    for key, wrong, said in [
+        ("trainer", "popo", "trainer is 'popo', which is not an option. Did you mean ppo"),
+        ("optimizer.lr", "abc", "optimizer.lr is 'abc'"),
+        ("trainer.clip", 0.3, "trainer.clip"),  # of REINFORCE
+    ]:
+        values = {"seed": {"values": [0, 1]}, "trainer": {"value": "reinforce"}, key: {"values": [wrong]}}
+        write(here / "x.yaml", POINTS, parameters=values)
+        assert cli.main(["task=sweep", "sweep=x.yaml"]) == 2
+        assert said in capsys.readouterr().err
+        assert not (here / "runs" / "x").exists()
 
 
 def test_settings_that_would_change_no_trial_are_refused(here: Path, capsys: Any) -> None:
@@ -118,6 +142,7 @@ def test_settings_that_would_change_no_trial_are_refused(here: Path, capsys: Any
         ("sweep=x.yaml", "engine.gpus=1.5"): "whole GPUs or a share",
         ("sweep=x.yaml", "engine.cups=1"): "Did you mean engine.cpus",
         ("sweep=x.yaml", "engine.retries=-1"): "retries is at least 0",
+        ("sweep=x.yaml", "engine.seconds=0"): "seconds above 0",
     }.items():
         assert cli.main(["task=sweep", *words]) == 2
         assert said in capsys.readouterr().err
@@ -171,14 +196,29 @@ def test_every_row_of_a_run_that_is_over_is_reported(tmp_path: Path) -> None:
 
     codes = iter([None, 0])
     process = SimpleNamespace(ended=lambda seconds: next(codes, None))
-    said = [{"iteration": float(i)} for i in range(1, 4)]
+    said = [{"iteration": float(i), "reward": 0.0} for i in range(1, 4)]
     done = SimpleNamespace(rows=lambda: said, summary={"reward_after": 0.5}, attempts=[{}], keep=lambda attempts: None)
     trial = object.__new__(Trial)
-    trial.settings, trial.process, trial.lock = {"rows": True}, process, None
+    trial.settings, trial.process, trial.lock, trial.metric = {"rows": True}, process, None, "reward"
     trial.begun, trial.over, trial.reported, trial.code, trial.record = True, False, 0, None, done
     trial.late, trial.started = time.monotonic() + 5, time.monotonic()
     assert [trial.step()["iteration"] for _ in range(2)] == [1, 2]
-    assert trial.step() == {"iteration": 3, "reward_after": 0.5, "finished": True, "done": True}
+    assert trial.step() == {"iteration": 3, "reward": 0.0, "reward_after": 0.5, "finished": True, "done": True}
+
+
+def test_why_a_run_ended(tmp_path: Path) -> None:
+    """The signal; else the last error of this attempt, whatever was said after it, or the last line."""
+    from pgdlab.sweep.process import said
+
+    log = tmp_path / "x.log"
+    log.write_text("error: of the attempt before\n")
+    before = log.stat().st_size
+    assert said(3, log, before) == "exit code 3: it said nothing"
+    log.write_text(log.read_text() + "going on\n")
+    assert said(3, log, before) == "exit code 3: going on"
+    log.write_text(log.read_text() + "torch.cuda.OutOfMemoryError: no room\nleaked semaphores\n")
+    assert said(3, log, before) == "exit code 3: torch.cuda.OutOfMemoryError: no room"
+    assert said(-9, log, before).startswith("killed by SIGKILL")
 
 
 def test_faults_and_a_killed_driver_change_nothing(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
@@ -203,9 +243,9 @@ def test_faults_and_a_killed_driver_change_nothing(here: Path, monkeypatch: pyte
     assert 0 < len(finished) < 5
 
     assert sweep("sweep=x.yaml", "engine.seconds=30") == 1
-    said = capfd.readouterr().out
-    assert "5 trials: 4 finished, 1 failed" in said
-    assert "No comparison" not in said
+    said = capfd.readouterr()
+    assert "5 trials: 4 finished, 1 failed" in said.out
+    assert "no comparison" not in said.err
     for (name, trial), fault in zip(trials.items(), faults, strict=True):
         assert trial.state == ("failed" if fault == "always" else "finished")
         ends = [a["end"] for a in trial.attempts]
@@ -258,6 +298,17 @@ def test_random_trials_that_end_early_are_what_their_configs_say(here: Path, mon
     assert {f: f.stat().st_mtime_ns for f in (here / "runs" / "x").glob("*/checkpoints/last.ckpt")} == before
     again = [json.loads(f.read_text()) for f in sorted((here / "runs" / "x" / "trials").glob("*.json"))]
     assert again == found
+
+
+def test_early_termination_by_what_is_no_column_says_so(here: Path) -> None:
+    """A key of summary.json comes too late; its trials fail with the reason and the columns that there are."""
+    write(
+        here / "x.yaml", [*POINTS, "plan.iterations=3"], parameters={"seed": {"values": [0]}},
+        early_terminate={"type": "hyperband", "min_iter": 1}, metric={"name": "reward_after", "goal": "maximize"},
+    )  # fmt: skip
+    assert sweep("sweep=x.yaml", "engine.retries=0") == 1
+    (failure,) = (here / "runs" / "x").glob(f"*/{FAILURE}")
+    assert "early_terminate needs a column of metrics.csv; reward_after is none of dead_groups" in failure.read_text()
 
 
 def test_bayes_goes_on_from_what_it_knows(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

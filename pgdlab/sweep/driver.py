@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from pgdlab.compose import draft, finish
 from pgdlab.sweep.engine import Engine, scheduler, searcher, space
 from pgdlab.sweep.file import Parameters, Sweep
 from pgdlab.sweep.records import EARLY, RECORDS, Record, record
@@ -21,7 +22,8 @@ from pgdlab.sweep.trial import Trial
 
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }  # fmt: skip
 
@@ -56,7 +58,8 @@ class Account(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         failed = self.of(trial)
-        ends = [a["end"] or "the process that watched it died" for a in failed.attempts] or ["it could not be begun"]
+        words = str(trial.get_error() or "the process that watched it died").strip().splitlines()
+        ends = [a["end"] or words[-1] for a in failed.attempts] or [words[-1]]
         if failed.state != "finished":
             failed.give_up(f"failed in {len(ends)} attempts, the last: {ends[-1]}")
         self.say(failed)
@@ -85,7 +88,7 @@ def figures(ended: Record, sweep: Sweep) -> str:
 def run(sweep: Sweep, engine: Engine) -> list[Record]:
     """Runs what is left of a sweep. Returns the record of every trial; those that did not finish say why."""
     for some in sweep.probes():
-        record(sweep, some)  # a mistake in any value is found before anything starts
+        finish(draft(record(sweep, some).named))  # a mistake in any value is found before anything starts
     home = Path("runs") / sweep.name
     (home / RECORDS).mkdir(parents=True, exist_ok=True)
     grid = sweep.grid() if sweep.method == "grid" else []

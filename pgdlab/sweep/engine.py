@@ -34,7 +34,8 @@ class Engine:
             raise ValueError(
                 f"cpus is {self.cpus}, gpus {self.gpus}; a trial takes a thread or more, and whole GPUs or a share"
             )
-        if self.retries < 0 or (self.seconds or 1) <= 0 or (self.trials or 1) < 1:
+        limits = [limit for limit in (self.seconds, self.trials) if limit is not None]
+        if self.retries < 0 or any(limit <= 0 for limit in limits):
             raise ValueError(
                 f"retries is {self.retries}, seconds {self.seconds}, trials {self.trials}; retries is at least 0, seconds above "
                 "0, trials at least 1; null for no limit"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,9 @@ class Sweep:
 
 
 PROBED = 16
+GOALS = {"maximize": "max", "minimize": "min"}
+NOUNS = {dict: "mapping", int: "whole number", list: "list"}
+WORDS = ("values", "value", "min", "max", "q", "distribution")
 
 
 def read(path: str | Path, *, keep_logger: bool = False) -> Sweep:
@@ -87,9 +91,15 @@ def read(path: str | Path, *, keep_logger: bool = False) -> Sweep:
 
 def sweep_of(found: dict[str, Any], stem: str, keep_logger: bool) -> Sweep:
     """The sweep of a file's content."""
-    method, parameters = found.get("method"), {str(name): dict(p) for name, p in found["parameters"].items()}
+    method, parameters = (
+        found.get("method"),
+        {str(name): parameter(str(name), p) for name, p in found["parameters"].items()},
+    )
     if method not in METHODS:
         raise ConfigError(f"method is {method!r}.{nearest(str(method), METHODS)}")
+    for key, kind in {"metric": dict, "early_terminate": dict, "run_cap": int, "command": list}.items():
+        if found.get(key) is not None and not isinstance(found[key], kind):
+            raise ConfigError(f"{key} is {found[key]!r}, which is no {NOUNS[kind]}")
     constants = {name: p["value"] for name, p in parameters.items() if "value" in p}
     space = {name: checked(name, p, method) for name, p in parameters.items() if "value" not in p}
     metric, cap, early = found.get("metric") or {}, found.get("run_cap"), found.get("early_terminate")
@@ -97,15 +107,18 @@ def sweep_of(found: dict[str, Any], stem: str, keep_logger: bool) -> Sweep:
         raise ConfigError(f"method {method} never ends by itself: state run_cap, the number of runs")
     if (method == "bayes" or early) and not metric.get("name"):
         raise ConfigError(
-            "bayes and early_terminate need metric.name, a column of metrics.csv or a key of summary.json"
+            "bayes and early_terminate need metric.name: a column of metrics.csv, or for bayes a key of summary.json"
         )
     if early and (early.get("type") != "hyperband" or not ("min_iter" in early or {"s", "max_iter"} <= early.keys())):
         raise ConfigError(
             "early_terminate takes type: hyperband with min_iter (and eta), or with max_iter, s (and eta)"
         )
-    goal = {"maximize": "max", "minimize": "min"}[metric.get("goal", "minimize")]  # W&B's default
+    goal = GOALS.get(metric.get("goal", "minimize"))  # W&B's default
+    if goal is None:
+        raise ConfigError(f"metric.goal is {metric['goal']!r}.{nearest(str(metric['goal']), GOALS)}")
+    name = re.sub(r"[^\w.-]+", "-", str(found.get("name") or stem)).strip("-.")
     return Sweep(
-        str(found.get("name") or stem), method, words_of(found.get("command"), keep_logger), space, constants,
+        name or stem, method, words_of(found.get("command"), keep_logger), space, constants,
         tuple(parameters), metric.get("name"), goal, cap, early,
     )  # fmt: skip
 
@@ -115,21 +128,40 @@ def words_of(command: Any, keep_logger: bool) -> tuple[str, ...]:
     words = [str(word) for word in command or []]
     if ARGUMENTS not in words:
         raise ConfigError(f"its command must hold {ARGUMENTS}, since run.py takes key=value")
-    own = [word for word in words if "=" in word and not word.startswith(("$", "-"))]
+    program = words.index("${program}") if "${program}" in words else -1  # before it stand variables of the environment
+    own = [word for word in words[program + 1 :] if "=" in word and not word.startswith(("$", "-"))]
     return tuple(word for word in own if keep_logger or not word.startswith("logger"))
+
+
+def parameter(name: str, p: Any) -> dict[str, Any]:
+    """A parameter as it stands in the file. Raises ConfigError for what W&B would not take, or take for something else."""
+    if not isinstance(p, dict):
+        raise ConfigError(f"{name} is {p!r}; write values: [...], value: ..., or min: and max:")
+    if "parameters" in p:
+        raise ConfigError(f"{name} is nested; write a dotted key, as in optimizer.lr")
+    for key in p.keys() - {*WORDS}:
+        raise ConfigError(f"{name}.{key} is not offered.{nearest(str(key), WORDS)}")
+    if "values" in p and not (isinstance(p["values"], list) and p["values"]):
+        raise ConfigError(f"{name}.values is {p['values']!r}; it is a list of one value or more")
+    for key in ("min", "max", "q"):
+        if key in p and type(p[key]) not in (int, float):
+            raise ConfigError(f"{name}.{key} is {p[key]!r}, which is no number (YAML's are written as 1.0e-4)")
+    return dict(p)
 
 
 def checked(name: str, p: dict[str, Any], method: str) -> dict[str, Any]:
     """A parameter that varies, its distribution named. Raises ConfigError for what is not offered here."""
-    if "parameters" in p:
-        raise ConfigError(f"{name} is nested; write a dotted key, as in optimizer.lr")
     usual = "int_uniform" if type(p.get("min")) is type(p.get("max")) is int else "uniform"
     kind = p.get("distribution") or ("categorical" if "values" in p else usual)
     needs = DISTRIBUTIONS.get(kind)
-    if needs is None or "probabilities" in p:
-        raise ConfigError(f"{name} has distribution {kind!r} or probabilities.{nearest(kind, DISTRIBUTIONS)}")
+    if needs is None:
+        raise ConfigError(f"{name} has distribution {kind!r}.{nearest(kind, DISTRIBUTIONS)}")
     if not {*needs} <= p.keys():
         raise ConfigError(f"{name} is {kind}, which needs {', '.join(needs)}")
+    if kind == "q_log_uniform_values" and method == "bayes":
+        raise ConfigError(f"{name} is {kind}, which bayes does not take; q_uniform or log_uniform_values")
+    if kind == "q_uniform" and any(abs(math.remainder(p[end], p["q"])) > 1e-9 * abs(p["q"]) for end in ("min", "max")):
+        raise ConfigError(f"{name}.min and max must be multiples of q, {p['q']}")
     if method == "grid" and kind != "categorical":
         raise ConfigError(f"{name} has no values, which a grid needs")
     return {**p, "distribution": kind}

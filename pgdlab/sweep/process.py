@@ -6,17 +6,18 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import select
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pgdlab
 
 RUN = Path(pgdlab.__file__).resolve().parent.parent / "run.py"
 OTHERS = ("SLURM_", "PMI", "OMPI_")  # of the job that Ray runs in: a trial is not one of its ranks
+PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None  # looked up here: not between fork and exec
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PGDLAB_RUN")
 
 
@@ -29,8 +30,8 @@ def environment(threads: int) -> dict[str, str]:
 
 def die_with_parent() -> None:
     """In a new process: SIGKILL follows the death of the one that made it (Linux; elsewhere nothing)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if PRCTL is not None:
+        PRCTL(1, signal.SIGKILL)
 
 
 class Process:
@@ -43,7 +44,7 @@ class Process:
 
     def start(self, argv: list[str], log: Path, threads: int, *, warm: bool) -> None:
         """Begins a run with so many CPU threads a process; its output is added to the log."""
-        if self.child is None or not (warm and self.warm):
+        if self.child is None or self.child.poll() is not None or not (warm and self.warm):
             self.kill()
             self.spawn(["-m", "pgdlab.worker"] if warm else [str(RUN), *argv], log, threads, warm=warm)
         if warm:
@@ -88,10 +89,16 @@ class Process:
         self.child = None
 
 
-def said(code: int, log: Path) -> str:
-    """Why a run ended with this code: the signal, or the last line that it wrote."""
+ERROR = re.compile(r"(error: |[\w.]*(Error|Exception)\b)")  # how a line begins that says why
+
+
+def said(code: int, log: Path, before: int = 0) -> str:
+    """Why a run ended with this code: the signal, or the last error in its log, or the last line; of what came after so many
+    bytes."""
     if code < 0:
         name = signal.Signals(-code).name
         return f"killed by {name}" + (", as the system does when memory runs out" if name == "SIGKILL" else "")
-    lines: list[Any] = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return f"exit code {code}: {lines[-1].strip() if lines else 'it said nothing'}"
+    text = log.read_bytes()[before:].decode(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if ERROR.match(line)]
+    return f"exit code {code}: {(errors or lines or ['it said nothing'])[-1]}"

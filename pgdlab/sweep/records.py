@@ -49,11 +49,16 @@ class Record:
         return self.file.with_suffix(".log")
 
     @property
+    def named(self) -> list[str]:
+        """The overrides of the run itself."""
+        return [*self.overrides, f"name={self.sweep.name}/{self.name}"]
+
+    @property
     def argv(self) -> list[str]:
         """The command line: of the run itself, or of its continuation where there is a checkpoint."""
         if (self.folder / LAST).is_file():
             return [f"resume={self.folder}"]
-        return [*self.overrides, f"name={self.sweep.name}/{self.name}"]
+        return self.named
 
     @property
     def summary(self) -> dict[str, Any] | None:
@@ -63,9 +68,9 @@ class Record:
 
     @property
     def failure(self) -> str:
-        """Why it was given up or stopped, where it was."""
+        """Why it was given up or stopped, where it was. A run may have finished while it was being stopped."""
         file = self.folder / FAILURE
-        return file.read_text().strip() if file.is_file() else ""
+        return "" if (self.folder / SUMMARY).is_file() or not file.is_file() else file.read_text().strip()
 
     @property
     def state(self) -> str:

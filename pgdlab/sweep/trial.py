@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import shutil
 import time
@@ -25,7 +26,7 @@ class Trial(tune.Trainable):
 
     def setup(self, config: dict[str, Any], *, settings: dict[str, Any]) -> None:
         """settings: sweep, engine, root (the directory that the sweep was started in), and whether rows are reported."""
-        self.settings, self.engine = settings, settings["engine"]
+        self.settings, self.engine, self.metric = settings, settings["engine"], settings["sweep"].metric
         os.chdir(settings["root"])
         self.process = Process(settings["root"])
         self.lock: Any = None
@@ -35,7 +36,7 @@ class Trial(tune.Trainable):
         """The trial that comes next."""
         sweep: Sweep = self.settings["sweep"]
         self.record: Record = record(sweep, config.get("grid", config))
-        self.begun, self.reported = False, 0
+        self.begun, self.over, self.reported = False, False, 0
         self.code: int | None = None  # how the run ended: a warm process says it once
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -52,21 +53,28 @@ class Trial(tune.Trainable):
             if self.settings["rows"] and (
                 rows := self.record.rows()[self.reported : -1]
             ):  # the last comes with the end
+                self.require_metric(rows[0])
                 self.reported += 1
-                return dict(rows[0])
+                return {str(self.metric): math.nan, **rows[0]}  # NaN: a cell that is empty
             if self.code == 0:
                 return self.result()
             if self.code is not None:
-                raise self.failed(said(self.code, self.record.log))
+                raise self.failed(said(self.code, self.record.log, self.said_before))
             if time.monotonic() > self.late:
                 raise self.failed(f"no end after {self.engine.seconds:g} s")
+
+    def require_metric(self, row: dict[str, float]) -> None:
+        """Ends a trial whose first row does not have what early termination looks at."""
+        if self.reported == 0 and self.metric not in row:
+            names = ", ".join(row)
+            raise self.failed(f"early_terminate needs a column of metrics.csv; {self.metric} is none of {names}")
 
     def begin(self) -> None:
         """Starts the run, or goes on with it, unless it is over. A folder without a checkpoint is begun anew."""
         r = self.record
-        r.keep(r.attempts)
         self.lock = r.file.with_suffix(".lock").open("w")
         fcntl.flock(self.lock, fcntl.LOCK_EX)  # an actor of a driver that was killed may be alive for a moment
+        r.keep(r.attempts)
         self.begun, self.over = True, r.state in ("finished", EARLY)
         self.late = time.monotonic() + (self.engine.seconds or float("inf"))
         if self.over:
@@ -79,7 +87,7 @@ class Trial(tune.Trainable):
         gpus = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}
         attempt = {"argv": r.argv, "iteration": rows[-1]["iteration"] if rows else 0, "begun": time.time()}
         r.keep([*r.attempts, attempt | gpus | {"seconds": None, "end": None}])
-        self.started = time.monotonic()
+        self.started, self.said_before = time.monotonic(), r.log.stat().st_size if r.log.is_file() else 0
         threads = max(1, self.engine.cpus // r.processes)
         self.process.start(r.argv, r.log, threads, warm=r.warm and self.engine.warm)
 
@@ -106,7 +114,13 @@ class Trial(tune.Trainable):
         self.unlock()
         rows = self.record.rows()
         figures = {k: v for k, v in (summary or {}).items() if isinstance(v, (int, float))}
-        return {**(rows[-1] if rows else {}), **figures, "finished": summary is not None, "done": True}
+        return {
+            str(self.metric): math.nan,
+            **(rows[-1] if rows else {}),
+            **figures,
+            "finished": summary is not None,
+            "done": True,
+        }
 
     def unlock(self) -> None:
         """Leaves the folder to others."""
@@ -118,8 +132,10 @@ class Trial(tune.Trainable):
         """Ends a run that the scheduler stopped."""
         if self.begun and self.lock is not None:
             self.process.kill()
+            if not self.over:
+                self.ending("stopped by the sweep")
         self.unlock()
 
     def cleanup(self) -> None:
+        self.leave()
         self.process.kill()
-        self.unlock()

@@ -26,9 +26,8 @@ def main(cfg: Any) -> None:
     started = time.perf_counter()
     cfg = OmegaConf.merge(cfg, {"resume": None})
     steering(cfg)
-    if any((cfg.get("budget") or {}).get(name) for name in ("evaluations", "seconds")):
-        raise ValueError("the budget of best-of-n is reward queries: budget.queries, or plan.iterations x plan.samples")
     world = build_world(cfg)
+    require_budget(cfg, world.plan.eval_samples)
     folder = run_folder(cfg)
     save_config(cfg, folder)
     loggers = instantiate(cfg.logger)(folder, cfg, [])
@@ -45,6 +44,17 @@ def main(cfg: Any) -> None:
     for logger in loggers:
         publish(logger, files, summary, summary["iterations"])
     print(sentence(summary, folder))
+
+
+def require_budget(cfg: Any, slots: int) -> None:
+    """Raises ValueError for a budget that best-of-n cannot keep to."""
+    budget = dict(cfg.get("budget") or {})
+    if budget.get("evaluations") or budget.get("seconds"):
+        raise ValueError("the budget of best-of-n is reward queries: budget.queries, or plan.iterations x plan.samples")
+    if (budget.get("queries") or slots) < slots:
+        raise ValueError(
+            f"budget.queries is {budget['queries']}: less than a candidate for each of plan.eval_samples, {slots}"
+        )
 
 
 def search(world: World, loggers: list[Any]) -> tuple[Best, float, dict[str, int]]:
