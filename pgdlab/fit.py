@@ -14,6 +14,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import Tensor
 
 from pgdlab.budget import Budget
@@ -110,7 +111,8 @@ def make_trainer(runtime: Any, **settings: Any) -> lightning.Trainer:
     for text in advice:
         warnings.filterwarnings("ignore", f".*{text}.*")
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "use_distributed_sampler": False}
-    trainer: lightning.Trainer = make(lightning.Trainer, runtime, **quiet, **settings)
+    own = [LightningEnvironment()]  # a run starts its own processes, in a SLURM job too
+    trainer: lightning.Trainer = make(lightning.Trainer, runtime, plugins=own, **quiet, **settings)
     return trainer
 
 

@@ -26,7 +26,8 @@ def run_folder(cfg: Any) -> Path:
     written, or in a process that was not started by the run's first one."""
     if cfg.resume:
         return Path(cfg.resume)
-    if any(int(os.environ.get(rank, 0)) for rank in ("RANK", "SLURM_PROCID", "LOCAL_RANK")):
+    others = any(int(os.environ.get(size, 1)) > 1 for size in ("LOCAL_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
+    if others or any(int(os.environ.get(rank, 0)) for rank in ("RANK", "SLURM_PROCID", "LOCAL_RANK")):
         if "PGDLAB_RUN" not in os.environ:
             raise ValueError(
                 "several processes were started, as by torchrun or srun: start one, python run.py runtime=ddp, and the "

@@ -55,14 +55,24 @@ def test_devices_in_a_string_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         device_of(OmegaConf.create({"accelerator": "gpu", "devices": "1,"}))
 
 
-@pytest.mark.parametrize("variable", ["LOCAL_RANK", "RANK", "SLURM_PROCID"])
+OTHERS = {"LOCAL_RANK": "1", "RANK": "1", "SLURM_PROCID": "1", "LOCAL_WORLD_SIZE": "2", "SLURM_STEP_NUM_TASKS": "2"}
+
+
+@pytest.mark.parametrize("variable", OTHERS)
 def test_processes_that_something_else_started_are_refused(
     variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torchrun and srun: the others would not know the first one's folder, or each make a run of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PGDLAB_RUN", raising=False)
-    monkeypatch.setenv(variable, "1")
+    monkeypatch.setenv(variable, OTHERS[variable])
     with pytest.raises(ValueError, match=r"torchrun or srun.*python run.py runtime=ddp"):
         run_folder(compose(tiny()))
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_job_of_slurm_takes_no_process_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a batch script SLURM_NTASKS is set; Lightning alone would take it for the number of processes."""
+    for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "x", "SLURM_JOB_ID": "1", "SLURM_PROCID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert make_trainer(compose([*tiny(), "runtime=ddp_cpu"]).runtime, logger=False).world_size == 2
