@@ -44,11 +44,19 @@ class Valid(Reward):
         self.disconnected, self.partial = disconnected, partial
 
     def score(self, sample: Molecules, cond: Tensor) -> Score:
-        table = [(m.valid, m.sanitised, 1.0 if m.sanitised else within_valence(m.mol)) for m in sample]
-        columns = torch.tensor(table, dtype=torch.float64, device=cond.device).reshape(len(table), 3)
-        valid, sanitised, share = columns.unbind(1)
-        value = valid + self.disconnected * (sanitised - valid) + self.partial * share * (1 - sanitised)
+        table = [self.row(m) for m in sample]
+        columns = torch.tensor(table, dtype=torch.float64, device=cond.device).reshape(len(table), 4)
+        value, valid, sanitised, share = columns.unbind(1)
         return Score.of(value, valid=valid, sanitised=sanitised, within_valence=share)
+
+    def row(self, molecule: Molecule) -> tuple[float, float, float, float]:
+        """Worth, valid, sanitised, share of atoms within their valence."""
+        if molecule.reason is None:
+            return 1.0, 1.0, 1.0, 1.0
+        if molecule.sanitised:
+            return self.disconnected, 0.0, 1.0, 1.0
+        share = within_valence(molecule.mol)
+        return self.partial * share, 0.0, 0.0, share
 
 
 class NovelValid(Oracle):
