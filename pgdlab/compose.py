@@ -121,9 +121,14 @@ def saved_config(folder: str, known: Mapping[str, Slot], config_dir: Path) -> Di
         cfg = OmegaConf.load(file)
     except yaml.YAMLError as error:
         raise ConfigError(f"{file} is not YAML: {paragraph(error)}") from error
-    nulls = dict.fromkeys(
-        [*(k for k, v in root(config_dir).items() if v is None), *(k for k, s in known.items() if s.optional)]
-    )
+    empty = [
+        key.split()[-1]
+        for group in root(config_dir)["defaults"]
+        if isinstance(group, dict)
+        for key in group
+        if group[key] is None
+    ]
+    nulls = dict.fromkeys([*(key for key, value in root(config_dir).items() if value is None), *empty])
     needed = root(config_dir).keys() - nulls.keys() - {"defaults"} | {
         name for name, slot in known.items() if not slot.optional
     }

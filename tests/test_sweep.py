@@ -19,6 +19,7 @@ import yaml
 from pgdlab import cli
 from pgdlab.compose import ConfigError
 from pgdlab.runs import CONFIG, FAILURE, SUMMARY
+from pgdlab.sweep.engine import Engine
 from pgdlab.sweep.file import read
 from pgdlab.sweep.records import Record, record
 from tests.test_resume import differences, rows, state
@@ -204,6 +205,26 @@ def test_every_row_of_a_run_that_is_over_is_reported(tmp_path: Path) -> None:
     trial.late, trial.started = time.monotonic() + 5, time.monotonic()
     assert [trial.step()["iteration"] for _ in range(2)] == [1, 2]
     assert trial.step() == {"iteration": 3, "reward": 0.0, "reward_after": 0.5, "finished": True, "done": True}
+
+
+def test_a_driver_that_was_killed_at_the_end_of_a_trial_is_made_up_for(here: Path) -> None:
+    """The run's summary is there, the end of its attempt is not: the trial is not run again, and its record says so."""
+    pytest.importorskip("ray")
+    from pgdlab.sweep.trial import Trial
+
+    one = read(write(here / "x.yaml", POINTS, parameters={"seed": {"values": [0]}}))
+    trial = object.__new__(Trial)
+    trial.engine, trial.record = Engine(), record(one, one.grid()[0])
+    trial.record.folder.mkdir(parents=True)
+    (trial.record.folder / SUMMARY).write_text("{}")
+    began = (trial.record.folder / SUMMARY).stat().st_mtime - 3
+    trial.record.keep(
+        [{"begun": began - 9, "end": "killed", "seconds": 1}, {"begun": began, "end": None, "seconds": None}]
+    )
+    trial.begin()
+    trial.unlock()
+    assert (trial.over, trial.code) == (True, 0)
+    assert [(a["end"], a["seconds"]) for a in trial.record.attempts] == [("killed", 1), ("finished", pytest.approx(3))]
 
 
 def test_why_a_run_ended(tmp_path: Path) -> None:

@@ -90,6 +90,13 @@ class Record:
         content = {"chosen": self.chosen, "overrides": list(self.overrides), "folder": str(self.folder)}
         write_json({**content, "attempts": attempts}, self.file)
 
+    def mend(self) -> None:
+        """Writes down the end of a finished attempt whose driver was killed before it could."""
+        summary, attempts = self.folder / SUMMARY, self.attempts
+        if summary.is_file() and attempts and attempts[-1]["end"] is None:
+            took = summary.stat().st_mtime - attempts[-1]["begun"]
+            self.keep([*attempts[:-1], attempts[-1] | {"end": "finished", "seconds": took}])
+
     def give_up(self, reason: str) -> None:
         """Leaves the reason in the run folder, where the comparison reads it."""
         self.folder.mkdir(parents=True, exist_ok=True)

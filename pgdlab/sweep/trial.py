@@ -79,6 +79,7 @@ class Trial(tune.Trainable):
         self.late = time.monotonic() + (self.engine.seconds or float("inf"))
         if self.over:
             self.code = 0
+            r.mend()
             return
         if not (r.folder / LAST).is_file() and r.folder.exists():
             shutil.rmtree(r.folder)
