@@ -181,11 +181,14 @@ class SteeringModule(lightning.LightningModule):
         handed to the one backward that Lightning (and DDP's reduction, and clipping) sees. No pass: zero gradient.
         """
         trained = [p for part in self.trained() for p in part]
+        for p in trained:
+            p.grad = None  # of the update before: Lightning would keep it until the passes are done
         total = [torch.zeros_like(p) for p in trained]
         for piece in pieces:
             some = torch.autograd.grad(self.pass_loss(piece), trained, allow_unused=True)
             used = [(t, g) for t, g in zip(total, some, strict=True) if g is not None]
             torch._foreach_add_([t for t, _ in used], [g for _, g in used])
+            del some, used  # else the next pass's would be made beside them
         return torch.stack([(p * g).sum() for p, g in zip(trained, total, strict=True)]).sum()
 
     def pass_loss(self, piece: Any) -> Tensor:

@@ -35,11 +35,11 @@ class Noise:
     def normal(self, iteration: int, index: range, steps: int, shape: tuple[int, ...]) -> Float[Tensor, "B S *D"]:
         """(len(index), steps, *shape): row b, step h for sample index[b]; a prefix in steps gives the same numbers."""
         size = math.prod(shape)
-        out = np.empty((len(index), steps * size), dtype=np.float32)
-        for row, i in zip(out, index, strict=True):
+        out = torch.empty(len(index), steps * size, dtype=torch.float32, device="cpu")  # torch counts its memory
+        for row, i in zip(out.numpy(), index, strict=True):
             philox = np.random.Philox(counter=[0, 0, i, iteration], key=[self.seed, int(self.stream)])
             np.random.Generator(philox).standard_normal(out=row, dtype=np.float32)
-        return torch.from_numpy(out).reshape(len(index), steps, *shape)
+        return out.reshape(len(index), steps, *shape)
 
     def generator(self, iteration: int, purpose: int = 0) -> torch.Generator:
         """For everything that is not a trajectory's noise (conditions, shuffling), the same on every process."""

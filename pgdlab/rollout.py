@@ -53,11 +53,14 @@ TENSORS = tuple(f.name for f in fields(Trajectory) if f.name not in ("kept", "sl
 
 
 def concatenate(parts: list[Trajectory]) -> Trajectory:
-    """Trajectories of the same kept steps, one after another."""
+    """Trajectories of the same kept steps, one after another. Empties the list: one field at a time, so that not all is there
+    twice for a moment."""
     if len(parts) == 1:
         return parts[0]
-    joined: dict[str, Any] = {name: torch.cat([getattr(p, name) for p in parts]) for name in TENSORS}
-    return replace(parts[0], **joined)
+    kept, slot = parts[0].kept, parts[0].slot
+    columns: dict[str, list[Any]] = {name: [getattr(part, name) for part in parts] for name in TENSORS}
+    parts.clear()
+    return Trajectory(kept=kept, slot=slot, **{name: torch.cat(columns.pop(name)) for name in TENSORS})
 
 
 def slots(kept: list[int], steps: int) -> tuple[int, ...]:

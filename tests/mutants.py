@@ -42,7 +42,7 @@ T_RETURNS, T_GAUSSIAN, T_PATH_KL = (
     "penalties/test_path_kl.py",
 )
 T_CREDIT, T_EXACT, T_ROLLOUT = "trainers/test_policy_gradient.py", "trainers/test_gradient.py", "test_rollout.py"
-T_CERTIFICATE = "test_certificate.py"
+T_CERTIFICATE, T_PASSES = "test_certificate.py", "test_passes.py"
 T_BUDGET, T_SWEEP = "test_budget.py", "test_sweep.py"
 T_KERNELS, T_DENOISERS = "diffusion/test_kernels.py", "diffusion/test_denoisers.py"
 CREDIT, TABLES, TABULAR = "functional/credit.py", "oracle/tables.py", "oracle/tabular.py"
@@ -115,6 +115,14 @@ MUTANTS = [
            "hand"),
     Mutant("another group's condition", GRADIENT, "[:groups]].repeat_interleave(plan.group)",
            "[:groups]].repeat(plan.group)", T_CREDIT, "condition"),
+    Mutant("reference passes that no penalty needs", GRADIENT,
+           "compared = world.penalty.needs_reference() and", "compared =", T_PASSES, "coefficient"),
+    Mutant("reference passes of a frozen denoiser", GRADIENT,
+           "compared = world.penalty.needs_reference() and policy.trains_denoiser",
+           "compared = world.penalty.needs_reference()", T_PASSES, "initial"),
+    Mutant("the reference asked twice", ROLLOUT, "pre = policy.step(x, base, at)",
+           "pre = self.reference(x, at, cond)", T_PASSES, "constraint"),
+    Mutant("passes of any size", GRADIENT, "world.plan.pass_size))", "10**9))", T_PASSES, "eager"),
     Mutant("slot off by one", ROLLOUT, "states[pairs.row, slot[h + 1]]", "states[pairs.row, slot[h]]", T_ROLLOUT),
     Mutant("scored before it is rounded", ROLLOUT, "drawn, cond)).to(x.dtype)", "drawn, cond))", T_ROLLOUT),
     Mutant("reference takes the stochastic steps", ROLLOUT, "own = stochastic or self.extras.tuned_last",
@@ -124,8 +132,8 @@ MUTANTS = [
     Mutant("estimates by the policy itself", ROLLOUT, "base = self.reference.estimate(", "base = self.policy.estimate(",
            T_ROLLOUT),
     Mutant("noise without the iteration", "noise.py", "[0, 0, i, iteration]", "[0, 0, i, 0]", "test_noise.py"),
-    Mutant("noise by the row of the batch", "noise.py", "for row, i in zip(out, index, strict=True)",
-           "for i, row in enumerate(out)", "test_noise.py"),
+    Mutant("noise by the row of the batch", "noise.py", "for row, i in zip(out.numpy(), index, strict=True)",
+           "for i, row in enumerate(out.numpy())", "test_noise.py"),
     Mutant("adapters left on", "diffusion/tuning.py", "with denoiser.network.disable_adapter():", "if True:",
            T_DENOISERS),
     Mutant("sign of the guidance", "diffusion/denoisers.py", "null + self.scale * (given - null)",
@@ -398,7 +406,7 @@ def main(word: str = "") -> int:
     bad, started = 0, time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="pgdlab-mutants-") as folder:
         copy, log = Path(folder).resolve() / "copy", Path(folder) / "log"
-        for part in ("pgdlab", "tests", "configs"):
+        for part in ("pgdlab", "tests", "configs", "benchmarks"):
             shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
         shutil.copy(ROOT / "pyproject.toml", copy)
         for test, only in sorted({(m.test, m.only) for m in chosen}):

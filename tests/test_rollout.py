@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from pgdlab.diffusion.space import Dense
 from pgdlab.diffusion.tuning import Full, LoRA, Tuning
 from pgdlab.functional.gaussian import Gaussian
 from pgdlab.noise import Noise
-from pgdlab.rollout import Extras, Pairs, Trajectory, all_pairs, dtype_of, replay, rollout, slots, split
+from pgdlab.rollout import Extras, Pairs, Trajectory, all_pairs, concatenate, dtype_of, replay, rollout, slots, split
 from tests.exact import steps_of
 from tests.networks import denoiser
 from tests.tiny import CLASS_MEANS, FastNoise, moved, tiny_policy
@@ -146,6 +148,17 @@ def test_batches_do_not_change_anything() -> None:
     for name in ("sample", "states", "log_prob", "kl", "log_ratio", "reference_mean", "estimates", "cond", "initial"):
         torch.testing.assert_close(getattr(batched, name), getattr(whole, name), **EXACT)
         torch.testing.assert_close(getattr(part, name), getattr(whole, name)[4:9], **EXACT)
+
+
+def test_joined_batches_are_let_go() -> None:
+    """Nothing keeps the parts once they are joined, else everything would be there twice."""
+    policy, reference = pair_of_policies()
+    parts = [run(policy, reference, STOCHASTIC, rows=rows) for rows in (range(5), range(5, ROWS))]
+    states = torch.cat([part.states for part in parts])
+    old = [weakref.ref(part.states) for part in parts]
+    joined = concatenate(parts)
+    assert torch.equal(joined.states, states)
+    assert [ref() for ref in old] == [None, None]
 
 
 def test_the_deterministic_last_step_is_the_references() -> None:
