@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -94,13 +94,17 @@ class Rounds(Callback):
             self.sampling = [call for call in self.passes.calls if not call.gradient]
             self.training = [call for call in self.passes.calls if call.gradient]
         if done >= WARM:
-            self.floors.append((timed(self.sampling), timed(self.training)))
+            self.between()
         if done == self.last:
             self.traced = trace()
             self.floor_memory = peak(lambda: bare(self.passes.calls))
             self.traced.start()
         trainer.profiler.reset()
         self.begun = now()
+
+    def between(self) -> None:
+        """What is measured between two iterations."""
+        self.floors.append((timed(self.sampling), timed(self.training)))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: SteeringModule) -> None:
         if trainer.current_epoch == self.last:
@@ -139,12 +143,15 @@ def highest(traced: torch.profiler.profile) -> int:
     return max(0, int(np.cumsum([size for _, size in steps]).max()))
 
 
-def measure(words: tuple[str, ...], rounds: int) -> tuple[SteeringModule, Rounds]:
+R = TypeVar("R", bound=Rounds)
+
+
+def measure(words: tuple[str, ...], result: R) -> tuple[SteeringModule, R]:
     """A run of an item."""
-    iterations = WARM + rounds + 1
+    iterations = result.last + 1
     plan = (f"plan.iterations={iterations}", f"plan.checkpoint_every={iterations}")
     cfg = compose([*words, *plan, "runtime.profiler={_target_: benchmarks.loop.Clock}"])
-    module, result = build_module(cfg), Rounds(rounds)
+    module = build_module(cfg)
     with tempfile.TemporaryDirectory() as folder:
         fit(module, cfg, Path(folder), [result])
     assert int(module.evaluations) > 0
@@ -197,16 +204,21 @@ def memory(module: SteeringModule, result: Rounds) -> str:
     )
 
 
+def cells(values: Any) -> str:
+    """Median and quartiles of (rounds, clocks)."""
+    found = np.quantile(values, (0.5, 0.25, 0.75), axis=0).T
+    return "".join(f"{f'{middle:.3f} ({low:.3f} to {high:.3f})':>32}" for middle, low, high in found)
+
+
 def main(items: list[str], rounds: int) -> None:
     """Prints the tables."""
     torch.set_num_threads(1)
     for name in items:
-        module, result = measure(ITEMS[name], rounds)
+        module, result = measure(ITEMS[name], Rounds(rounds))
         print(describe(name, module, result), flush=True)
         print(f"  {'':14}" + "".join(f"{clock:>32}" for clock in CLOCKS))
         for column, values in columns(result).items():
-            cells = np.quantile(values, (0.5, 0.25, 0.75), axis=0).T
-            print(f"  {column:14}" + "".join(f"{f'{m:.3f} ({low:.3f} to {high:.3f})':>32}" for m, low, high in cells))
+            print(f"  {column:14}{cells(values)}")
         print(memory(module, result), flush=True)
 
 

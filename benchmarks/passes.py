@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -90,7 +90,9 @@ def bare(calls: Iterable[Call]) -> None:
 
 def tensors(some: Any) -> list[Tensor]:
     """The tensors in what a network takes or gives out."""
-    return [some] if isinstance(some, Tensor) else [x for x in some if isinstance(x, Tensor)]
+    if isinstance(some, Tensor):
+        return [some]
+    return [x for x in (some.values() if isinstance(some, Mapping) else some) if isinstance(x, Tensor)]
 
 
 def copied(x: Any) -> Any:

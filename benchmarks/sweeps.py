@@ -1,5 +1,6 @@
-"""A sweep of 24 tiny trials, once undisturbed and once with trials that raise, are killed and hang and a driver that is killed:
-whether both end with the same bits, and what the engine costs. Run it in the checkout: python -m benchmarks.sweeps"""
+"""A sweep of 24 tiny trials, once undisturbed and once with trials that raise, are killed and hang and a driver that is killed
+in the middle of a trial: whether both end with the same bits, and what the engine costs. Run it in the checkout:
+python -m benchmarks.sweeps"""
 
 from __future__ import annotations
 
@@ -10,11 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
 
-from pgdlab.runs import CONFIG, SUMMARY
+from pgdlab.runs import CONFIG, LAST
 from pgdlab.sweep.file import read
 from pgdlab.sweep.records import Record, record
 from tests.test_resume import differences, rows, state
@@ -26,7 +28,7 @@ FAULTS, SEEDS = ["none", "raise", "kill", "hang"], range(6)
 
 def write(file: Path) -> None:
     """The sweep file."""
-    words = tiny("plan.iterations=4", "reward={_target_: tests.faults.Faulty}", "penalty=target_kl", "heldout=null")
+    words = tiny("plan.iterations=12", "reward={_target_: tests.faults.Faulty}", "penalty=target_kl", "heldout=null")
     space = {"reward.fault": {"values": FAULTS}, "seed": {"values": list(SEEDS)}}
     command = ["python", "${program}", *words, "${args_no_hyphens}"]
     content = {"program": "run.py", "method": "grid", "command": command, "parameters": space}
@@ -34,18 +36,27 @@ def write(file: Path) -> None:
 
 
 def run(home: Path, environment: dict[str, str], kills: int) -> float:
-    """Seconds that the sweep takes, its driver killed so many times on the way."""
+    """Seconds that the sweep takes, its driver killed so many times while a trial that is not hanging is half done."""
     command = [sys.executable, str(ROOT / "run.py"), "task=sweep", "sweep=x.yaml", "engine.seconds=30"]
+    some = [r for r in trials(home) if r.chosen["reward.fault"] != "hang"]
     started = time.perf_counter()
     for number in range(kills + 1):
         driver = subprocess.Popen(command, cwd=home, env=environment, stdout=subprocess.DEVNULL)
-        while number < kills and len(list(home.glob(f"runs/x/*/{SUMMARY}"))) < 6 * (number + 1):
-            time.sleep(0.1)
+        while number < kills and not (
+            sum(r.summary is not None for r in some) >= 5 * (number + 1) and any(map(half_done, some))
+        ):
+            assert driver.poll() is None, "the sweep ended before its driver could be killed"
+            time.sleep(0.01)
         if number < kills:
             driver.send_signal(signal.SIGKILL)
         code = driver.wait()
     assert code == 0, "a trial did not finish"
     return time.perf_counter() - started
+
+
+def half_done(r: Record) -> bool:
+    """Whether an attempt of this trial is under way and has left a checkpoint."""
+    return (r.folder / LAST).is_file() and r.summary is None and r.attempts[-1]["end"] is None
 
 
 def trials(home: Path) -> list[Record]:
@@ -96,6 +107,8 @@ def main() -> None:
         print(f"disturbed, the driver killed twice: {seconds:.0f} s, {len(ends)} attempts, which ended so:")
         for end in sorted(set(ends)):
             print(f"  {ends.count(end)}  {end}")
+        went_on = [f"{b['iteration']:.0f}" for r in second for a, b in pairwise(r.attempts) if a["end"] is None]
+        print(f"the driver's death caught {len(went_on)} of them, which went on from iteration {', '.join(went_on)}")
         for r in second:
             was, table, config = calm_state[r.name]
             assert not differences(state(r.folder), was), r.name

@@ -1,4 +1,4 @@
-"""A reward that spoils a run once, after its first checkpoint, where PGDLAB_TEST_FAULTS names a folder to remember that in."""
+"""A reward that spoils a run, where PGDLAB_TEST_FAULTS names a folder to remember that in."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from typing import Any
 from torch import Tensor
 
 from pgdlab.rewards.base import Score
-from pgdlab.runs import LAST
+from pgdlab.runs import LAST, METRICS
 from tests.worlds import Bright
+
+SLOW = 4.0  # seconds
 
 
 class Faulty(Bright):
-    """Mean grey level. fault: none, raise, kill, hang, or always (raises every time that the run is begun or continued)."""
+    """Mean grey level. fault: none; raise, kill or hang, once and after the first checkpoint; always (raises every time that the
+    run is begun or continued); slow (the fourth iteration takes some seconds more)."""
 
     def __init__(self, *, fault: str = "none") -> None:
         super().__init__()
@@ -35,6 +38,11 @@ class Faulty(Bright):
         mark = memory / folder.name
         if self.fault == "always":
             raise MemoryError("no room")
+        if self.fault == "slow":
+            if not mark.exists() and len(metrics(folder)) == 3:
+                mark.touch()
+                time.sleep(SLOW)
+            return
         if not (folder / LAST).is_file() or mark.exists():
             return
         mark.touch()
@@ -43,3 +51,9 @@ class Faulty(Bright):
         if self.fault == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(1000)
+
+
+def metrics(folder: Path) -> list[str]:
+    """The lines of metrics.csv below its head."""
+    file = folder / METRICS
+    return file.read_text().splitlines()[1:] if file.is_file() else []

@@ -289,14 +289,18 @@ def test_faults_and_a_killed_driver_change_nothing(here: Path, monkeypatch: pyte
 
 
 def test_random_trials_that_end_early_are_what_their_configs_say(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each trial is the run of its own config, up to where it was stopped; going on draws and runs nothing again."""
+    """Each trial is the run of its own config, up to where it was stopped; going on draws and runs nothing again. After the first
+    rung, at iteration 2, a run waits a while: one that ends before it is stopped has finished."""
     lr = {"distribution": "log_uniform_values", "min": 1e-4, "max": 0.1}
     early = {"type": "hyperband", "min_iter": 2, "eta": 2}
+    slow = {"reward.fault": {"value": "slow"}, "heldout": {"value": "null"}}
     write(
-        here / "x.yaml", [*POINTS, "plan.iterations=6", "plan.checkpoint_every=1"], method="random", run_cap=4,
-        parameters={"optimizer.lr": lr, "seed": {"min": 0, "max": 9}, "heldout": {"value": "null"}}, early_terminate=early,
+        here / "x.yaml", tiny("plan.iterations=6", "plan.checkpoint_every=1", FAULTY), method="random", run_cap=4,
+        parameters={"optimizer.lr": lr, "seed": {"min": 0, "max": 9}, **slow}, early_terminate=early,
         metric={"name": "reward", "goal": "maximize"},
     )  # fmt: skip
+    (here / "memory").mkdir()
+    monkeypatch.setenv("PGDLAB_TEST_FAULTS", str(here / "memory"))
     assert sweep("sweep=x.yaml", "engine.trials=1") == 0
     found = [json.loads(f.read_text()) for f in sorted((here / "runs" / "x" / "trials").glob("*.json"))]
     assert len(found) == 4

@@ -26,7 +26,8 @@ class Trial(tune.Trainable):
 
     def setup(self, config: dict[str, Any], *, settings: dict[str, Any]) -> None:
         """settings: sweep, engine, root (the directory that the sweep was started in), and whether rows are reported."""
-        self.settings, self.engine, self.metric = settings, settings["engine"], settings["sweep"].metric
+        self.settings, self.engine = settings, settings["engine"]
+        self.metric: str = settings["sweep"].metric or "finished"
         os.chdir(settings["root"])
         self.process = Process(settings["root"])
         self.lock: Any = None
@@ -50,12 +51,13 @@ class Trial(tune.Trainable):
         while True:
             if self.code is None:
                 self.code = self.process.ended(PATIENCE)
-            if self.settings["rows"] and (
-                rows := self.record.rows()[self.reported : -1]
-            ):  # the last comes with the end
+            rows = (
+                self.record.rows()[self.reported : -1] if self.settings["rows"] else []
+            )  # the last comes with the end
+            if rows:
                 self.require_metric(rows[0])
                 self.reported += 1
-                return {str(self.metric): math.nan, **rows[0]}  # NaN: a cell that is empty
+                return {self.metric: math.nan, **rows[0]}  # NaN: a cell that is empty
             if self.code == 0:
                 return self.result()
             if self.code is not None:
@@ -115,13 +117,8 @@ class Trial(tune.Trainable):
         self.unlock()
         rows = self.record.rows()
         figures = {k: v for k, v in (summary or {}).items() if isinstance(v, (int, float))}
-        return {
-            str(self.metric): math.nan,
-            **(rows[-1] if rows else {}),
-            **figures,
-            "finished": summary is not None,
-            "done": True,
-        }
+        ends = {"finished": summary is not None, "done": True}
+        return {self.metric: math.nan, **(rows[-1] if rows else {}), **figures, **ends}
 
     def unlock(self) -> None:
         """Leaves the folder to others."""
