@@ -81,7 +81,7 @@ def trl(batch: int, guidance: float) -> Any:
 
 
 def gradients(peer: Any, batch: int, guidance: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of the first minibatch: ours and trl's, all weights in a row, on our samples. trl's is per step and of 1/n: see agreement."""
+    """Of the first minibatch: ours and trl's, all weights in a row, on our samples; see agreement for their units."""
     module = build_module(compose(list(words(batch, guidance))))
     world, algorithm = module.world, module.algorithm
     seen = algorithm.collect(world, 0)

@@ -59,18 +59,11 @@ def pipeline(seed: int) -> Any:
             block_out_channels=(48, 64), down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=WIDTH, attention_head_dim=8,
         )  # fmt: skip
-        text = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=2 + 2 * len(PROMPTS),
-                hidden_size=WIDTH,
-                intermediate_size=WIDTH,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                max_position_embeddings=LENGTH,
-                eos_token_id=1,
-                bos_token_id=0,
-            )  # fmt: skip
-        )
+        config = CLIPTextConfig(
+            vocab_size=2 + 2 * len(PROMPTS), hidden_size=WIDTH, intermediate_size=WIDTH, num_hidden_layers=1,
+            num_attention_heads=2, max_position_embeddings=LENGTH, eos_token_id=1, bos_token_id=0,
+        )  # fmt: skip
+        text = CLIPTextModel(config)
     pipe = StableDiffusionPipeline(
         vae=Same(), text_encoder=text.eval(), tokenizer=tokenizer(), unet=unet.eval(), safety_checker=None,
         scheduler=DDIMScheduler(**SCHEDULER), feature_extractor=None, requires_safety_checker=False,

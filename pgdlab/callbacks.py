@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pgdlab.budget import Budget
@@ -28,12 +29,17 @@ from pgdlab.runs import naming
 class Average(WeightAveraging):
     """Exponential moving average of the trained weights, saved beside the raw ones in every checkpoint.
 
-    By lerp, a + w (b - a): what is shared with the live module, as the base under adapters, stays bit for bit; Lightning's
-    own d a + (1 - d) b rounds and would move it with every update.
+    What is shared with the live module, as the base under adapters, is left out.
     """
 
     def __init__(self, decay: float) -> None:
-        super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        whole = get_ema_multi_avg_fn(decay)
+
+        def own(averaged: list[Tensor], live: list[Tensor], count: Any) -> None:
+            pairs = [(a, b) for a, b in zip(averaged, live, strict=True) if a.data_ptr() != b.data_ptr()]
+            whole([a for a, _ in pairs], [b for _, b in pairs], count)
+
+        super().__init__(use_buffers=False, multi_avg_fn=own)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Lightning would overwrite the live weights (and counters) with the average; a checkpoint has both."""

@@ -7,7 +7,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from pgdlab.memory import halved, release
 from pgdlab.rewards.guard import alone
 from pgdlab.trainers.base import Algorithm, Loss, Processes, World
 
@@ -153,8 +154,13 @@ class SteeringModule(lightning.LightningModule):
         self.world.processes = Processes(self.global_rank, size, self.gather if size > 1 else alone)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The reference is made of the domain's files, not of the checkpoint: what it was is kept to be compared."""
-        checkpoint["base"] = self.base
+        """The reference is made of the domain's files, not of the checkpoint: what it was is kept to be compared. So is the
+        size of passes, since sums of other parts are rounded otherwise."""
+        checkpoint |= {"base": self.base, "pass_size": self.world.plan.pass_size}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        plan = self.world.plan
+        self.world.plan = replace(plan, pass_size=min(plan.pass_size, checkpoint.get("pass_size", plan.pass_size)))
 
     def gather(self, x: Tensor) -> Tensor:
         """Rows of all processes, in order of rank."""
@@ -170,9 +176,19 @@ class SteeringModule(lightning.LightningModule):
         self.unique_queries += self.world.processes.gather(asked).sum()
 
     def training_step(self, update: int) -> Tensor:
-        """One optimiser step, however many passes its pairs take."""
-        pieces = self.algorithm.passes(self.experience, update, self.world)
-        return self.pass_loss(pieces[0]) if len(pieces) == 1 else self.many_passes(pieces)
+        """One optimiser step, however many passes its pairs take; they get smaller where memory runs out."""
+        before = {name: list(entry) for name, entry in self.sums.items()}, self.rows
+        while True:
+            pieces = self.algorithm.passes(self.experience, update, self.world)
+            try:  # elsewhere than on a CPU the backward is to be in here too
+                direct = len(pieces) == 1 and self.device.type == "cpu"
+                return self.pass_loss(pieces[0]) if direct else self.many_passes(pieces)
+            except RuntimeError as error:
+                plan = self.world.plan
+                most = min(plan.pass_size, plan.samples * self.policy.steps)
+                self.world.plan = replace(plan, pass_size=halved(most, error))
+            release()
+            self.sums, self.rows = {name: list(entry) for name, entry in before[0].items()}, before[1]
 
     def many_passes(self, pieces: list[Any]) -> Tensor:
         """A scalar whose gradient is the sum of the passes' gradients: sum_p <p, g_p>, g_p constant.

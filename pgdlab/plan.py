@@ -67,7 +67,8 @@ class Plan:
 
     iterations: rollouts, each followed by its updates. samples: trajectories an iteration, over all processes.
     group: consecutive samples that share a condition. steps: which steps are trained. rollout_batch: rows of a sampling
-    pass. pass_size: (state, step) pairs of a training pass; changes memory, not the gradient. eval_samples: fresh
+    pass; pass_size: (state, step) pairs of a training pass, which changes memory, not the gradient; 0: as many as fit in
+    memory, see pgdlab.memory. eval_samples: fresh
     trajectories of the evaluation before and after. checkpoint_every: iterations between checkpoints. max_failed: share
     of an iteration's samples that the reward may fail to measure before the run stops.
     """
@@ -76,14 +77,14 @@ class Plan:
     samples: int = 128
     group: int = 8
     steps: Steps = field(default_factory=AllSteps)
-    rollout_batch: int = 256
-    pass_size: int = 256
+    rollout_batch: int = 0
+    pass_size: int = 0
     eval_samples: int = 256
     checkpoint_every: int = 5
     max_failed: float = 0.25
 
     def __post_init__(self) -> None:
-        least = {"iterations": 1, "samples": 1, "group": 1, "rollout_batch": 1, "pass_size": 1, "checkpoint_every": 1}
+        least = {"iterations": 1, "samples": 1, "group": 1, "rollout_batch": 0, "pass_size": 0, "checkpoint_every": 1}
         for name, limit in (least | {"eval_samples": 2}).items():
             if getattr(self, name) < limit:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {limit}")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pgdlab.diffusion.policy import Policy
 from pgdlab.functional.gaussian import Gaussian, kl, kl_same_std, log_prob
+from pgdlab.memory import halved, release
 from pgdlab.noise import Noise
 
 
@@ -64,8 +65,11 @@ def concatenate(parts: list[Trajectory]) -> Trajectory:
 
 
 def slots(kept: list[int], steps: int) -> tuple[int, ...]:
-    """Where state h is stored, -1 where it is not: the states before and after every kept step."""
+    """Where state h is stored, -1 where it is not: the states before and after every kept step; all where that leaves out
+    the last one at most."""
     needed = sorted({h for k in kept for h in (k, k + 1)})
+    if needed[:steps] == list(range(steps)):
+        return tuple(range(steps + 1))
     return tuple(needed.index(h) if h in needed else -1 for h in range(steps + 1))
 
 
@@ -91,18 +95,28 @@ def rollout(
     policy: Policy, reference: Policy, noise: Noise, iteration: int, index: range, cond: Tensor,
     kept: list[int], batch: int, extras: Extras = SAMPLES, watch: Callable[[Trajectory], None] | None = None,
 ) -> Trajectory:  # fmt: skip
-    """Samples the trajectories of the global sample indices `index` under cond (B, ...), `batch` rows at a time.
+    """Samples the trajectories of the global sample indices `index` under cond (B, ...), `batch` rows at a time, half as many
+    where memory runs out.
 
     Deterministic steps are taken by the frozen reference (they have no density, and an infinite KL once their network
     moves) unless extras.tuned_last. watch: is shown every batch before the next one begins.
     """
-    parts = []
-    for start in range(0, len(index), batch):
-        rows = index[start : start + batch]
-        drawn = noise.normal(iteration, rows, policy.steps + 1, policy.space.shape)
-        some = cond[start : start + len(rows)]
-        drawn = drawn.to(device=policy.std.device, dtype=dtype_of(policy))
-        parts.append(_Sampler(policy, reference, some.to(policy.std.device), kept, extras).run(drawn))
+    parts: list[Trajectory] = []
+    done = 0
+    while done < len(index):
+        rows = index[done : done + batch]
+        some = cond[done : done + len(rows)].to(policy.std.device)
+        try:
+            drawn = noise.normal(iteration, rows, policy.steps + 1, policy.space.shape)
+            drawn = drawn.to(device=policy.std.device, dtype=dtype_of(policy))
+            part = _Sampler(policy, reference, some, kept, extras).run(drawn)
+        except RuntimeError as error:
+            part, batch = None, halved(len(rows), error)
+        if part is None:
+            release()
+            continue
+        parts.append(part)
+        done += len(rows)
         if watch is not None:
             watch(parts[-1])
     return concatenate(parts)
@@ -127,9 +141,10 @@ class _Sampler:
         rho, prior = policy.initial(cond), self.reference.initial(cond)
         x = rho.sample(policy.space.project(drawn[:, 0], cond)).to(drawn.dtype)
         score, scored = log_prob(rho, x, policy.space, cond), steps if self.extras.reference else 0
+        full = self.slot == tuple(range(steps + 1))  # a state then takes the place of the noise that it was made with
         out = Trajectory(
             cond=cond, initial=x, kept=tuple(self.kept), slot=self.slot,
-            states=drawn.new_empty(rows, max(self.slot) + 1, *shape), sample=x,
+            states=drawn if full else drawn.new_empty(rows, max(self.slot) + 1, *shape), sample=x,
             log_prob=drawn.new_empty(rows, len(self.kept)),
             initial_log_prob=score, initial_log_ratio=score - log_prob(prior, x, policy.space, cond),
             reference_mean=drawn.new_empty(rows, len(self.kept) if scored else 0, *shape),
@@ -181,6 +196,11 @@ class Pairs(NamedTuple):
     column: Int[Tensor, " P"]
 
 
+def pick(x: Float[Tensor, "B C *D"], row: Int[Tensor, " P"], column: Int[Tensor, " P"]) -> Float[Tensor, "P *D"]:
+    """x[row, column]; three times as fast where a cell is many numbers, which are then copied as one."""
+    return x.flatten(0, 1).index_select(0, row * x.shape[1] + column)
+
+
 def all_pairs(rows: Int[Tensor, " R"], kept: int) -> Pairs:
     """Every kept step of the given trajectories."""
     column = torch.arange(kept, device=rows.device)
@@ -198,8 +218,8 @@ def replay(policy: Policy, trajectory: Trajectory, pairs: Pairs) -> tuple[Gaussi
     kept, slot = trajectory.where
     h = kept[pairs.column]
     cond = trajectory.cond[pairs.row]
-    g = policy(trajectory.states[pairs.row, slot[h]], h, cond)
-    return g, log_prob(g, trajectory.states[pairs.row, slot[h + 1]], policy.space, cond)
+    g = policy(pick(trajectory.states, pairs.row, slot[h]), h, cond)
+    return g, log_prob(g, pick(trajectory.states, pairs.row, slot[h + 1]), policy.space, cond)
 
 
 def initial_kl(policy: Policy, reference: Policy, cond: Tensor) -> Float[Tensor, " B"]:

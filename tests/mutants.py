@@ -43,7 +43,7 @@ T_RETURNS, T_GAUSSIAN, T_PATH_KL = (
 )
 T_CREDIT, T_EXACT, T_ROLLOUT = "trainers/test_policy_gradient.py", "trainers/test_gradient.py", "test_rollout.py"
 T_CERTIFICATE, T_PASSES = "test_certificate.py", "test_passes.py"
-T_BUDGET, T_SWEEP = "test_budget.py", "test_sweep.py"
+T_BUDGET, T_SWEEP, T_MEMORY = "test_budget.py", "test_sweep.py", "test_memory.py"
 T_KERNELS, T_DENOISERS = "diffusion/test_kernels.py", "diffusion/test_denoisers.py"
 CREDIT, TABLES, TABULAR = "functional/credit.py", "oracle/tables.py", "oracle/tabular.py"
 T_VALUES, T_TABLES, T_TABULAR = "functional/test_credit.py", "oracle/test_tables.py", "oracle/test_tabular.py"
@@ -80,7 +80,7 @@ MUTANTS = [
            T_RETURNS),
     Mutant("KL without its 1/2", GAUSSIAN, "return 0.5 * space.squared_norm((mean_p - mean_q) / std, cond)",
            "return space.squared_norm((mean_p - mean_q) / std, cond)", T_GAUSSIAN),
-    Mutant("density without its constant", GAUSSIAN, "log_std + constant, cond", "log_std, cond", T_GAUSSIAN),
+    Mutant("density without its constant", GAUSSIAN, " + 0.5 * math.log(2 * math.pi)", "", T_GAUSSIAN),
     Mutant("mean over dimensions", "diffusion/space.py", "x.flatten(1).square().sum(1)",
            "x.flatten(1).square().mean(1)", T_GAUSSIAN),
     Mutant("variance for std", "diffusion/policy.py", "expand(self.std[h], x))", "expand(self.std[h], x) ** 2)",
@@ -123,7 +123,14 @@ MUTANTS = [
     Mutant("the reference asked twice", ROLLOUT, "pre = policy.step(x, base, at)",
            "pre = self.reference(x, at, cond)", T_PASSES, "constraint"),
     Mutant("passes of any size", GRADIENT, "world.plan.pass_size))", "10**9))", T_PASSES, "eager"),
-    Mutant("slot off by one", ROLLOUT, "states[pairs.row, slot[h + 1]]", "states[pairs.row, slot[h]]", T_ROLLOUT),
+    Mutant("slot off by one", ROLLOUT, "pairs.row, slot[h + 1])", "pairs.row, slot[h])", T_ROLLOUT),
+    Mutant("a cell of another row", ROLLOUT, "row * x.shape[1] + column", "row * x.shape[0] + column", T_ROLLOUT),
+    Mutant("weights counted as activations", "memory.py", "if where not in weights", "if True", T_MEMORY, "profiler"),
+    Mutant("room for a pass of all", "memory.py", "room * len(x) //", "room //", T_MEMORY, "open"),
+    Mutant("counted twice after memory ran out", "module.py", "for name, entry in before[0].items()}, before[1]",
+           "for name, entry in self.sums.items()}, self.rows", T_MEMORY, "smaller"),
+    Mutant("rows left out after memory ran out", ROLLOUT, "part, batch = None, halved(len(rows), error)",
+           "part, batch, done = None, halved(len(rows), error), done + 1", T_MEMORY, "smaller"),
     Mutant("scored before it is rounded", ROLLOUT, "drawn, cond)).to(x.dtype)", "drawn, cond))", T_ROLLOUT),
     Mutant("reference takes the stochastic steps", ROLLOUT, "own = stochastic or self.extras.tuned_last",
            "own = self.extras.tuned_last", T_ROLLOUT),
@@ -134,7 +141,7 @@ MUTANTS = [
     Mutant("noise without the iteration", "noise.py", "[0, 0, i, iteration]", "[0, 0, i, 0]", "test_noise.py"),
     Mutant("noise by the row of the batch", "noise.py", "for row, i in zip(out.numpy(), index, strict=True)",
            "for i, row in enumerate(out.numpy())", "test_noise.py"),
-    Mutant("adapters left on", "diffusion/tuning.py", "with denoiser.network.disable_adapter():", "if True:",
+    Mutant("adapters left on", "diffusion/tuning.py", "self.switch(False)", "self.switch(True)",
            T_DENOISERS),
     Mutant("sign of the guidance", "diffusion/denoisers.py", "null + self.scale * (given - null)",
            "null - self.scale * (given - null)", T_DENOISERS),
@@ -223,8 +230,8 @@ MUTANTS = [
     Mutant("price of a step left out of V", "oracle/linear_gaussian.py", "value = Quadratic(value.p + price.p, value.q + price.q",
            "value = Quadratic(value.p, value.q", T_ACTOR, "simulation"),
     Mutant("mask inverted", GRADIENT, "gain.masked_fill(~inside, 0.0)", "gain.masked_fill(inside, 0.0)", T_TRUST, "outside"),
-    Mutant("trust region around the reference", "trainers/nearness.py", "trajectory.own_mean[pairs.row",
-           "trajectory.reference_mean[pairs.row", T_TRUST, "outside"),
+    Mutant("trust region around the reference", "trainers/nearness.py", "pick(trajectory.own_mean",
+           "pick(trajectory.reference_mean", T_TRUST, "outside"),
     Mutant("dual descent", TRUST, "self.rate * (kl / self.limit - 1)", "self.rate * (1 - kl / self.limit)", T_TRUST, "hand"),
     Mutant("sign of the witness", DIVERGENCES, "others(xx) / (n - 2) - xy.mean(1)", "xy.mean(1) - others(xx) / (n - 2)",
            T_DIVERGENCES),

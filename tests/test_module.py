@@ -60,7 +60,13 @@ def test_one_rollout_an_iteration_and_what_the_buffers_count(tmp_path: Path, mon
     monkeypatch.setattr(PolicyGradient, "collect", counting)
     monkeypatch.setattr(DiffusersDenoiser, "forward", network)
     module = fitted(
-        tmp_path, BRIGHT, "plan.iterations=3", "trainer=ppo", "trainer.minibatches=2", "plan.rollout_batch=3"
+        tmp_path,
+        BRIGHT,
+        "plan.iterations=3",
+        "trainer=ppo",
+        "trainer.minibatches=2",
+        "plan.rollout_batch=3",
+        "plan.pass_size=64",
     )
     assert collected == [0, 1, 2]
     assert int(module.iterations) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -51,7 +52,7 @@ class Policy(nn.Module):
 
     def step(self, x: Float[Tensor, "P *D"], x0: Float[Tensor, "P *D"], h: Int[Tensor, " P"]) -> Gaussian:
         """The action's Gaussian, given the x0 estimate."""
-        mean = expand(self.from_x[h], x) * x + expand(self.from_x0[h], x) * x0
+        mean = torch.addcmul(expand(self.from_x[h], x) * x, expand(self.from_x0[h], x), x0)
         return Gaussian(mean, expand(self.std[h], x))
 
     def forward(self, x: Float[Tensor, "P *D"], h: Int[Tensor, " P"], cond: Tensor) -> Gaussian:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from pgdlab.diffusion.denoisers import Denoiser, DiffusersDenoiser
 from pgdlab.diffusion.kernels import Chain
@@ -128,17 +128,23 @@ class AdaptersOff(Denoiser):
 
     def __init__(self, adapted: Adapted) -> None:
         super().__init__()
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
         self.shared = (adapted,)  # in a tuple: not a submodule, so that its weights are not listed twice
+        self.layers = tuple(m for m in adapted.modules() if isinstance(m, BaseTunerLayer))
         self.schedule = adapted.schedule
 
     def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
-        denoiser = self.shared[0].denoiser
-        trained: list[nn.Parameter] = [p for p in denoiser.parameters() if p.requires_grad]
-        with denoiser.network.disable_adapter():
-            out = denoiser(x, t, cond)
-        for p in trained:  # peft leaves them as they were before its first call; keep ours
-            p.requires_grad_(True)
-        return out
+        self.switch(False)  # layer by layer: peft's disable_adapter searches the network every time
+        try:
+            return self.shared[0].denoiser(x, t, cond)
+        finally:
+            self.switch(True)
+
+    def switch(self, on: bool) -> None:
+        """All adapters on, and training, or off."""
+        for layer in self.layers:
+            layer.enable_adapters(on)
 
     def frozen(self) -> Denoiser:
         return self

@@ -39,7 +39,8 @@ def measure(world: World, policy: Policy) -> Measured:
     """
     noise = Noise(world.noise.seed, Stream.EVALUATE)
     ode = not policy.stochastic_steps
-    trajectory = evaluation_rollout(world, policy, noise, reference=not ode, tuned_last=ode)
+    compared = not ode and policy.trains_denoiser  # a frozen denoiser's KL is 0
+    trajectory = evaluation_rollout(world, policy, noise, reference=compared, tuned_last=ode)
     rho = initial_kl(policy, world.reference, trajectory.cond).double()
     exact = not ode or not policy.trains_denoiser
     return judge(world, trajectory, (trajectory.kl.sum(1).double() + rho).mean().item() if exact else None)

@@ -48,9 +48,8 @@ def log_prob(g: Gaussian, x: Float[Tensor, "P *D"], space: Volume, cond: Tensor)
     The density, not its mean over dimensions: the ratio of two of them is an importance weight.
     Rows with std 0 have no density and give -inf or nan: leave them out (Policy.stochastic_steps).
     """
-    log_std = g.std.log().expand_as(g.mean)
-    constant = 0.5 * math.log(2 * math.pi)
-    return -0.5 * space.squared_norm((x - g.mean) / g.std, cond) - space.log_volume(log_std + constant, cond)
+    each = (g.std.log() + 0.5 * math.log(2 * math.pi)).expand_as(g.mean)
+    return -0.5 * space.squared_norm((x - g.mean) / g.std, cond) - space.log_volume(each, cond)
 
 
 def kl(p: Gaussian, q: Gaussian, space: Volume, cond: Tensor) -> Float[Tensor, " P"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -13,11 +13,13 @@ from torch import Tensor
 from pgdlab.diffusion.policy import Policy
 from pgdlab.diffusion.values import Value
 from pgdlab.domains.base import Domain
+from pgdlab.memory import rows_that_fit
 from pgdlab.noise import Noise
 from pgdlab.penalties.base import Penalty
 from pgdlab.plan import Plan
 from pgdlab.rewards.base import Reward
 from pgdlab.rewards.guard import alone
+from pgdlab.rollout import dtype_of
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,15 @@ class World:
         return self.policy.std.device
 
     def to(self, device: torch.device) -> World:
-        """Every part that has weights, moved."""
+        """Every part that has weights, moved; sizes of passes that the plan leaves open are chosen for that device."""
         for part in (self.policy, self.reference, self.reward, self.heldout, self.penalty, self.critic):
             if part is not None:
                 part.to(device)
+        plan = self.plan
+        if not (plan.rollout_batch and plan.pass_size):
+            x = torch.zeros(2, *self.policy.space.shape, dtype=dtype_of(self.policy), device=device)
+            most = rows_that_fit(self.policy, x, torch.tensor(self.domain.prompts[:1] * 2, device=device))
+            self.plan = replace(plan, rollout_batch=plan.rollout_batch or most, pass_size=plan.pass_size or most)
         return self
 
 

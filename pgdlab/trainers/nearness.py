@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pgdlab.functional.gaussian import Gaussian, kl_same_std
 from pgdlab.noise import Noise, Stream
-from pgdlab.rollout import Pairs, Trajectory, rollout
+from pgdlab.rollout import Pairs, Trajectory, pick, rollout
 from pgdlab.trainers.base import World
 
 
@@ -17,7 +17,7 @@ def trust(
     world: World, trajectory: Trajectory, pairs: Pairs, g: Gaussian
 ) -> tuple[Bool[Tensor, " P"], dict[str, tuple[Tensor, float]]]:
     """Which pairs are inside the trust region; for the logs the exact KL to the sampling policy and who is outside."""
-    old = trajectory.own_mean[pairs.row, pairs.column]
+    old = pick(trajectory.own_mean, pairs.row, pairs.column)
     moved = kl_same_std(g.mean, old, g.std, world.policy.space, trajectory.cond[pairs.row])
     inside, n = world.penalty.trusted(moved), float(len(moved))
     return inside, {"old_kl_nats": (moved.double().sum(), n), "untrusted": ((~inside).sum(), n)}

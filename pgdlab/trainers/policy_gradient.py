@@ -18,7 +18,7 @@ from pgdlab.functional.gaussian import kl_same_std, log_prob
 from pgdlab.functional.returns import Baseline, Scale, advantages, dead_rows
 from pgdlab.rewards.base import Ahead, Episode, Paid, RewardError, part_mean
 from pgdlab.rewards.guard import guarded
-from pgdlab.rollout import Extras, Pairs, Trajectory, all_pairs, initial_kl, replay, rollout, split
+from pgdlab.rollout import Extras, Pairs, Trajectory, all_pairs, initial_kl, pick, replay, rollout, split
 from pgdlab.trainers.base import Algorithm, Loss, World, refuse_ode
 from pgdlab.trainers.credit import Credit, RewardToGo, returns_table
 from pgdlab.trainers.critic import fit_loss
@@ -185,7 +185,7 @@ class PolicyGradient(Algorithm):
             gain, logs = gain.masked_fill(~inside, 0.0), logs | more
         if not penalty.needs_reference():
             return -gain.double().sum(), logs
-        mean = trajectory.reference_mean[pairs.row, pairs.column]
+        mean = pick(trajectory.reference_mean, pairs.row, pairs.column)
         exact = kl_same_std(g.mean, mean, g.std, world.policy.space, trajectory.cond[pairs.row])
         cost = penalty.cost(exact) * experience.cost_weight[pairs.column]
         return (cost - gain).double().sum(), logs

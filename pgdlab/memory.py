@@ -1,0 +1,40 @@
+"""How many rows a pass of the network may have: as many as fit in memory, and fewer where it has run out."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
+from torch import Tensor
+
+from pgdlab.diffusion.policy import Policy
+
+ROOM = 2**30  # bytes on a CPU, whichever: a run is to be the same elsewhere, and larger passes gain nothing
+SHARE = 0.5  # of the free memory of a GPU: what is kept for the backward is not all that a pass takes
+
+
+def rows_that_fit(policy: Policy, x: Float[Tensor, "P *D"], cond: Tensor) -> int:
+    """Rows of a differentiated pass, at least 1. x, cond: some rows to measure with."""
+    room = SHARE * torch.cuda.mem_get_info(x.device)[0] if x.is_cuda else ROOM
+    return max(1, int(room * len(x) // max(1, kept_for_backward(policy, x, cond))))
+
+
+def kept_for_backward(policy: Policy, x: Float[Tensor, "P *D"], cond: Tensor) -> int:
+    """Bytes that a forward saves to be differentiated, weights left out. Of a frozen network what it would save."""
+    kept: list[Tensor] = []
+    h = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(kept.append, lambda _: x):
+        policy(x.detach().requires_grad_(), h, cond)
+    weights = {p.untyped_storage().data_ptr() for p in policy.parameters()}
+    sizes = {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in kept)}  # tensors may share one
+    return sum(size for where, size in sizes.items() if where not in weights)
+
+
+def halved(rows: int, error: RuntimeError) -> int:
+    """Half as many rows, after memory has run out. Raises any other error, and where one row is too many."""
+    if rows == 1 or not is_oom_error(error):
+        raise error
+    return (rows + 1) // 2
+
+
+release = garbage_collection_cuda  # after the except clause: the error holds what was computed
