@@ -30,22 +30,24 @@ class Stub(nn.Module):
         return (self.gain * x + self.shift,)
 
 
-def unet() -> nn.Module:
-    """A conditional UNet of a million weights, untrained."""
+def unet(width: int) -> nn.Module:
+    """A conditional UNet, untrained; of a million weights where its width is 56."""
     from diffusers import UNet2DModel
 
     return UNet2DModel(
         sample_size=SIZE, in_channels=CHANNELS, out_channels=CHANNELS, layers_per_block=1, norm_num_groups=8,
-        block_out_channels=(56, 72), down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+        block_out_channels=(width, width + 16), down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
         num_class_embeds=CLASSES + 1, attention_head_dim=8,
     )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latent(Domain):
-    """Latents (B, 4, 8, 8) in ten classes, as of a small autoencoder, which is not there: no data, nothing to decode."""
+    """Latents (B, 4, 8, 8) in ten classes, as of a small autoencoder, which is not there: no data, nothing to decode.
+    width: of the network, a multiple of 8."""
 
     network: Literal["unet", "stub"] = "unet"
+    width: int = 56
     prompts: tuple[int, ...] = tuple(range(CLASSES))
     name: str = field(default="latent", init=False)
     conditions: int = field(default=CLASSES, init=False)
@@ -57,7 +59,7 @@ class Latent(Domain):
     def fresh(self, generator: torch.Generator) -> DiffusersDenoiser:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-            network = unet() if self.network == "unet" else Stub()
+            network = unet(self.width) if self.network == "unet" else Stub()
         return DiffusersDenoiser(network.eval(), DiffusersSchedule(SCHEDULER))
 
     def data(self, split: str) -> tuple[Tensor, Tensor]:

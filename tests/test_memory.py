@@ -13,7 +13,7 @@ from pgdlab.build import build_world
 from pgdlab.compose import compose
 from pgdlab.fit import LAST, load
 from pgdlab.memory import kept_for_backward, rows_that_fit
-from tests.worlds import BRIGHT, distance, fitted, tiny
+from tests.worlds import BRIGHT, distance, fitted, graphs, tiny
 
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB."  # as torch says it
 
@@ -56,6 +56,13 @@ def test_a_plan_that_leaves_sizes_open_gets_what_fits(monkeypatch: pytest.Monkey
     assert (some.pass_size, some.rollout_batch) == (3, 7)
     monkeypatch.setattr(memory, "ROOM", 1)
     assert build_world(compose(tiny(BRIGHT))).plan.pass_size == 1
+
+
+def test_a_slow_reward_looks_at_batches() -> None:
+    """Else there would be nothing to sample while it works."""
+    known = (*graphs(), "reward=strain", "plan.samples=10", "plan.group=2")
+    assert build_world(compose(tiny(*known))).plan.rollout_batch == 3
+    assert build_world(compose(tiny(*known, "plan.rollout_batch=7"))).plan.rollout_batch == 7
 
 
 def narrow(monkeypatch: pytest.MonkeyPatch, *, forward: int, backward: int, words: str = FULL) -> list[int]:

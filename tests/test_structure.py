@@ -21,7 +21,7 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 # part has to be given a place; `evaluation.images` may stand elsewhere than the rest of evaluation.
 LAYERS = [
     {"functional", "schema", "runs", "molecules"},
-    {"diffusion", "noise", "plan", "budget", "compose", "evaluation.images"},
+    {"diffusion", "memory", "noise", "plan", "budget", "compose", "evaluation.images"},
     {"rollout", "oracle"},
     {"rewards", "domains"},
     {"trainers", "penalties", "guidance"},

@@ -100,7 +100,7 @@ def test_the_numbers_of_a_run_agree(runs: Runs, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(train, "timed", without_evaluation)
     monkeypatch.setattr(train, "examine", lambda module, precision: [])
     monkeypatch.setattr(DiffusersDenoiser, "forward", counting)
-    found = summary(runs.make("counted", *JOINT))
+    found = summary(runs.make("counted", *JOINT, "plan.pass_size=64", "plan.rollout_batch=64"))
     training = rows[: rows.index(None)]
     assert found["network_evaluations"] == sum(training)
     assert found["reward_queries"] == 2 * 8

@@ -144,6 +144,11 @@ class Ahead(Reward):
         """Begins with decoded samples that score() will be asked about, and returns at once."""
 
 
+def begun_ahead(reward: Reward) -> list[Ahead]:
+    """The rewards in a reward, itself among them, that can begin before they are asked."""
+    return [part for part in reward.modules() if isinstance(part, Ahead)]
+
+
 def terminal(score: Score, steps: int) -> Paid:
     """Pays the whole value for the last action."""
     value = score.value.double()

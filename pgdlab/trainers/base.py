@@ -17,7 +17,7 @@ from pgdlab.memory import rows_that_fit
 from pgdlab.noise import Noise
 from pgdlab.penalties.base import Penalty
 from pgdlab.plan import Plan
-from pgdlab.rewards.base import Reward
+from pgdlab.rewards.base import Reward, begun_ahead
 from pgdlab.rewards.guard import alone
 from pgdlab.rollout import dtype_of
 
@@ -67,7 +67,10 @@ class World:
         if not (plan.rollout_batch and plan.pass_size):
             x = torch.zeros(2, *self.policy.space.shape, dtype=dtype_of(self.policy), device=device)
             most = rows_that_fit(self.policy, x, torch.tensor(self.domain.prompts[:1] * 2, device=device))
-            self.plan = replace(plan, rollout_batch=plan.rollout_batch or most, pass_size=plan.pass_size or most)
+            # a slow reward looks at a batch while the next one is sampled
+            batch = -(-plan.samples // 4) if begun_ahead(self.reward) else most
+            batch = plan.rollout_batch or min(batch, most)
+            self.plan = replace(plan, rollout_batch=batch, pass_size=plan.pass_size or most)
         return self
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from pgdlab.diffusion.values import Value
 from pgdlab.functional.gaussian import kl_same_std, log_prob
 from pgdlab.functional.returns import Baseline, Scale, advantages, dead_rows
-from pgdlab.rewards.base import Ahead, Episode, Paid, RewardError, part_mean
+from pgdlab.rewards.base import Episode, Paid, RewardError, begun_ahead, part_mean
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout import Extras, Pairs, Trajectory, all_pairs, initial_kl, pick, replay, rollout, split
 from pgdlab.trainers.base import Algorithm, Loss, World, refuse_ode
@@ -221,7 +221,7 @@ def draw_conditions(world: World, iteration: int) -> Int[Tensor, " N"]:
 
 def ahead(world: World) -> Callable[[Trajectory], None] | None:
     """What a rollout shows its batches to, so that slow rewards work while the next one is sampled; None without such."""
-    slow = [part for part in world.reward.modules() if isinstance(part, Ahead)]
+    slow = begun_ahead(world.reward)
 
     def watch(batch: Trajectory) -> None:
         decoded = world.domain.decode(batch.sample)
