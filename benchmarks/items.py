@@ -83,10 +83,11 @@ class Mean(Reward):
 
 LATENT = (
     "experiment=null", "domain={_target_: benchmarks.items.Latent}", "reward={_target_: benchmarks.items.Mean}", "heldout=null",
+    "plan.samples=64",
 )  # fmt: skip
 
-# PPO with a path KL: 128 samples (latent, stub) or those of the experiment, 20 steps of which the last has no noise, 2 epochs
-# of 4 minibatches. Each is what follows `python run.py`.
+# PPO with a path KL: 64 samples (stub: 128), 20 steps of which the last has no noise, 2 epochs of 4 minibatches. Each is what
+# follows `python run.py`.
 ITEMS: dict[str, tuple[str, ...]] = {
     "latent": LATENT,
     "latent_lora": (*LATENT, "policy=lora"),
@@ -97,5 +98,5 @@ ITEMS: dict[str, tuple[str, ...]] = {
     "digits_lora": ("experiment=digits/lora",),
     "fashion": ("experiment=fashion/ppo",),
     "molecules": ("experiment=molecules/ppo_kl",),
-    "stub": (*LATENT, "domain.network=stub"),
+    "stub": (*LATENT, "domain.network=stub", "plan.samples=128"),
 }

@@ -1,5 +1,7 @@
 """What training costs beside its network passes: python -m benchmarks.loop --items latent stub --rounds 21
 
+Overrides may come first, as in: python -m benchmarks.loop plan.pass_size=64 --items latent
+
 Every item is a run as `python run.py` makes it, for some iterations. The first one counts its network passes; the floor is the
 same forwards, and forwards and backwards, of the same networks and nothing else. The floor is run before and after every
 timed iteration, in the same process. One thread; wall and processor (user and system) time; medians over the rounds, between
@@ -210,11 +212,11 @@ def cells(values: Any) -> str:
     return "".join(f"{f'{middle:.3f} ({low:.3f} to {high:.3f})':>32}" for middle, low, high in found)
 
 
-def main(items: list[str], rounds: int) -> None:
+def main(items: list[str], rounds: int, words: list[str]) -> None:
     """Prints the tables."""
     torch.set_num_threads(1)
     for name in items:
-        module, result = measure(ITEMS[name], Rounds(rounds))
+        module, result = measure((*ITEMS[name], *words), Rounds(rounds))
         print(describe(name, module, result), flush=True)
         print(f"  {'':14}" + "".join(f"{clock:>32}" for clock in CLOCKS))
         for column, values in columns(result).items():
@@ -226,5 +228,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", nargs="+", choices=list(ITEMS), default=list(ITEMS))
     parser.add_argument("--rounds", type=int, default=21)
-    options = parser.parse_args()
-    main(options.items, options.rounds)
+    options, words = parser.parse_known_args()
+    main(options.items, options.rounds, words)

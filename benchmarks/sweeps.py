@@ -107,8 +107,11 @@ def main() -> None:
         print(f"disturbed, the driver killed twice: {seconds:.0f} s, {len(ends)} attempts, which ended so:")
         for end in sorted(set(ends)):
             print(f"  {ends.count(end)}  {end}")
-        went_on = [f"{b['iteration']:.0f}" for r in second for a, b in pairwise(r.attempts) if a["end"] is None]
-        print(f"the driver's death caught {len(went_on)} of them, which went on from iteration {', '.join(went_on)}")
+        after = [b["argv"][0] for r in second for a, b in pairwise(r.attempts) if a["end"] is None]
+        went_on = sum(word.startswith("resume=") for word in after)
+        print(
+            f"the driver's death caught {len(after)} of them; {went_on} went on from a checkpoint, the others began anew"
+        )
         for r in second:
             was, table, config = calm_state[r.name]
             assert not differences(state(r.folder), was), r.name

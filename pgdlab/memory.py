@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pgdlab.diffusion.policy import Policy
 
-ROOM = 2**30  # bytes on a CPU, whichever: a run is to be the same elsewhere, and larger passes gain nothing
+ROOM = 2**29  # bytes on a CPU, whichever: a run is to be the same elsewhere, and larger passes get slower
 SHARE = 0.5  # of the free memory of a GPU: what is kept for the backward is not all that a pass takes
 
 

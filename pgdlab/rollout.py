@@ -208,8 +208,9 @@ def all_pairs(rows: Int[Tensor, " R"], kept: int) -> Pairs:
 
 
 def split(pairs: Pairs, size: int) -> Iterator[Pairs]:
-    """The pairs, `size` at a time."""
-    for row, column in zip(pairs.row.split(size), pairs.column.split(size), strict=True):
+    """The pairs in equal parts, of at most `size`."""
+    parts = -(-len(pairs.row) // size)
+    for row, column in zip(pairs.row.tensor_split(parts), pairs.column.tensor_split(parts), strict=True):
         yield Pairs(row, column)
 
 

@@ -95,11 +95,11 @@ RUN = (BRIGHT, "trainer=ppo", "penalty=path_kl", "trainer.minibatches=2", "plan.
 def test_a_run_that_runs_out_of_memory_goes_on_in_smaller_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forward: int, backward: int
 ) -> None:
-    """Eight rows of sampling and passes of up to eleven pairs, of which three (of 12) remain; nothing is counted twice."""
-    whole = fitted(tmp_path / "whole", *RUN, "plan.pass_size=11", double=True)
+    """Eight rows of sampling, passes of twelve pairs; nothing is counted twice."""
+    whole = fitted(tmp_path / "whole", *RUN, "plan.pass_size=12", double=True)
     asked = narrow(monkeypatch, forward=forward, backward=backward)
-    some = fitted(tmp_path / "some", *RUN, "plan.pass_size=11", double=True)
-    assert max(asked) == 11
+    some = fitted(tmp_path / "some", *RUN, "plan.pass_size=12", double=True)
+    assert max(asked) == 12
     assert some.world.plan.pass_size == (6 if backward == 6 else 3)
     assert load(tmp_path / "some" / LAST)["pass_size"] == some.world.plan.pass_size
     for k, gradient in enumerate(whole.gradients):

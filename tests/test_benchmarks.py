@@ -1,0 +1,62 @@
+"""What the benchmarks compute beside times: the counts and units that their tables rest on."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.efficiency import cell, reached
+from benchmarks.scaling import words
+from pgdlab.build import build_world
+from pgdlab.compose import compose
+from pgdlab.evaluation.folders import Run
+from pgdlab.rollout import rollout
+
+
+def run(*rewards: float) -> Run:
+    curve = [{"queries": 10.0 * (i + 1), "reward": r} for i, r in enumerate(rewards)]
+    return Run(Path("x"), {}, {}, curve)
+
+
+def test_queries_to_a_level_by_hand() -> None:
+    """The first row that reaches it counts, whatever follows; a run that never does is no number, but is counted."""
+    runs = [run(0.1, 0.6, 0.4), run(0.1, 0.2, 0.5), run(0.0, 0.0, 0.0)]
+    assert [reached(r, "reward", 0.5) for r in runs] == [20, 30, math.inf]
+    assert cell(runs, "reward", 0.5) == "30 (2 of 3)"
+    assert cell(runs[1:], "reward", 0.5) == "- (1 of 2)"  # of an even number the later one
+    assert cell(runs, "reward", 0.7) == "- (0 of 3)"
+    assert reached(run(0.9), "score", 0.5) == math.inf
+
+
+def test_the_sizes_of_a_scaling_run() -> None:
+    plan = build_world(compose(list(words(samples=16, steps=5, fraction=0.5)))).plan
+    assert (plan.samples, plan.group) == (16, 4)
+    assert len(plan.steps.select(list(range(10)), torch.Generator())) == 5
+
+
+def test_the_pipeline_s_chain_is_that_of_its_scheduler() -> None:
+    """Every step has noise, and mean and spread of a step are those of diffusers' own DDIM step with eta 1."""
+    pytest.importorskip("transformers")
+    from benchmarks.peers import words as peer_words
+    from benchmarks.pipeline import PROMPTS, pipeline
+
+    world = build_world(compose(list(peer_words(4, 1.0))))
+    policy, scheduler = world.policy, pipeline(0).scheduler
+    scheduler.set_timesteps(policy.steps)
+    assert policy.stochastic_steps == list(range(20))
+    assert policy.times[:-1].tolist() == scheduler.timesteps.tolist()
+    cond = torch.arange(3) % len(PROMPTS)
+    out: Any = rollout(policy, world.reference, world.noise, 0, range(3), cond, list(range(20)), 3)
+    for h, t in enumerate(scheduler.timesteps):
+        x, noise = out.states[:, h], torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(h))
+        with torch.no_grad():
+            network: Any = policy.denoiser
+            epsilon = network.output(x, t.expand(3), cond)
+            g = policy(x, torch.full((3,), h), cond)
+        theirs = scheduler.step(epsilon, int(t), x, eta=1.0, variance_noise=noise).prev_sample
+        if h + 1 < policy.steps:  # trl ends at time 0, where diffusers' own step has no variance left
+            torch.testing.assert_close(g.sample(noise), theirs, rtol=1e-4, atol=1e-4)  # fp32 sums of 1e3 terms
