@@ -13,7 +13,7 @@ import math
 import statistics
 
 from pgdlab.evaluation.folders import Run, read
-from pgdlab.evaluation.methods import method_label, problem_label
+from pgdlab.evaluation.methods import grouped, method_label, problem_label, problem_of
 
 
 def reached(run: Run, column: str, level: float) -> float:
@@ -31,17 +31,15 @@ def cell(runs: list[Run], column: str, level: float) -> str:
 
 def main(folders: list[str], scores: list[float], rewards: list[float]) -> None:
     """Prints a table in markdown for every problem."""
-    problems: dict[str, dict[str, list[Run]]] = {}
-    for run in read(folders).runs:
-        if run.curve:
-            problems.setdefault(problem_label(run), {}).setdefault(method_label(run), []).append(run)
-    for problem, methods in problems.items():
-        exact = all("score" in run.curve[0] for runs in methods.values() for run in runs)
+    runs = [run for run in read(folders).runs if run.curve]
+    for of_problem in grouped(runs, problem_of).values():
+        problem, methods = problem_label(of_problem[0]), grouped(of_problem, lambda run: {"": method_label(run)})
+        exact = all("score" in run.curve[0] for run in of_problem)
         column, levels = ("score", scores) if exact else ("reward", rewards)
         shown = [f"{level:.0%} of the optimum" if exact else f"reward {level:g}" for level in levels]
         print(f"\n### {problem}\n\n| method | {' | '.join(shown)} |\n|{'---|' * (1 + len(levels))}")
-        for name, runs in methods.items():
-            print(f"| {name} | {' | '.join(cell(runs, column, level) for level in levels)} |")
+        for some in methods.values():
+            print(f"| {method_label(some[0])} | {' | '.join(cell(some, column, level) for level in levels)} |")
 
 
 if __name__ == "__main__":

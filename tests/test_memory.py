@@ -24,7 +24,7 @@ def inputs(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_what_a_forward_keeps_is_what_the_profiler_sees_allocated() -> None:
     """What the forward allocated and did not release, but for its own result; the same number a row of any pass."""
-    policy = build_world(compose(tiny(BRIGHT, "plan.pass_size=1", "plan.rollout_batch=1"))).policy
+    policy = build_world(compose(tiny(BRIGHT, "heldout=null", "plan.pass_size=1", "plan.rollout_batch=1"))).policy
     kept = {rows: kept_for_backward(policy, *inputs(rows)) / rows for rows in (2, 16)}
     assert kept[2] == pytest.approx(kept[16], rel=0.05)  # what does not grow with the rows is small
     x, cond = inputs(16)
@@ -41,21 +41,23 @@ def test_a_frozen_network_counts_as_if_it_were_trained() -> None:
     """Sampling takes less, but not none."""
     sizes = {"plan.pass_size=1", "plan.rollout_batch=1", "initial=diagonal"}
     kept = [
-        kept_for_backward(build_world(compose(tiny(BRIGHT, *sizes, f"policy={name}"))).policy, *inputs(4))
+        kept_for_backward(
+            build_world(compose(tiny(BRIGHT, "heldout=null", *sizes, f"policy={name}"))).policy, *inputs(4)
+        )
         for name in ("full", "frozen")
     ]
     assert 0.5 * kept[0] < kept[1] <= kept[0]
 
 
 def test_a_plan_that_leaves_sizes_open_gets_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = build_world(compose(tiny(BRIGHT, "plan.pass_size=3")))
+    known = build_world(compose(tiny(BRIGHT, "heldout=null", "plan.pass_size=3")))
     each = kept_for_backward(known.policy, *inputs(2)) / 2
     monkeypatch.setattr(memory, "ROOM", int(7.5 * each))
     assert rows_that_fit(known.policy, *inputs(2)) == 7
-    some = build_world(compose(tiny(BRIGHT, "plan.pass_size=3"))).plan
+    some = build_world(compose(tiny(BRIGHT, "heldout=null", "plan.pass_size=3"))).plan
     assert (some.pass_size, some.rollout_batch) == (3, 7)
     monkeypatch.setattr(memory, "ROOM", 1)
-    assert build_world(compose(tiny(BRIGHT))).plan.pass_size == 1
+    assert build_world(compose(tiny(BRIGHT, "heldout=null"))).plan.pass_size == 1
 
 
 def test_a_slow_reward_looks_at_batches() -> None:
@@ -88,7 +90,7 @@ def fail(words: str) -> None:
     raise torch.OutOfMemoryError(words)
 
 
-RUN = (BRIGHT, "trainer=ppo", "penalty=path_kl", "trainer.minibatches=2", "plan.rollout_batch=8")
+RUN = (BRIGHT, "heldout=null", "trainer=ppo", "penalty=path_kl", "trainer.minibatches=2", "plan.rollout_batch=8")
 
 
 @pytest.mark.parametrize(("forward", "backward"), [(6, 6), (8, 3)])
