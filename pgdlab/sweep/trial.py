@@ -51,9 +51,8 @@ class Trial(tune.Trainable):
         while True:
             if self.code is None:
                 self.code = self.process.ended(PATIENCE)
-            rows = (
-                self.record.rows()[self.reported : -1] if self.settings["rows"] else []
-            )  # the last comes with the end
+            # the last row comes with the end
+            rows = self.record.rows()[self.reported : -1] if self.settings["rows"] else []
             if rows:
                 self.require_metric(rows[0])
                 self.reported += 1
