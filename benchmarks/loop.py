@@ -114,11 +114,16 @@ class Rounds(Callback):
             self.memory = highest(self.traced) - self.floor_memory
 
 
+def clocked(call: Callable[[], Any]) -> Any:
+    """Seconds of a call, by clock."""
+    begun = now()
+    call()
+    return now() - begun
+
+
 def timed(calls: list[Any]) -> Any:
     """Seconds of bare passes, by clock."""
-    begun = now()
-    bare(calls)
-    return now() - begun
+    return clocked(lambda: bare(calls))
 
 
 def trace() -> torch.profiler.profile:

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.items import LATENT
-from benchmarks.loop import CLOCKS, Rounds, cells, measure, now, timed
+from benchmarks.loop import CLOCKS, Rounds, cells, clocked, measure, timed
 from benchmarks.passes import Passes
 from benchmarks.pipeline import PROMPTS, pipeline
 from pgdlab.build import build_module
@@ -143,13 +142,6 @@ class Turns(Rounds):
     def between(self) -> None:
         super().between()
         self.theirs.append((clocked(lambda: self.peer.step(0, 0)), timed(self.calls)))
-
-
-def clocked(call: Callable[[], Any]) -> Any:
-    """Seconds of a call, by clock."""
-    begun = now()
-    call()
-    return now() - begun
 
 
 def lines(result: Turns) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from benchmarks.efficiency import cell, reached
@@ -40,7 +39,6 @@ def test_the_sizes_of_a_scaling_run() -> None:
 
 def test_the_pipeline_s_chain_is_that_of_its_scheduler() -> None:
     """Every step has noise, and mean and spread of a step are those of diffusers' own DDIM step with eta 1."""
-    pytest.importorskip("transformers")
     from benchmarks.peers import words as peer_words
     from benchmarks.pipeline import PROMPTS, pipeline
 
