@@ -19,7 +19,7 @@ from pgdlab.module import SteeringModule
 from pgdlab.noise import Noise, Stream
 from pgdlab.rewards.base import ShapeError
 from pgdlab.rewards.guard import RewardError, guarded
-from pgdlab.rollout import Extras, Pairs, Trajectory, all_pairs, initial_kl, replay, rollout
+from pgdlab.rollout import Extras, Trajectory, initial_kl, replay, rollout
 from pgdlab.trainers.base import World
 from pgdlab.trainers.policy_gradient import episode
 from pgdlab.trainers.ppo import PPO
@@ -133,7 +133,7 @@ def _replayed(world: World, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
     kept = trajectory.kept
     if not kept:
         return trajectory.initial.new_empty(ROWS, 0, trajectory.initial[0].numel()), trajectory.log_prob
-    g, score = replay(world.policy, trajectory, all_pairs(torch.arange(ROWS, device=world.device), len(kept)))
+    g, score = replay(world.policy, trajectory, trajectory.pairs(torch.arange(ROWS * len(kept), device=world.device)))
     actions = torch.stack([trajectory.states[:, trajectory.slot[h + 1]] for h in kept], 1).flatten(0, 1)
     return ((actions - g.mean) / g.std).reshape(ROWS, len(kept), -1), score.reshape(ROWS, -1)
 
@@ -222,13 +222,12 @@ def _kl_gradient(world: World, trajectory: Trajectory, trained: Sequence[Tensor]
     penalty, policy = world.penalty, world.policy
     total = penalty.initial_cost(initial_kl(policy, world.reference, trajectory.cond)).sum()
     if policy.trains_denoiser:
-        every = all_pairs(torch.arange(ROWS, device=world.device), len(trajectory.kept))
-        stride = max(1, len(every.row) // PAIRS)
-        pairs = Pairs(every.row[::stride], every.column[::stride])
+        cells = torch.arange(ROWS * len(trajectory.kept), device=world.device)
+        pairs = trajectory.pairs(cells[:: max(1, len(cells) // PAIRS)])
         g, _ = replay(policy, trajectory, pairs)
         with torch.no_grad():
             mean = replay(world.reference, trajectory, pairs)[0].mean
-        exact = kl_same_std(g.mean, mean, g.std, policy.space, trajectory.cond[pairs.row])
+        exact = kl_same_std(g.mean, mean, g.std, policy.space, pairs.cond)
         total = total + penalty.cost(exact).sum()
     if not total.requires_grad:
         return 0.0

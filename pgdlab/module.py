@@ -108,7 +108,7 @@ class SteeringModule(lightning.LightningModule):
         self.register_buffer("seconds", torch.zeros((), dtype=torch.float64))
         self.experience: Any = None
         self.history: list[dict[str, float]] = []
-        self.sums: dict[str, list[Any]] = {}
+        self.sums: dict[str, list[tuple[Tensor, float]]] = {}
         self.rows = 0
         self.started = 0.0
         self.base = ""
@@ -215,7 +215,7 @@ class SteeringModule(lightning.LightningModule):
             self.add(name, total, count)
         self.add("loss", loss.value, 0.0)  # a count of 0: averaged over the updates
         self.rows += loss.rows
-        return loss.value * size
+        return loss.value * size if size > 1 else loss.value
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Lightning's hook; its own clipping refuses a fused optimizer under mixed precision. Logs the norms as they were.
@@ -228,9 +228,8 @@ class SteeringModule(lightning.LightningModule):
             self.add(name, norm * share, share)
 
     def add(self, name: str, total: Tensor, count: float) -> None:
-        """Adds to the sums that an iteration's logs are made of."""
-        entry = self.sums.setdefault(name, [0.0, 0.0])
-        entry[0], entry[1] = entry[0] + total.detach(), entry[1] + count
+        """Notes a term of the sums that an iteration's logs are made of."""
+        self.sums.setdefault(name, []).append((total.detach(), count))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """After the last update: counts and logs the iteration, before any callback asks for it."""
@@ -251,7 +250,10 @@ class SteeringModule(lightning.LightningModule):
     def all_sums(self) -> dict[str, tuple[float, float]]:
         """The sums over all processes, exchanged at once with their names: a process whose samples were all not measured has
         none of the ratios' to gather."""
-        own = {name: (float(total), float(count)) for name, (total, count) in self.sums.items()}
+        own = {}
+        for name, terms in self.sums.items():
+            totals, counts = zip(*terms, strict=True)
+            own[name] = float(torch.stack(totals).double().sum()), float(sum(counts))
         parts = [own] * self.world.processes.size
         if len(parts) > 1:
             torch.distributed.all_gather_object(parts, own)

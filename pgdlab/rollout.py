@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
@@ -44,10 +44,18 @@ class Trajectory:
     slot: tuple[int, ...]
 
     @functools.cached_property
-    def where(self) -> tuple[Int[Tensor, " K"], Int[Tensor, " H1"]]:
-        """kept and slot on the states' device, to index with: made once, so that no pass waits for a copy."""
-        device = self.states.device
-        return torch.tensor(self.kept, device=device), torch.tensor(self.slot, device=device)
+    def lookup(self) -> Int[Tensor, "4 BK"]:
+        """Of every cell: row, step, and where its state and its action are among all states. Made once, so that no pass waits
+        for a copy."""
+        b, m = self.states.shape[:2]
+        kept, slot = torch.tensor(self.kept, dtype=torch.long), torch.tensor(self.slot)
+        row, h = torch.arange(b).repeat_interleave(len(kept)), kept.repeat(b)
+        return torch.stack([row, h, row * m + slot[h], row * m + slot[h + 1]]).to(self.states.device)
+
+    def pairs(self, cells: Int[Tensor, " P"]) -> Pairs:
+        """What a pass over some cells looks up."""
+        row, step, state, action = self.lookup.index_select(1, cells).unbind()
+        return Pairs(cells, row, step, state, action, self.cond[row])
 
 
 TENSORS = tuple(f.name for f in fields(Trajectory) if f.name not in ("kept", "slot"))
@@ -105,10 +113,10 @@ def rollout(
     done = 0
     while done < len(index):
         rows = index[done : done + batch]
-        some = cond[done : done + len(rows)].to(policy.std.device)
+        some = cond[done : done + len(rows)].to(policy.device)
         try:
             drawn = noise.normal(iteration, rows, policy.steps + 1, policy.space.shape)
-            drawn = drawn.to(device=policy.std.device, dtype=dtype_of(policy))
+            drawn = drawn.to(device=policy.device, dtype=dtype_of(policy))
             part = _Sampler(policy, reference, some, kept, extras).run(drawn)
         except RuntimeError as error:
             part, batch = None, halved(len(rows), error)
@@ -190,37 +198,36 @@ class _Sampler:
 
 
 class Pairs(NamedTuple):
-    """P (trajectory, step) pairs: rows and columns into Trajectory.log_prob and .reference_mean, each (P,)."""
+    """P pairs of a trajectory and a kept step of it, each (P,). cell: row times K plus column of what is (B, K), as log_prob
+    and reference_mean; row; step: h; state, action: row times M plus slot; cond (P, ...)."""
 
+    cell: Int[Tensor, " P"]
     row: Int[Tensor, " P"]
-    column: Int[Tensor, " P"]
+    step: Int[Tensor, " P"]
+    state: Int[Tensor, " P"]
+    action: Int[Tensor, " P"]
+    cond: Tensor
 
 
-def pick(x: Float[Tensor, "B C *D"], row: Int[Tensor, " P"], column: Int[Tensor, " P"]) -> Float[Tensor, "P *D"]:
-    """x[row, column]; three times as fast where a cell is many numbers, which are then copied as one."""
-    return x.flatten(0, 1).index_select(0, row * x.shape[1] + column)
+def pick(x: Float[Tensor, "B C *D"], cell: Int[Tensor, " P"]) -> Float[Tensor, "P *D"]:
+    """x[cell // C, cell % C]; three times as fast where a cell is many numbers, which are then copied as one."""
+    return x.flatten(0, 1).index_select(0, cell)
 
 
-def all_pairs(rows: Int[Tensor, " R"], kept: int) -> Pairs:
+def all_cells(rows: Int[Tensor, " R"], kept: int) -> Int[Tensor, " P"]:
     """Every kept step of the given trajectories."""
-    column = torch.arange(kept, device=rows.device)
-    return Pairs(rows.repeat_interleave(kept), column.repeat(len(rows)))
+    return (rows[:, None] * kept + torch.arange(kept, device=rows.device)).flatten()
 
 
-def split(pairs: Pairs, size: int) -> Iterator[Pairs]:
-    """The pairs in equal parts, of at most `size`."""
-    parts = -(-len(pairs.row) // size)
-    for row, column in zip(pairs.row.tensor_split(parts), pairs.column.tensor_split(parts), strict=True):
-        yield Pairs(row, column)
+def split(cells: Int[Tensor, " P"], size: int) -> tuple[Tensor, ...]:
+    """The cells in equal parts, of at most `size`."""
+    return cells.tensor_split(-(-len(cells) // size))
 
 
 def replay(policy: Policy, trajectory: Trajectory, pairs: Pairs) -> tuple[Gaussian, Float[Tensor, " P"]]:
     """The Gaussians of any set of pairs in one network forward, and the log-probabilities of the stored actions."""
-    kept, slot = trajectory.where
-    h = kept[pairs.column]
-    cond = trajectory.cond[pairs.row]
-    g = policy(pick(trajectory.states, pairs.row, slot[h]), h, cond)
-    return g, log_prob(g, pick(trajectory.states, pairs.row, slot[h + 1]), policy.space, cond)
+    g = policy(pick(trajectory.states, pairs.state), pairs.step, pairs.cond)
+    return g, log_prob(g, pick(trajectory.states, pairs.action), policy.space, pairs.cond)
 
 
 def initial_kl(policy: Policy, reference: Policy, cond: Tensor) -> Float[Tensor, " B"]:

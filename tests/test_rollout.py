@@ -16,7 +16,7 @@ from pgdlab.diffusion.space import Dense
 from pgdlab.diffusion.tuning import Full, LoRA, Tuning
 from pgdlab.functional.gaussian import Gaussian
 from pgdlab.noise import Noise
-from pgdlab.rollout import Extras, Pairs, Trajectory, all_pairs, concatenate, dtype_of, replay, rollout, slots, split
+from pgdlab.rollout import Extras, Trajectory, all_cells, concatenate, dtype_of, pick, replay, rollout, slots, split
 from tests.exact import steps_of
 from tests.networks import denoiser
 from tests.tiny import CLASS_MEANS, FastNoise, moved, tiny_policy
@@ -66,7 +66,7 @@ def test_what_is_stored_is_what_is_scored() -> None:
 def test_replay_gives_the_rollouts_log_prob_in_fp64() -> None:
     policy, reference = pair_of_policies()
     out = run(policy, reference, STOCHASTIC)
-    g, score = replay(policy, out, all_pairs(torch.arange(ROWS), 3))
+    g, score = replay(policy, out, out.pairs(torch.arange(3 * ROWS)))
     torch.testing.assert_close(score.reshape(ROWS, 3), out.log_prob, **EXACT)
     kl = 0.5 * ((g.mean - out.reference_mean.flatten(0, 1)) / g.std).square().sum(1)
     torch.testing.assert_close(kl.reshape(ROWS, 3), out.kl[:, :3], **EXACT)
@@ -85,34 +85,38 @@ def test_replay_gives_the_rollouts_log_prob_in_fp32(tuning: Tuning) -> None:
         policy, reference, Noise(0), 0, range(6), COND[:6], policy.stochastic_steps, 4, Extras(reference=True)
     )
     assert out.log_prob.dtype == torch.float32
-    pairs = all_pairs(torch.arange(6), len(out.kept))
-    order = torch.randperm(len(pairs.row), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(6 * len(out.kept), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        score = replay(policy, out, Pairs(pairs.row[order], pairs.column[order]))[1]
-    assert (score - out.log_prob[pairs.row[order], pairs.column[order]]).abs().max() < 1e-3
+        score = replay(policy, out, out.pairs(order))[1]
+    assert (score - out.log_prob.flatten()[order]).abs().max() < 1e-3
     assert out.kl.abs().max() < 1e-3, "an untrained policy is its reference"
 
 
 def test_any_pairs_in_any_order_give_the_same() -> None:
     policy, reference = pair_of_policies()
     out = run(policy, reference, STOCHASTIC)
-    whole = replay(policy, out, all_pairs(torch.arange(ROWS), 3))
+    whole = replay(policy, out, out.pairs(torch.arange(3 * ROWS)))
     g = torch.Generator().manual_seed(0)
-    pairs = Pairs(torch.randint(ROWS, (20,), generator=g), torch.randint(3, (20,), generator=g))
-    some = replay(policy, out, pairs)
-    flat = pairs.row * 3 + pairs.column
+    flat = torch.randint(3 * ROWS, (20,), generator=g)
+    some = replay(policy, out, out.pairs(flat))
     torch.testing.assert_close(some[0].mean, whole[0].mean[flat], **EXACT)
     torch.testing.assert_close(some[1], whole[1][flat], **EXACT)
-    assert len(replay(policy, out, Pairs(flat[:0], flat[:0]))[1]) == 0
+    assert len(replay(policy, out, out.pairs(flat[:0]))[1]) == 0
 
 
 def test_pairs_and_splits() -> None:
-    pairs = all_pairs(torch.tensor([4, 7]), 3)
-    assert pairs.row.tolist() == [4, 4, 4, 7, 7, 7]
-    assert pairs.column.tolist() == [0, 1, 2, 0, 1, 2]
-    parts = list(split(pairs, 4))
-    assert [len(p.row) for p in parts] == [3, 3]  # as 4 and 2 would be, but for their peak
-    assert torch.equal(torch.cat([p.column for p in parts]), pairs.column)
+    out = run(*pair_of_policies(), [0, 1])
+    cells = all_cells(torch.tensor([4, 7]), 2)
+    assert cells.tolist() == [8, 9, 14, 15]
+    pairs = out.pairs(cells)
+    assert pairs.row.tolist() == [4, 4, 7, 7]
+    assert pairs.step.tolist() == [0, 1, 0, 1]
+    assert pairs.state.tolist() == [12, 13, 21, 22]  # three states a row are stored
+    assert pairs.action.tolist() == [13, 14, 22, 23]
+    assert torch.equal(pairs.cond, COND[[4, 4, 7, 7]])
+    assert torch.equal(pick(out.states, pairs.action), out.states[[4, 4, 7, 7], [1, 2, 1, 2]])
+    parts = split(all_cells(torch.tensor([4, 7]), 3), 4)
+    assert [part.tolist() for part in parts] == [[12, 13, 14], [21, 22, 23]]  # as 4 and 2 would be, but for their peak
 
 
 @pytest.mark.parametrize(
@@ -135,7 +139,7 @@ def test_only_the_states_that_are_needed_are_stored(kept: list[int], slot: tuple
     for name in ("sample", "initial", "kl", "log_ratio", "estimates", "initial_log_prob", "initial_log_ratio"):
         assert torch.equal(getattr(some, name), getattr(whole, name)), name
     if kept:
-        score = replay(policy, some, all_pairs(torch.arange(ROWS), len(kept)))[1]
+        score = replay(policy, some, some.pairs(torch.arange(ROWS * len(kept))))[1]
         torch.testing.assert_close(score.reshape(ROWS, -1), whole.log_prob[:, kept], **EXACT)
 
 
@@ -284,7 +288,7 @@ def test_actions_are_scored_as_they_are_stored() -> None:
     out = rollout(policy, policy, Noise(0), 0, range(ROWS), COND, STOCHASTIC, ROWS)
     assert out.states.dtype == torch.float32
     with torch.no_grad():
-        score = replay(policy, out, all_pairs(torch.arange(ROWS), 3))[1].reshape(ROWS, 3)
+        score = replay(policy, out, out.pairs(torch.arange(3 * ROWS)))[1].reshape(ROWS, 3)
     assert score.dtype == torch.float64
     torch.testing.assert_close(out.log_prob.double(), score, rtol=1e-6, atol=1e-6)
 
@@ -292,7 +296,5 @@ def test_actions_are_scored_as_they_are_stored() -> None:
 def test_where_the_kept_steps_are_is_on_the_device_once() -> None:
     """Replay indexes with tensors; making them anew for every pass would wait for the device each time."""
     out = run(*pair_of_policies(), [0, 2])
-    first, again = out.where, out.where
-    assert first[0] is again[0]
-    assert first[0].tolist() == [0, 2]
-    assert first[1].tolist() == [0, 1, 2, 3, 4]
+    assert out.lookup is out.lookup
+    assert out.lookup[:, :4].tolist() == [[0, 0, 1, 1], [0, 2, 0, 2], [0, 2, 5, 7], [1, 3, 6, 8]]

@@ -170,6 +170,11 @@ def tiny_world(
     )  # fmt: skip
 
 
+def every(rows: int, kept: int) -> tuple[Tensor, Tensor]:
+    """Row and column of every pair."""
+    return torch.arange(rows).repeat_interleave(kept), torch.arange(kept).repeat(rows)
+
+
 def gradient(world: World, algorithm: Any, experience: Any = None, update: int = 0) -> dict[str, Tensor]:
     """The gradient of a whole update's loss, by parameter name."""
     experience = algorithm.collect(world, 0) if experience is None else experience

@@ -14,7 +14,7 @@ from pgdlab.diffusion import weights
 from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.networks.egnn import EGNN
 from pgdlab.diffusion.schedules import Schedule
-from pgdlab.diffusion.space import Space
+from pgdlab.diffusion.space import Space, squared_difference
 from pgdlab.functional.gaussian import expand
 
 
@@ -43,8 +43,11 @@ class Atoms(Space):
         centre = place.sum(1, keepdim=True) / expand(cond, place)
         return torch.cat([kept[..., : self.types], (place - centre) * mask], 2)
 
-    def squared_norm(self, x: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
-        return (x.square() * self.real(cond).to(x)[..., None]).sum((1, 2))
+    def squared_distance(self, x: Float[Tensor, "P *D"], y: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
+        return (squared_difference(x, y) * self.real(cond).to(x)[..., None]).sum((1, 2))
+
+    def dof(self, cond: Tensor) -> Int[Tensor, " P"]:
+        return cond * self.types + 3 * (cond - 1)
 
     def log_volume(self, log_std: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
         each = (log_std * self.real(cond).to(log_std)[..., None]).sum(1)

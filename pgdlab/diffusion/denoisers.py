@@ -76,7 +76,10 @@ class DiffusersDenoiser(Denoiser):
     def forward(self, x: Float[Tensor, "P *D"], t: Int[Tensor, " P"], cond: Tensor) -> Float[Tensor, "P *D"]:
         alpha, sigma = expand(self.schedule.alpha(t), x), expand(self.schedule.sigma(t), x)
         out, kind = self.output(x, t, cond), self.schedule.prediction_type
-        x0 = (x - sigma * out) / alpha if kind == "epsilon" else alpha * x - sigma * out if kind[0] == "v" else out
+        if kind == "epsilon":
+            x0 = torch.addcmul(x / alpha, out, -sigma / alpha)
+        else:
+            x0 = torch.addcmul(alpha * x, out, -sigma) if kind == "v_prediction" else out
         return x0 if self.schedule.clip is None else x0.clamp(-self.schedule.clip, self.schedule.clip)
 
     def frozen(self) -> Denoiser:
@@ -103,7 +106,7 @@ class ClassifierFreeGuidance(Denoiser):
     def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
         both = torch.cat([cond, torch.full_like(cond, self.null)])
         given, null = self.denoiser(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
-        return null + self.scale * (given - null)
+        return torch.lerp(null, given, self.scale)
 
     def frozen(self) -> Denoiser:
         return ClassifierFreeGuidance(self.denoiser.frozen(), self.scale, self.null)

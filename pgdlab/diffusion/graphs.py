@@ -16,7 +16,7 @@ from pgdlab.diffusion import weights
 from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.networks.graph_transformer import GraphTransformer
 from pgdlab.diffusion.schedules import Schedule
-from pgdlab.diffusion.space import Space
+from pgdlab.diffusion.space import Space, squared_difference
 from pgdlab.functional.gaussian import expand
 
 
@@ -63,8 +63,11 @@ class Graphs(Space):
     def project(self, noise: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, "P *D"]:
         return noise * self.mask(cond, noise)
 
-    def squared_norm(self, x: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
-        return (x.square() * self.mask(cond, x)).sum(1)
+    def squared_distance(self, x: Float[Tensor, "P *D"], y: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
+        return (squared_difference(x, y) * self.mask(cond, x)).sum(1)
+
+    def dof(self, cond: Tensor) -> Int[Tensor, " P"]:
+        return cond * self.types + cond * (cond - 1) // 2 * self.bonds
 
     def log_volume(self, log_std: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
         return (log_std * self.mask(cond, log_std)).sum(1)

@@ -11,7 +11,7 @@ from pgdlab.diffusion.initial import InitialDistribution
 from pgdlab.diffusion.kernels import DDIM, Chain, Kernel
 from pgdlab.diffusion.space import Space
 from pgdlab.diffusion.tuning import Tuning
-from pgdlab.functional.gaussian import Gaussian, expand
+from pgdlab.functional.gaussian import Gaussian
 
 
 class Policy(nn.Module):
@@ -21,9 +21,7 @@ class Policy(nn.Module):
     """
 
     times: Tensor
-    from_x: Tensor
-    from_x0: Tensor
-    std: Tensor
+    coefficients: Tensor
 
     def __init__(
         self, denoiser: Denoiser, space: Space, initial: InitialDistribution, kernel: Kernel, steps: int
@@ -32,9 +30,30 @@ class Policy(nn.Module):
         self.denoiser, self.space, self.initial, self.kernel = denoiser, space, initial, kernel
         self.steps = steps
         chain = Chain.of(denoiser.schedule, kernel, steps)
-        for name in ("times", "from_x", "from_x0", "std"):
-            self.register_buffer(name, getattr(chain, name), persistent=False)
+        self.register_buffer("times", chain.times, persistent=False)
+        rows = torch.stack([chain.from_x, chain.from_x0, chain.std])  # together, so that a pass looks them up at once
+        self.register_buffer("coefficients", rows, persistent=False)
         self.stochastic_steps: list[int] = (chain.std > 0).nonzero().flatten().tolist()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the coefficients are, and so everything else."""
+        return self.times.device
+
+    @property
+    def from_x(self) -> Float[Tensor, " H"]:
+        """What every step's mean takes of the state."""
+        return self.coefficients[0]
+
+    @property
+    def from_x0(self) -> Float[Tensor, " H"]:
+        """What every step's mean takes of the x0 estimate."""
+        return self.coefficients[1]
+
+    @property
+    def std(self) -> Float[Tensor, " H"]:
+        """Every step's standard deviation, in the units of the data."""
+        return self.coefficients[2]
 
     @property
     def trains_denoiser(self) -> bool:
@@ -52,8 +71,9 @@ class Policy(nn.Module):
 
     def step(self, x: Float[Tensor, "P *D"], x0: Float[Tensor, "P *D"], h: Int[Tensor, " P"]) -> Gaussian:
         """The action's Gaussian, given the x0 estimate."""
-        mean = torch.addcmul(expand(self.from_x[h], x) * x, expand(self.from_x0[h], x), x0)
-        return Gaussian(mean, expand(self.std[h], x))
+        rows = self.coefficients.index_select(1, h).to(x.dtype)
+        from_x, from_x0, std = rows.reshape(3, -1, *(1,) * (x.ndim - 1)).unbind()
+        return Gaussian(torch.addcmul(from_x * x, from_x0, x0), std)
 
     def forward(self, x: Float[Tensor, "P *D"], h: Int[Tensor, " P"], cond: Tensor) -> Gaussian:
         """pi_h(.|x) for P pairs of a state x (P, *D) and a step h (P,) under cond (P, ...)."""
@@ -63,11 +83,11 @@ class Policy(nn.Module):
         """The frozen pretrained policy pi_pre, rho_pre. Shares the weights where none or only adapters are trained."""
         denoiser = self.denoiser.frozen() if self.trains_denoiser else self.denoiser
         prior = self.initial.prior()
-        return Policy(denoiser, self.space, prior, self.kernel, self.steps).to(self.std.device)
+        return Policy(denoiser, self.space, prior, self.kernel, self.steps).to(self.device)
 
     def with_kernel(self, kernel: Kernel) -> Policy:
         """The same denoiser and initial distribution under another sampler, weights shared."""
-        return Policy(self.denoiser, self.space, self.initial, kernel, self.steps).to(self.std.device)
+        return Policy(self.denoiser, self.space, self.initial, kernel, self.steps).to(self.device)
 
 
 def build_policy(

@@ -97,7 +97,9 @@ class DiffusersSchedule(Schedule):
         if self.scheduler.config.thresholding:
             raise ValueError("the scheduler's config asks for thresholding; only clip_sample is implemented")
         # diffusers keeps fp32 tables; the fp64 ones are the same numbers, so that both step alike
-        self.table = torch.cat([self.scheduler.alphas_cumprod, self.scheduler.final_alpha_cumprod.reshape(1)]).double()
+        last = self.scheduler.final_alpha_cumprod.reshape(1)  # of time -1
+        squared = torch.cat([self.scheduler.alphas_cumprod, last]).double()
+        self.table = torch.stack([squared.sqrt(), (1 - squared).sqrt()])
 
     @property
     def prediction_type(self) -> str:
@@ -119,17 +121,17 @@ class DiffusersSchedule(Schedule):
     def initial_std(self) -> float:
         return 1.0
 
-    def alpha_squared(self, t: Int[Tensor, " P"]) -> Float[Tensor, " P"]:
-        """Cumulative product of 1 - beta; index -1 is the last row, the final alpha."""
+    def at(self, t: Int[Tensor, " P"], row: int) -> Float[Tensor, " P"]:
+        """alpha (row 0) or sigma (row 1) at times t."""
         if self.table.device != t.device:
             self.table = self.table.to(t.device)  # moved once, so that no forward pass waits for a copy
-        return self.table[t]
+        return self.table[row][t]
 
     def alpha(self, t: Int[Tensor, " P"]) -> Float[Tensor, " P"]:
-        return self.alpha_squared(t).sqrt()
+        return self.at(t, 0)
 
     def sigma(self, t: Int[Tensor, " P"]) -> Float[Tensor, " P"]:
-        return (1 - self.alpha_squared(t)).sqrt()
+        return self.at(t, 1)
 
     def times(self, steps: int) -> Int[Tensor, " H1"]:
         if not 1 <= steps <= self.train_times:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import mse_loss
+
+squared_difference = functools.partial(mse_loss, reduction="none")  # (x - y)^2; one kernel forward, one backward
 
 
 class Space(ABC):
@@ -21,8 +25,12 @@ class Space(ABC):
         """White noise -> the noise of this space (mask, mirror, remove the centre of mass)."""
 
     @abstractmethod
-    def squared_norm(self, x: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
-        """||x||^2 with every degree of freedom counted once."""
+    def squared_distance(self, x: Float[Tensor, "P *D"], y: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
+        """||x - y||^2 with every degree of freedom counted once."""
+
+    @abstractmethod
+    def dof(self, cond: Tensor) -> Int[Tensor, " P"]:
+        """Degrees of freedom."""
 
     @abstractmethod
     def log_volume(self, log_std: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
@@ -47,8 +55,11 @@ class Dense(Space):
     def project(self, noise: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, "P *D"]:
         return noise
 
-    def squared_norm(self, x: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
-        return x.flatten(1).square().sum(1)
+    def squared_distance(self, x: Float[Tensor, "P *D"], y: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
+        return squared_difference(x, y).flatten(1).sum(1)
+
+    def dof(self, cond: Tensor) -> Int[Tensor, " P"]:
+        return torch.full((len(cond),), math.prod(self.shape), device=cond.device)
 
     def log_volume(self, log_std: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
         return log_std.flatten(1).sum(1)

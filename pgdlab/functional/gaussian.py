@@ -15,8 +15,11 @@ from torch import Tensor
 class Volume(Protocol):
     """The part of a Space that densities need: how to sum over true degrees of freedom."""
 
-    def squared_norm(self, x: Tensor, cond: Tensor) -> Tensor:
-        """||x||^2 of rows x (P, *D), every degree of freedom counted once: (P,)."""
+    def squared_distance(self, x: Tensor, y: Tensor, cond: Tensor) -> Tensor:
+        """||x - y||^2 of rows (P, *D), every degree of freedom counted once: (P,)."""
+
+    def dof(self, cond: Tensor) -> Tensor:
+        """Degrees of freedom of each row: (P,)."""
 
     def log_volume(self, log_std: Tensor, cond: Tensor) -> Tensor:
         """Sum of a quantity per coordinate (P, *D) over the degrees of freedom: (P,)."""
@@ -42,14 +45,30 @@ def expand(vector: Tensor, like: Tensor) -> Tensor:
     return vector.to(like.dtype).reshape(-1, *(1,) * (like.ndim - 1))
 
 
+def one_a_row(std: Float[Tensor, "P *S"]) -> bool:
+    """Whether all coordinates of a row share one standard deviation."""
+    return std.numel() == len(std)
+
+
+def mahalanobis(
+    x: Float[Tensor, "P *D"], y: Float[Tensor, "P *D"], std: Float[Tensor, "P *S"], space: Volume, cond: Tensor
+) -> Float[Tensor, " P"]:
+    """||(x - y) / std||^2. Where std is one number a row it divides the sum: no pass over all coordinates for it."""
+    if one_a_row(std):
+        return space.squared_distance(x, y, cond) / std.reshape(-1).square()
+    return space.squared_distance(x / std, y / std, cond)
+
+
 def log_prob(g: Gaussian, x: Float[Tensor, "P *D"], space: Volume, cond: Tensor) -> Float[Tensor, " P"]:
     """log N(x; mean, std^2) = -1/2 ||(x - mean) / std||^2 - sum log std - dof/2 log 2 pi, in nats.
 
     The density, not its mean over dimensions: the ratio of two of them is an importance weight.
     Rows with std 0 have no density and give -inf or nan: leave them out (Policy.stochastic_steps).
     """
-    each = (g.std.log() + 0.5 * math.log(2 * math.pi)).expand_as(g.mean)
-    return -0.5 * space.squared_norm((x - g.mean) / g.std, cond) - space.log_volume(each, cond)
+    log_std = g.std.log() + 0.5 * math.log(2 * math.pi)
+    one = one_a_row(g.std)
+    volume = space.dof(cond) * log_std.reshape(-1) if one else space.log_volume(log_std.expand_as(g.mean), cond)
+    return torch.add(-volume, mahalanobis(x, g.mean, g.std, space, cond), alpha=-0.5)
 
 
 def kl(p: Gaussian, q: Gaussian, space: Volume, cond: Tensor) -> Float[Tensor, " P"]:
@@ -59,7 +78,7 @@ def kl(p: Gaussian, q: Gaussian, space: Volume, cond: Tensor) -> Float[Tensor, "
     """
     log_ratio = (p.std.log() - q.std.log()).expand_as(p.mean)
     spread = 0.5 * torch.expm1(2 * log_ratio) - log_ratio
-    return 0.5 * space.squared_norm((p.mean - q.mean) / q.std, cond) + space.log_volume(spread, cond)
+    return 0.5 * mahalanobis(p.mean, q.mean, q.std, space, cond) + space.log_volume(spread, cond)
 
 
 def kl_same_std(
@@ -70,4 +89,4 @@ def kl_same_std(
     cond: Tensor,
 ) -> Float[Tensor, " P"]:
     """KL of two Gaussians that share std > 0: ||m_p - m_q||^2 / (2 std^2), in nats (a step of the denoising MDP)."""
-    return 0.5 * space.squared_norm((mean_p - mean_q) / std, cond)
+    return 0.5 * mahalanobis(mean_p, mean_q, std, space, cond)

@@ -69,10 +69,10 @@ class PathKL(Penalty):
         return torch.cat([charge.sum(1, keepdim=True), later], 1)
 
     def cost(self, kl: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
-        return self.coefficient * kl * (self.form == "A")
+        return self.coefficient * (self.form == "A") * kl
 
     def initial_cost(self, kl: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-        return self.initial_coefficient * kl * (self.form == "A")
+        return self.initial_coefficient * (self.form == "A") * kl
 
     def update(self, kl: float) -> None:
         if self.target is not None:

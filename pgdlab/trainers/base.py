@@ -55,8 +55,8 @@ class World:
 
     @property
     def device(self) -> torch.device:
-        """Where the policy's coefficients are, and so everything else."""
-        return self.policy.std.device
+        """Where the policy is, and so everything else."""
+        return self.policy.device
 
     def to(self, device: torch.device) -> World:
         """Every part that has weights, moved; sizes of passes that the plan leaves open are chosen for that device."""

@@ -20,12 +20,12 @@ from pgdlab.trainers.base import World
 class Credited:
     """This process's rows. table: what advantages are made of, column 0 rho's, column h + 1 action h's; fp64.
 
-    weight: of a kept step's differentiated penalty, (K,). targets: what the critic is fitted to at the kept steps, (B, K),
-    or (B, 0) where there is none.
+    weight: of a kept step's differentiated penalty, (K,), None for 1. targets: what the critic is fitted to at the kept steps,
+    (B, K), or (B, 0) where there is none.
     """
 
     table: Float[Tensor, "B H1"]
-    weight: Float[Tensor, " K"]
+    weight: Float[Tensor, " K"] | None
     targets: Float[Tensor, "B T"]
     logs: dict[str, float] = field(default_factory=dict)
 
@@ -63,4 +63,4 @@ class RewardToGo(Credit):
 
     def assign(self, world: World, trajectory: Trajectory, paid: Paid) -> Credited:
         table = returns_table(paid) - world.penalty.shape(trajectory)
-        return Credited(table, table.new_ones(len(trajectory.kept)), table[:, :0])
+        return Credited(table, None, table[:, :0])

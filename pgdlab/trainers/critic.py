@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pgdlab.diffusion.values import PerceptronValue, QuadraticValue, Value
-from pgdlab.rollout import Pairs, Trajectory, all_pairs, dtype_of, split
+from pgdlab.rollout import Pairs, Trajectory, dtype_of, pick, split
 from pgdlab.trainers.base import World
 
 
@@ -52,23 +52,22 @@ class Perceptron(Critic):
 
 def at_pairs(value: Value, trajectory: Trajectory, pairs: Pairs) -> Float[Tensor, " P"]:
     """The values of the states before the pairs' actions."""
-    kept, slot = trajectory.where
-    h = kept[pairs.column]
-    return value(trajectory.states[pairs.row, slot[h]], h, trajectory.cond[pairs.row])
+    return value(pick(trajectory.states, pairs.state), pairs.step, pairs.cond)
 
 
 @torch.no_grad()
 def at_kept(value: Value, trajectory: Trajectory, size: int) -> Float[Tensor, "B K"]:
     """The values of all states before kept actions, `size` pairs at a time. fp64."""
     rows, kept = len(trajectory.cond), len(trajectory.kept)
-    pairs = all_pairs(torch.arange(rows, device=trajectory.states.device), kept)
-    return torch.cat([at_pairs(value, trajectory, some).double() for some in split(pairs, size)]).reshape(rows, kept)
+    cells = torch.arange(rows * kept, device=trajectory.states.device)
+    parts = (trajectory.pairs(some) for some in split(cells, size))
+    return torch.cat([at_pairs(value, trajectory, some).double() for some in parts]).reshape(rows, kept)
 
 
 def fit_loss(
     value: Value, trajectory: Trajectory, targets: Float[Tensor, "B K"], pairs: Pairs
 ) -> tuple[Float[Tensor, ""], dict[str, tuple[Tensor, float]]]:
     """Sum over the pairs of (V - target)^2 / 2, targets constant   (Sutton & Barto 2018, sec. 9.3 and 12.2)."""
-    off = at_pairs(value, trajectory, pairs).double() - targets[pairs.row, pairs.column]
+    off = at_pairs(value, trajectory, pairs).double() - pick(targets, pairs.cell)
     loss = off.square().sum() / 2
     return loss, {"critic_loss": (2 * loss.detach(), float(len(off)))}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pgdlab.penalties.base import NoPenalty
-from pgdlab.rollout import Pairs
+from pgdlab.rollout import Pairs, pick
 from pgdlab.trainers.base import World
 from pgdlab.trainers.denoising import unguided
 from pgdlab.trainers.policy_gradient import Experience
@@ -37,9 +37,7 @@ class Eager(Reinforce):
     ) -> tuple[Tensor, dict[str, tuple[Tensor, float]]]:
         """Sum over the pairs of -A log p(x_0|x_h)."""
         trajectory, policy = experience.trajectory, world.policy
-        kept, slot = trajectory.where
-        h = kept[pairs.column]
-        x, x0, cond = trajectory.states[pairs.row, slot[h]], trajectory.sample[pairs.row], trajectory.cond[pairs.row]
-        off = policy.denoiser.loss(x, x0, policy.times[h], cond)
-        advantage = experience.advantage[pairs.row, pairs.column].to(off.dtype)
+        x, x0 = pick(trajectory.states, pairs.state), trajectory.sample[pairs.row]
+        off = policy.denoiser.loss(x, x0, policy.times[pairs.step], pairs.cond)
+        advantage = pick(experience.advantage, pairs.cell).to(off.dtype)
         return (advantage * off).double().sum(), {"denoising_loss": (off.detach().sum(), float(len(off)))}

@@ -17,8 +17,8 @@ def trust(
     world: World, trajectory: Trajectory, pairs: Pairs, g: Gaussian
 ) -> tuple[Bool[Tensor, " P"], dict[str, tuple[Tensor, float]]]:
     """Which pairs are inside the trust region; for the logs the exact KL to the sampling policy and who is outside."""
-    old = pick(trajectory.own_mean, pairs.row, pairs.column)
-    moved = kl_same_std(g.mean, old, g.std, world.policy.space, trajectory.cond[pairs.row])
+    old = pick(trajectory.own_mean, pairs.cell)
+    moved = kl_same_std(g.mean, old, g.std, world.policy.space, pairs.cond)
     inside, n = world.penalty.trusted(moved), float(len(moved))
     return inside, {"old_kl_nats": (moved.double().sum(), n), "untrusted": ((~inside).sum(), n)}
 

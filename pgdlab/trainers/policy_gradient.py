@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -18,7 +19,7 @@ from pgdlab.functional.gaussian import kl_same_std, log_prob
 from pgdlab.functional.returns import Baseline, Scale, advantages, dead_rows
 from pgdlab.rewards.base import Episode, Paid, RewardError, begun_ahead, part_mean
 from pgdlab.rewards.guard import guarded
-from pgdlab.rollout import Extras, Pairs, Trajectory, all_pairs, initial_kl, pick, replay, rollout, split
+from pgdlab.rollout import Extras, Pairs, Trajectory, all_cells, initial_kl, pick, replay, rollout, split
 from pgdlab.trainers.base import Algorithm, Loss, World, refuse_ode
 from pgdlab.trainers.credit import Credit, RewardToGo, returns_table
 from pgdlab.trainers.critic import fit_loss
@@ -32,9 +33,10 @@ class Experience:
     """This process's trajectories with their credit.
 
     advantage: (B, K) for the kept steps, initial_advantage: (B,) for rho; fp64. objective_scale multiplies the whole
-    objective. step_scale multiplies the sum over kept steps. cost_weight: (K,), of their differentiated penalty. targets:
-    what the critic is fitted to, see trainers.credit. order: (epochs, samples) global sample indices, shuffled;
-    measured: (samples,) all processes'. index: the global indices of the rows here.
+    objective. step_scale multiplies the sum over kept steps. cost_weight: (K,), of their differentiated penalty, None for 1.
+    targets: what the critic is fitted to, see trainers.credit. order: (epochs, samples) global sample indices, shuffled;
+    measured: (samples,) all processes'; both on the CPU, where minibatches are cut without waiting for the device.
+    index: the global indices of the rows here.
     """
 
     trajectory: Trajectory
@@ -42,7 +44,7 @@ class Experience:
     initial_advantage: Float[Tensor, " B"]
     objective_scale: float
     step_scale: float
-    cost_weight: Float[Tensor, " K"]
+    cost_weight: Float[Tensor, " K"] | None
     targets: Float[Tensor, "B T"]
     order: Int[Tensor, "E N"]
     measured: Bool[Tensor, " N"]
@@ -54,10 +56,11 @@ class Experience:
 
 @dataclass(frozen=True)
 class Piece:
-    """One pass: pairs for the denoiser, rows for rho, and how many measured trajectories the global minibatch has."""
+    """One pass: pairs for the denoiser, rows for rho (of one of them at least), and how many measured trajectories the global
+    minibatch has."""
 
-    pairs: Pairs
-    rows: Int[Tensor, " R"]
+    pairs: Pairs | None
+    rows: Int[Tensor, " R"] | None
     count: int
 
 
@@ -132,7 +135,7 @@ class PolicyGradient(Algorithm):
         order = torch.stack([torch.randperm(plan.samples, generator=shuffle) for _ in range(self.epochs)])
         return Experience(
             trajectory=trajectory, advantage=local[:, [h + 1 for h in kept]], initial_advantage=local[:, 0],
-            objective_scale=scalar, measured=measured, index=index, order=order.to(world.device),
+            objective_scale=scalar, measured=measured.cpu(), index=index, order=order,
             step_scale=plan.steps.scale(len(policy.stochastic_steps), len(kept)) if kept else 1.0,
             cost_weight=credited.weight, targets=credited.targets,
             logs=logs | credited.logs | world.penalty.logs(), queries=queries(world, paid),
@@ -141,33 +144,35 @@ class PolicyGradient(Algorithm):
 
     def passes(self, experience: Experience, update: int, world: World) -> list[Piece]:
         epoch, part = divmod(update, self.minibatches)
-        chosen = experience.order[epoch].tensor_split(self.minibatches)[part]
-        count = max(1, int(experience.measured[chosen].sum()))
-        here = chosen[(chosen >= experience.index.start) & (chosen < experience.index.stop)]
-        rows = (here[experience.measured[here]] - experience.index.start).to(world.device)
-        if not len(rows):
+        index, trajectory = experience.index, experience.trajectory
+        chosen = np.array_split(experience.order[epoch].numpy(), self.minibatches)[part]
+        chosen = chosen[experience.measured.numpy()[chosen]]
+        here = chosen[(chosen >= index.start) & (chosen < index.stop)] - index.start
+        if not len(here):
             return []
-        none = rows[:0]
+        rows = torch.from_numpy(here).to(world.device, non_blocking=True)
         if not world.policy.trains_denoiser:
-            return [Piece(Pairs(none, none), rows, count)]
-        pairs = list(split(all_pairs(rows, len(experience.trajectory.kept)), world.plan.pass_size))
-        first = rows if world.policy.trains_initial else none
-        return [Piece(p, first if i == 0 else none, count) for i, p in enumerate(pairs)]
+            return [Piece(None, rows, len(chosen))]
+        parts = split(all_cells(rows, len(trajectory.kept)), world.plan.pass_size)
+        first = rows if world.policy.trains_initial else None
+        return [Piece(trajectory.pairs(p), None if i else first, len(chosen)) for i, p in enumerate(parts)]
 
     def loss(self, experience: Experience, piece: Piece, world: World) -> Loss:
-        value = torch.zeros((), device=world.device, dtype=torch.float64)
+        terms: list[Tensor] = []
         logs: dict[str, tuple[Tensor, float]] = {}
-        if len(piece.pairs.row):
-            steps, logs = self.step_loss(experience, piece.pairs, world)
-            value = value + experience.step_scale * steps
-        if len(piece.rows):
+        scale, pairs = experience.objective_scale / piece.count, piece.pairs
+        if pairs is not None:
+            steps, logs = self.step_loss(experience, pairs, world)
+            terms.append(steps * (scale * experience.step_scale))
+        if piece.rows is not None:
             first, more = self.initial_loss(experience, piece.rows, world)
-            value, logs = value + first, logs | {f"initial_{name}": entry for name, entry in more.items()}
-        value = value * experience.objective_scale / piece.count
-        if world.critic is not None and len(piece.pairs.row):
-            off, more = fit_loss(world.critic, experience.trajectory, experience.targets, piece.pairs)
-            value, logs = value + off / (piece.count * len(experience.trajectory.kept)), logs | more
-        return Loss(value, len(piece.pairs.row), logs)
+            terms.append(first * scale)
+            logs |= {f"initial_{name}": entry for name, entry in more.items()}
+        if pairs is not None and world.critic is not None:
+            off, more = fit_loss(world.critic, experience.trajectory, experience.targets, pairs)
+            terms.append(off / (piece.count * len(experience.trajectory.kept)))
+            logs |= more
+        return Loss(sum(terms[1:], terms[0]), 0 if pairs is None else len(pairs.cell), logs)
 
     def step_loss(
         self, experience: Experience, pairs: Pairs, world: World
@@ -175,27 +180,25 @@ class PolicyGradient(Algorithm):
         """Sum over the pairs of penalty cost minus surrogate."""
         trajectory, penalty = experience.trajectory, world.penalty
         g, score = replay(world.policy, trajectory, pairs)
-        log_ratio = self.reduced(
-            score - trajectory.log_prob[pairs.row, pairs.column], world, trajectory.cond[pairs.row]
-        )
-        gain = self.surrogate(log_ratio, experience.advantage[pairs.row, pairs.column].to(score.dtype))
+        log_ratio = self.reduced(score - pick(trajectory.log_prob, pairs.cell), world, pairs.cond)
+        gain = self.surrogate(log_ratio, pick(experience.advantage, pairs.cell).to(score.dtype))
         logs = self.diagnostics(log_ratio.detach())
         if penalty.needs_means():
             inside, more = trust(world, trajectory, pairs, g)
             gain, logs = gain.masked_fill(~inside, 0.0), logs | more
         if not penalty.needs_reference():
             return -gain.double().sum(), logs
-        mean = pick(trajectory.reference_mean, pairs.row, pairs.column)
-        exact = kl_same_std(g.mean, mean, g.std, world.policy.space, trajectory.cond[pairs.row])
-        cost = penalty.cost(exact) * experience.cost_weight[pairs.column]
+        mean = pick(trajectory.reference_mean, pairs.cell)
+        cost = penalty.cost(kl_same_std(g.mean, mean, g.std, world.policy.space, pairs.cond))
+        if experience.cost_weight is not None:
+            cost = cost * experience.cost_weight[pairs.cell % len(trajectory.kept)]
         return (cost - gain).double().sum(), logs
 
     def reduced(self, log_ratio: Float[Tensor, " P"], world: World, cond: Tensor) -> Float[Tensor, " P"]:
         """The log-ratio that the surrogate sees."""
         if self.ratio == "density":
             return log_ratio
-        space = world.policy.space
-        return log_ratio / space.log_volume(log_ratio.new_ones(len(cond), *space.shape), cond)
+        return log_ratio / world.policy.space.dof(cond)
 
     def initial_loss(
         self, experience: Experience, rows: Int[Tensor, " R"], world: World

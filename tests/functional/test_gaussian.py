@@ -84,8 +84,11 @@ class ZeroCentre(Space):
     def project(self, noise: Tensor, cond: Tensor) -> Tensor:
         return noise - noise.mean(1, keepdim=True)
 
-    def squared_norm(self, x: Tensor, cond: Tensor) -> Tensor:
-        return x.square().sum((1, 2))
+    def squared_distance(self, x: Tensor, y: Tensor, cond: Tensor) -> Tensor:
+        return (x - y).square().sum((1, 2))
+
+    def dof(self, cond: Tensor) -> Tensor:
+        return torch.full((len(cond),), 3 * (self.shape[0] - 1))
 
     def log_volume(self, log_std: Tensor, cond: Tensor) -> Tensor:
         return log_std.mean((1, 2)) * 3 * (self.shape[0] - 1)
@@ -106,8 +109,12 @@ class Symmetric(Space):
     def project(self, noise: Tensor, cond: Tensor) -> Tensor:
         return noise.triu(1) + noise.triu(1).mT
 
-    def squared_norm(self, x: Tensor, cond: Tensor) -> Tensor:
-        return x.triu(1).square().sum((1, 2))
+    def squared_distance(self, x: Tensor, y: Tensor, cond: Tensor) -> Tensor:
+        return (x - y).triu(1).square().sum((1, 2))
+
+    def dof(self, cond: Tensor) -> Tensor:
+        n = self.shape[0]
+        return torch.full((len(cond),), n * (n - 1) // 2)
 
     def log_volume(self, log_std: Tensor, cond: Tensor) -> Tensor:
         return log_std.triu(1).sum((1, 2))

@@ -14,11 +14,10 @@ from pgdlab.oracle.linear_gaussian import Problem, affine_chain, optimum
 from pgdlab.penalties.base import NoPenalty
 from pgdlab.penalties.path_kl import PathKL
 from pgdlab.penalties.trust_region import KLConstraint, TrustRegion
-from pgdlab.rollout import all_pairs
 from pgdlab.trainers.base import World
 from pgdlab.trainers.ppo import PPO
 from pgdlab.trainers.reinforce import Reinforce
-from tests.tiny import gradient, moved, tiny_policy, tiny_world
+from tests.tiny import every, gradient, moved, tiny_policy, tiny_world
 from tests.worlds import POINTS, fitted
 
 FREE = PPO(clip=100.0, epochs=2, minibatches=1)
@@ -37,10 +36,10 @@ def world_of(limit: float) -> World:
 def kl_to_old(world: World, experience: Any) -> torch.Tensor:
     """||mean - mean_old||^2 / (2 std^2) of every kept pair, from the policy and a copy of it as it sampled."""
     out = experience.trajectory
-    pairs = all_pairs(torch.arange(64), 3)
-    new = world.policy(out.states[pairs.row, pairs.column], pairs.column, out.cond[pairs.row]).mean
-    old = start()[0](out.states[pairs.row, pairs.column], pairs.column, out.cond[pairs.row]).mean
-    std = world.policy.std[pairs.column]
+    row, step = every(64, 3)
+    new = world.policy(out.states[row, step], step, out.cond[row]).mean
+    old = start()[0](out.states[row, step], step, out.cond[row]).mean
+    std = world.policy.std[step]
     return ((new - old).square().sum(1) / (2 * std**2)).reshape(64, 3).detach()
 
 
@@ -78,8 +77,8 @@ def test_before_the_first_update_everything_is_inside() -> None:
 def test_the_means_are_kept_where_asked_for_only() -> None:
     world = world_of(0.1)
     out = FREE.collect(world, 0).trajectory
-    pairs = all_pairs(torch.arange(64), 3)
-    mean = world.policy(out.states[pairs.row, pairs.column], pairs.column, out.cond[pairs.row]).mean
+    row, step = every(64, 3)
+    mean = world.policy(out.states[row, step], step, out.cond[row]).mean
     torch.testing.assert_close(out.own_mean.flatten(0, 1), mean.detach(), rtol=1e-12, atol=1e-12)
     world.penalty = PathKL(coefficient=0.5)
     assert FREE.collect(world, 0).trajectory.own_mean.shape == (64, 0, 2)

@@ -27,13 +27,13 @@ from pgdlab.penalties.path_kl import PathKL
 from pgdlab.plan import RandomSteps, Window
 from pgdlab.rewards.base import Paid
 from pgdlab.rewards.dense import EveryStep
-from pgdlab.rollout import Extras, all_pairs, rollout
+from pgdlab.rollout import Extras, rollout
 from pgdlab.trainers.actor_critic import ActorCritic, between, explained
 from pgdlab.trainers.base import World
 from pgdlab.trainers.critic import Perceptron, Quadratic, at_kept, fit_loss
 from pgdlab.trainers.ppo import PPO
 from pgdlab.trainers.reinforce import Reinforce
-from tests.tiny import FastNoise, gradient, moved, tiny_policy, tiny_world
+from tests.tiny import FastNoise, every, gradient, moved, tiny_policy, tiny_world
 from tests.tiny import Quadratic as Bowl
 from tests.trainers.test_gradient import (
     CHUNKS,
@@ -248,7 +248,7 @@ def learned(world: World, algorithm: Any, iterations: int, lr: float) -> Value:
             optimizer.zero_grad()
             for piece in algorithm.passes(experience, update, world):
                 loss, _ = fit_loss(world.critic, experience.trajectory, experience.targets, piece.pairs)
-                (loss / len(piece.pairs.row)).backward()
+                (loss / len(piece.pairs.cell)).backward()
             optimizer.step()
     return world.critic
 
@@ -430,10 +430,10 @@ def test_the_critics_loss_in_many_passes(size: int) -> None:
     world.plan = replace(world.plan, pass_size=size)
     experience = algorithm.collect(world, 0)
     got = critic_gradient(world, algorithm, experience)
-    pairs = all_pairs(torch.arange(12), 3)
+    row, column = every(12, 3)
     out = experience.trajectory
-    at = world.critic(out.states[pairs.row, pairs.column], pairs.column, out.cond[pairs.row])
-    loss = (at - experience.targets[pairs.row, pairs.column]).square().mean() / 2
+    at = world.critic(out.states[row, column], column, out.cond[row])
+    loss = (at - experience.targets[row, column]).square().mean() / 2
     for n, g in zip(got, torch.autograd.grad(loss, list(world.critic.parameters())), strict=True):
         torch.testing.assert_close(got[n], g, **EXACT)
     with_it = gradient(world, algorithm, experience)

@@ -69,8 +69,8 @@ def cut(whole: Piece, experience: Experience) -> list[Piece]:
     out = []
     for i in range(CHUNKS):
         pairs, rows = (slice(i * size * n, (i + 1) * size * n) for n in (kept, 1))
-        part = type(whole.pairs)(whole.pairs.row[pairs], whole.pairs.column[pairs])
-        out.append(Piece(part, whole.rows[rows], size))
+        part = None if whole.pairs is None else experience.trajectory.pairs(whole.pairs.cell[pairs])
+        out.append(Piece(part, None if whole.rows is None else whole.rows[rows], size))
     return out
 
 

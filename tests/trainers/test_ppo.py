@@ -11,7 +11,7 @@ import torch
 from pgdlab.diffusion.policy import Policy
 from pgdlab.functional.gaussian import log_prob
 from pgdlab.penalties.path_kl import PathKL
-from pgdlab.rollout import all_pairs, replay
+from pgdlab.rollout import replay
 from pgdlab.trainers.ppo import PPO
 from pgdlab.trainers.reinforce import Reinforce
 from tests.tiny import FastNoise, gradient, moved, tiny_policy, tiny_world
@@ -42,7 +42,7 @@ def test_off_policy_ratios_average_to_one() -> None:
     out = PPO().collect(world, 0).trajectory
     moved(policy, seed=9, size=0.3)
     with torch.no_grad():
-        steps = replay(policy, out, all_pairs(torch.arange(n), 3))[1].reshape(n, 3) - out.log_prob
+        steps = replay(policy, out, out.pairs(torch.arange(3 * n)))[1].reshape(n, 3) - out.log_prob
         first = log_prob(policy.initial(out.cond), out.initial, policy.space, out.cond) - out.initial_log_prob
         ratio = torch.cat([steps, first[:, None]], 1).exp()
     assert ratio.std(0).min() > 0.05, "the policy has not moved"
@@ -146,10 +146,10 @@ def test_the_peers_ratio_is_below_one_on_average() -> None:
     trainer = PPO(ratio="per_dimension")
     out = trainer.collect(world, 0).trajectory
     moved(policy, seed=9, size=0.3)
-    pairs = all_pairs(torch.arange(20_000), 3)
+    pairs = out.pairs(torch.arange(60_000))
     with torch.no_grad():
         log_ratio = replay(policy, out, pairs)[1] - out.log_prob.flatten()
-        weight = trainer.reduced(log_ratio, world, out.cond[pairs.row]).exp()
+        weight = trainer.reduced(log_ratio, world, pairs.cond).exp()
     assert weight.mean() < 1 - 5 * weight.std() / len(weight) ** 0.5
 
 
