@@ -149,7 +149,7 @@ class SteeringModule(lightning.LightningModule):
         for part in (self.world.reference, self.world.reward, self.world.heldout):
             if part is not None:
                 part.eval()
-        self.base = digest(self.world.reference)
+        self.base, self.world.once = digest(self.world.reference), True
         size = self.trainer.world_size
         self.world.processes = Processes(self.global_rank, size, self.gather if size > 1 else alone)
 
@@ -187,6 +187,7 @@ class SteeringModule(lightning.LightningModule):
                 plan = self.world.plan
                 most = min(plan.pass_size, plan.samples * self.policy.steps)
                 self.world.plan = replace(plan, pass_size=halved(most, error))
+            self.algorithm.release(self.experience)
             release()
             self.sums, self.rows = {name: list(entry) for name, entry in before[0].items()}, before[1]
 

@@ -25,7 +25,7 @@ class Trajectory:
     action h is state h + 1. log_prob is that of the stored (rounded) actions. kl and log_ratio (sampled
     log pi/pi_pre) cover all H steps, kept or not, 0 at deterministic ones; they and reference_mean have 0 columns
     unless the reference was asked for. own_mean: the sampling policy's at kept steps, or empty. estimates: the
-    reference's x0 estimates of states 0..H-1, or empty.
+    reference's x0 estimates of states 0..H-1, or empty. log_prob and the kl of kept steps may have a gradient: has_graph.
     """
 
     cond: Tensor
@@ -51,6 +51,16 @@ class Trajectory:
         kept, slot = torch.tensor(self.kept, dtype=torch.long), torch.tensor(self.slot)
         row, h = torch.arange(b).repeat_interleave(len(kept)), kept.repeat(b)
         return torch.stack([row, h, row * m + slot[h], row * m + slot[h + 1]]).to(self.states.device)
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether log_prob and kl can be differentiated as they are, once."""
+        return self.log_prob.requires_grad
+
+    def drop_graph(self) -> None:
+        """Lets go of what log_prob and kl would be differentiated with."""
+        self.log_prob.detach_()
+        self.kl.detach_()
 
     def pairs(self, cells: Int[Tensor, " P"]) -> Pairs:
         """What a pass over some cells looks up."""
@@ -86,13 +96,14 @@ class Extras(NamedTuple):
 
     reference: KL, log-ratio and the reference's means at kept steps. estimates: the reference's x0 estimates.
     tuned_last: take deterministic steps with the tuned network instead of the reference. means: the policy's own at kept
-    steps.
+    steps. graph: log_prob and kl keep theirs at kept steps, as long as memory lasts; actions are constants in it.
     """
 
     reference: bool = False
     estimates: bool = False
     tuned_last: bool = False
     means: bool = False
+    graph: bool = False
 
 
 SAMPLES = Extras()
@@ -103,8 +114,8 @@ def rollout(
     policy: Policy, reference: Policy, noise: Noise, iteration: int, index: range, cond: Tensor,
     kept: list[int], batch: int, extras: Extras = SAMPLES, watch: Callable[[Trajectory], None] | None = None,
 ) -> Trajectory:  # fmt: skip
-    """Samples the trajectories of the global sample indices `index` under cond (B, ...), `batch` rows at a time, half as many
-    where memory runs out.
+    """Samples the trajectories of the global sample indices `index` under cond (B, ...), `batch` rows at a time; where memory
+    runs out without a graph, then half as many.
 
     Deterministic steps are taken by the frozen reference (they have no density, and an infinite KL once their network
     moves) unless extras.tuned_last. watch: is shown every batch before the next one begins.
@@ -119,15 +130,20 @@ def rollout(
             drawn = drawn.to(device=policy.device, dtype=dtype_of(policy))
             part = _Sampler(policy, reference, some, kept, extras).run(drawn)
         except RuntimeError as error:
-            part, batch = None, halved(len(rows), error)
+            smaller = halved(len(rows), error)
+            part, batch = None, batch if extras.graph else smaller
         if part is None:
+            extras = extras._replace(graph=False)
+            for earlier in parts:
+                earlier.drop_graph()
             release()
             continue
         parts.append(part)
         done += len(rows)
         if watch is not None:
             watch(parts[-1])
-    return concatenate(parts)
+    with torch.set_grad_enabled(extras.graph):
+        return concatenate(parts)
 
 
 def dtype_of(policy: Policy) -> torch.dtype:
@@ -179,21 +195,27 @@ class _Sampler:
         base = self.reference.estimate(x, at, cond) if compared or not own else x  # x: not used
         if self.extras.estimates:
             out.estimates[:, h] = base
-        g = policy(x, at, cond) if own else policy.step(x, base, at)
+        graph = self.extras.graph and h in self.kept
+        if graph:
+            torch.clear_autocast_cache()  # else weights that were cast without a graph would be used again with one
+        with torch.set_grad_enabled(graph):
+            g = policy(x, at, cond) if own else policy.step(x, base, at)
         action = g.sample(policy.space.project(drawn, cond)).to(x.dtype)  # as it is stored, whatever g is computed in
         if not stochastic:
             return action
-        score = log_prob(g, action, policy.space, cond)
-        if h in self.kept:
-            out.log_prob[:, self.kept.index(h)] = score
-            if self.extras.means:
-                out.own_mean[:, self.kept.index(h)] = g.mean
-        if self.extras.reference:
-            pre = policy.step(x, base, at)
-            out.kl[:, h] = kl_same_std(g.mean, pre.mean, g.std, policy.space, cond)
-            out.log_ratio[:, h] = score - log_prob(pre, action, policy.space, cond)
+        pre = policy.step(x, base, at)
+        with torch.set_grad_enabled(graph):
+            score = log_prob(g, action, policy.space, cond)
             if h in self.kept:
-                out.reference_mean[:, self.kept.index(h)] = pre.mean
+                out.log_prob[:, self.kept.index(h)] = score
+            if self.extras.reference:
+                out.kl[:, h] = kl_same_std(g.mean, pre.mean, g.std, policy.space, cond)
+        if self.extras.reference:
+            out.log_ratio[:, h] = score - log_prob(pre, action, policy.space, cond)
+        if h in self.kept and self.extras.means:
+            out.own_mean[:, self.kept.index(h)] = g.mean
+        if h in self.kept and self.extras.reference:
+            out.reference_mean[:, self.kept.index(h)] = pre.mean
         return action
 
 

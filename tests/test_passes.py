@@ -24,6 +24,7 @@ from tests.worlds import BRIGHT, graphs, tiny
 SIZES = ("plan.rollout_batch=5", "plan.pass_size=4", "heldout=null", BRIGHT)
 PPO = ("trainer=ppo", "trainer.minibatches=3")  # 2 epochs of 3, 3 and 2 samples
 DENSE = "reward={_target_: pgdlab.rewards.dense.EveryStep, weight: 0.25, reward: {_target_: tests.worlds.Bright}}"
+THIRD = "plan.steps={_target_: pgdlab.plan.RandomSteps, fraction: 0.34}"
 INITIAL = ("policy=frozen", "initial=diagonal")
 
 
@@ -58,6 +59,17 @@ CASES: dict[str, tuple[tuple[str, ...], Counts]] = {
     "mmd": ((*PPO, "penalty=mmd", "penalty.samples=10"), Counts(PLAIN, TWO_EPOCHS, 6, once=(8, 40))),
     "one update: 24 pairs in 6 passes": (("trainer=reinforce", "penalty=none"), Counts(PLAIN, (6, 24), 1)),
     "one update, path KL": (("trainer=reinforce", "penalty=path_kl"), Counts(COMPARED, (6, 24), 1)),
+    # 24 pairs fit: they are differentiated as they are sampled, in the 3 x 2 passes that sample; what is left without a gradient
+    # is the reference's
+    "one update, one pass of each step": (
+        ("trainer=reinforce", "penalty=path_kl", "plan.pass_size=24"),
+        Counts((6 + 2, 24 + 8), (6, 24), 1),
+    ),
+    # one of three steps is kept: 4 of the 6 passes are made without a graph
+    "one update, some of the steps": (
+        ("trainer=reinforce", "penalty=none", "plan.pass_size=8", THIRD),
+        Counts((4 + 2, 16 + 8), (2, 8), 1),
+    ),
     "groups": (("trainer=grpo", "trainer.minibatches=3", "penalty=none"), Counts(PLAIN, TWO_EPOCHS, 6)),
     "a critic needs no pass of the network": (
         ("trainer=actor_critic", "trainer.minibatches=3", "penalty=none"),
@@ -65,7 +77,7 @@ CASES: dict[str, tuple[tuple[str, ...], Counts]] = {
     ),
     # a third of 3 steps is kept: 3, 3 and 2 pairs an epoch, a pass each; the KL still is that of all steps
     "some of the steps": (
-        (*PPO, "penalty=path_kl", "plan.steps={_target_: pgdlab.plan.RandomSteps, fraction: 0.34}"),
+        (*PPO, "penalty=path_kl", THIRD),
         Counts(COMPARED, (6, 16), 6),
     ),
     # the reference's estimate at 4 steps: it is what KL and the last step need too
@@ -134,7 +146,14 @@ def test_the_reference_of_adapters_is_their_network_without_them(tmp_path: Path)
 
 @pytest.mark.parametrize(
     "name",
-    ["path KL", "one update: 24 pairs in 6 passes", "adapters", "guidance", "the initial noise alone"],
+    [
+        "path KL",
+        "one update: 24 pairs in 6 passes",
+        "one update, one pass of each step",
+        "adapters",
+        "guidance",
+        "the initial noise alone",
+    ],
 )
 def test_operations_are_those_of_the_passes(name: str, tmp_path: Path) -> None:
     """Multiplications and additions of matrix products and convolutions, forward and backward, as torch counts them."""

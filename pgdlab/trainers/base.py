@@ -40,7 +40,8 @@ class Processes:
 
 @dataclass
 class World:
-    """What an algorithm works with. critic: the value that it learns beside the policy, if it does."""
+    """What an algorithm works with. critic: the value that it learns beside the policy, if it does. once: the first update
+    follows its rollout at once and is differentiated once (SteeringModule), so that it can use sampling's own graph."""
 
     domain: Domain
     policy: Policy
@@ -52,6 +53,7 @@ class World:
     noise: Noise
     processes: Processes = field(default_factory=Processes)
     critic: Value | None = None
+    once: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -108,6 +110,10 @@ class Algorithm(ABC):
     @abstractmethod
     def collect(self, world: World, iteration: int) -> Any:
         """The iteration's experience; it has `logs: dict[str, float]`, `queries` and `evaluations`, all global."""
+
+    @abstractmethod
+    def release(self, experience: Any) -> None:
+        """After memory has run out: lets go of what can be computed again."""
 
     @abstractmethod
     def passes(self, experience: Any, update: int, world: World) -> list[Any]:

@@ -70,6 +70,9 @@ class DenoisingAlgorithm(Algorithm):
     def updates(self, plan: Plan) -> int:
         return self.steps
 
+    def release(self, experience: Samples) -> None:
+        """There is nothing of the kind."""
+
     def passes(self, experience: Samples, update: int, world: World) -> list[Piece]:
         g = world.noise.generator(experience.iteration, 10 + update)
         n, size = len(experience.x0), self.batch

@@ -32,6 +32,9 @@ class Eager(Reinforce):
                 "distribution: set initial=standard penalty=none"
             )
 
+    def differentiates_sampling(self, world: World, cells: int) -> bool:
+        return False  # sampling estimates, and does not score, the sample
+
     def step_loss(
         self, experience: Experience, pairs: Pairs, world: World
     ) -> tuple[Tensor, dict[str, tuple[Tensor, float]]]:

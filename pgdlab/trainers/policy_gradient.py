@@ -6,7 +6,7 @@ import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -95,6 +95,19 @@ class PolicyGradient(Algorithm):
     def build_critic(self, world: World) -> Value | None:
         return self.credit.build_critic(world)
 
+    def differentiates_sampling(self, world: World, cells: int) -> bool:
+        """Whether the graph of sampling takes the place of a replay: the one update is that of the policy which sampled, and
+        all `cells` of this process, rows times kept steps, fit in one pass."""
+        return (
+            world.once
+            and self.updates(world.plan) == 1
+            and 0 < cells <= world.plan.pass_size
+            and not world.penalty.needs_means()
+        )
+
+    def release(self, experience: Experience) -> None:
+        experience.trajectory.drop_graph()
+
     def refuse(self, world: World) -> None:
         if self.epochs < 1:
             raise ValueError(f"epochs is {self.epochs}; it is at least 1")
@@ -114,12 +127,16 @@ class PolicyGradient(Algorithm):
         groups = torch.arange(plan.samples, device=world.device) // plan.group
         kept = plan.steps.select(policy.stochastic_steps, shuffle) if policy.trains_denoiser else []
         compared = world.penalty.needs_reference() and policy.trains_denoiser  # a frozen denoiser's KL is 0
-        extras = Extras(compared, world.reward.needs_estimates(), means=world.penalty.needs_means())
+        cells = len(index) * len(kept)
+        graph = self.differentiates_sampling(world, cells)
+        extras = Extras(compared, world.reward.needs_estimates(), means=world.penalty.needs_means(), graph=graph)
         cond = draw_conditions(world, iteration)
         trajectory = rollout(
             policy, world.reference, world.noise, iteration, index, cond[index.start : index.stop], kept,
             plan.rollout_batch, extras, ahead(world),
         )  # fmt: skip
+        if graph and not trajectory.has_graph:  # memory ran out: not again
+            world.plan = plan = replace(plan, pass_size=cells - 1)
         seen = episode(world, trajectory)
         gather = world.processes.gather
         paid = guarded(world.reward, seen, plan.max_failed, gather)
@@ -172,24 +189,30 @@ class PolicyGradient(Algorithm):
             off, more = fit_loss(world.critic, experience.trajectory, experience.targets, pairs)
             terms.append(off / (piece.count * len(experience.trajectory.kept)))
             logs |= more
-        return Loss(sum(terms[1:], terms[0]), 0 if pairs is None else len(pairs.cell), logs)
+        rows = 0 if pairs is None or experience.trajectory.has_graph else len(pairs.cell)
+        return Loss(sum(terms[1:], terms[0]), rows, logs)
 
     def step_loss(
         self, experience: Experience, pairs: Pairs, world: World
     ) -> tuple[Tensor, dict[str, tuple[Tensor, float]]]:
         """Sum over the pairs of penalty cost minus surrogate."""
         trajectory, penalty = experience.trajectory, world.penalty
-        g, score = replay(world.policy, trajectory, pairs)
-        log_ratio = self.reduced(score - pick(trajectory.log_prob, pairs.cell), world, pairs.cond)
+        sampled = pick(trajectory.log_prob, pairs.cell)
+        g, score = (None, sampled) if trajectory.has_graph else replay(world.policy, trajectory, pairs)
+        log_ratio = self.reduced(score - sampled.detach(), world, pairs.cond)
         gain = self.surrogate(log_ratio, pick(experience.advantage, pairs.cell).to(score.dtype))
         logs = self.diagnostics(log_ratio.detach())
-        if penalty.needs_means():
+        if g is not None and penalty.needs_means():
             inside, more = trust(world, trajectory, pairs, g)
             gain, logs = gain.masked_fill(~inside, 0.0), logs | more
         if not penalty.needs_reference():
             return -gain.double().sum(), logs
-        mean = pick(trajectory.reference_mean, pairs.cell)
-        cost = penalty.cost(kl_same_std(g.mean, mean, g.std, world.policy.space, pairs.cond))
+        if g is None:
+            kl = trajectory.kl[pairs.row, pairs.step]
+        else:
+            mean = pick(trajectory.reference_mean, pairs.cell)
+            kl = kl_same_std(g.mean, mean, g.std, world.policy.space, pairs.cond)
+        cost = penalty.cost(kl)
         if experience.cost_weight is not None:
             cost = cost * experience.cost_weight[pairs.cell % len(trajectory.kept)]
         return (cost - gain).double().sum(), logs
