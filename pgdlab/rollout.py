@@ -198,6 +198,8 @@ class _Sampler:
         graph = self.extras.graph and h in self.kept
         if graph:
             torch.clear_autocast_cache()  # else weights that were cast without a graph would be used again with one
+        if graph:
+            torch.clear_autocast_cache()  # torch before 2.10 uses weights again that were cast without a graph
         with torch.set_grad_enabled(graph):
             g = policy(x, at, cond) if own else policy.step(x, base, at)
         action = g.sample(policy.space.project(drawn, cond)).to(x.dtype)  # as it is stored, whatever g is computed in

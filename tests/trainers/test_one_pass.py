@@ -25,7 +25,7 @@ from pgdlab.trainers.base import World
 from pgdlab.trainers.eager import Eager
 from pgdlab.trainers.ppo import PPO
 from pgdlab.trainers.reinforce import Reinforce
-from tests.test_memory import narrow
+from tests.test_memory import FULL, narrow
 from tests.tiny import gradient, moved, tiny_policy, tiny_world
 from tests.worlds import BRIGHT, distance, fitted, tiny
 
@@ -130,7 +130,7 @@ def test_memory_that_runs_out_while_sampling_ends_the_graph_not_the_run(
         out = limited(self, x, t, cond)
         graphs.append(out.requires_grad)
         if sum(graphs) > 4 and out.requires_grad and len(x) == 4:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            raise torch.OutOfMemoryError(FULL)
         return out
 
     monkeypatch.setattr(DiffusersDenoiser, "output", output)
@@ -141,6 +141,29 @@ def test_memory_that_runs_out_while_sampling_ends_the_graph_not_the_run(
     assert some.world.plan.pass_size == load(tmp_path / "some" / LAST)["pass_size"] == 23
     for k, g in enumerate(whole.gradients):
         assert distance(some.gradients[k], g) < 1e-7
+
+
+def test_no_half_of_a_graph_is_held_after_memory_ran_out() -> None:
+    """The batch that had one lets go of it before the next is drawn again: its memory is what there is too little of."""
+    policy, reference = policies()
+    calls = iter([None, torch.OutOfMemoryError(FULL), None])
+    shown: list[Any] = []
+    seen: list[list[bool]] = []
+
+    class Short(Noise):
+        def normal(self, *given: Any) -> Tensor:
+            seen.append([batch.has_graph for batch in shown])
+            error = next(calls)
+            if error is not None:
+                raise error
+            return super().normal(*given)
+
+    cond, extras = torch.zeros(6, dtype=torch.long), Extras(graph=True)
+    out = rollout(policy, reference, Short(0), 0, range(6), cond, [0, 1, 2], 3, extras, shown.append)
+    assert seen == [[], [True], [False]]
+    assert not out.has_graph
+    whole = rollout(policy, reference, Noise(0), 0, range(6), cond, [0, 1, 2], 3)
+    assert torch.equal(out.log_prob, whole.log_prob)
 
 
 @pytest.mark.parametrize(
