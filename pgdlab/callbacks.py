@@ -17,8 +17,6 @@ from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
-from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pgdlab.budget import Budget
 from pgdlab.loggers import record
@@ -29,17 +27,26 @@ from pgdlab.runs import naming
 class Average(WeightAveraging):
     """Exponential moving average of the trained weights, saved beside the raw ones in every checkpoint.
 
-    What is shared with the live module, as the base under adapters, is left out.
+    What is shared with the live module, as the base under adapters, is left out. Lightning's own keeps it where the module is
+    before it goes to its device, and asks that device how many updates there were, twice an update.
     """
 
     def __init__(self, decay: float) -> None:
-        whole = get_ema_multi_avg_fn(decay)
+        super().__init__(use_buffers=False)
+        self.decay = decay
 
-        def own(averaged: list[Tensor], live: list[Tensor], count: Any) -> None:
-            pairs = [(a, b) for a, b in zip(averaged, live, strict=True) if a.data_ptr() != b.data_ptr()]
-            whole([a for a, _ in pairs], [b for _, b in pairs], count)
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
 
-        super().__init__(use_buffers=False, multi_avg_fn=own)
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
+        """The first average is the first update's weights."""
+        assert self._average_model is not None
+        pairs = zip(self._average_model.parameters(), pl_module.parameters(), strict=True)
+        averaged, live = zip(*((a, b) for a, b in pairs if a is not b), strict=True)
+        torch._foreach_lerp_(averaged, live, 1 - self.decay if self._latest_update_step else 1.0)
+        self._latest_update_step = trainer.global_step
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Lightning would overwrite the live weights (and counters) with the average; a checkpoint has both."""

@@ -1,4 +1,5 @@
-"""The gate: an iteration makes exactly the network passes that its settings ask for, and no operations beside them.
+"""The gate: an iteration makes exactly the network passes that its settings ask for, no operations beside them, and never waits
+for the device while it samples or trains.
 
 Counts only, so that it holds on any machine. All runs: 8 samples, sampled as 5 and 3; 4 steps, the last without noise; passes of
 at most 4 pairs. Evaluation and doctor are no part of a run of fit().
@@ -6,18 +7,22 @@ at most 4 pairs. Evaluation and doctor are no part of a run of fit().
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.passes import Passes, bare, networks
 from pgdlab.build import build_module
 from pgdlab.compose import compose
 from pgdlab.fit import fit
+from pgdlab.rollout import _Sampler
 from pgdlab.trainers.policy_gradient import PolicyGradient
 from tests.worlds import BRIGHT, graphs, tiny
 
@@ -122,6 +127,72 @@ def run(folder: Path, words: tuple[str, ...], iterations: int = 1) -> tuple[Pass
 
 def counted(calls: list[Any]) -> tuple[int, int]:
     return len(calls), sum(call.rows for call in calls)
+
+
+WAIT = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "_unique2")
+
+
+class Waits(TorchDispatchMode):
+    """Notes operations whose result the host must know before it goes on, as x.item(), `if x`, x[mask]: on a GPU each of them
+    waits until all that was asked of it before is done. Not generators' numbers: they are drawn on the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.removeprefix("aten::")
+        indices = args[1] if name.startswith(("index", "_index_put")) and isinstance(args[1], list) else []
+        if name in WAIT or any(x is not None and x.dtype == torch.bool for x in indices):
+            self.noted.append(f"{name} from {''.join(traceback.format_stack(limit=9)[:-2])}")
+        return func(*args, **(kwargs or {}))
+
+
+class Watched(Callback):
+    """Notes them in every update, from before its first pass until after its optimiser step and the moving average's."""
+
+    def __init__(self) -> None:
+        self.waits = Waits()
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.waits.__enter__()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.waits.__exit__(None, None, None)
+
+
+# reward-weighted regression draws the seed of its dropout from a generator on the CPU, by the same operation
+@pytest.mark.parametrize("name", [name for name in CASES if name != "reward-weighted regression"])
+def test_nothing_waits_for_the_device(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in sampling, once its noise is drawn, nor in an update."""
+    cfg, watched, sampling = compose(tiny(*SIZES, *CASES[name][0], "plan.iterations=2")), Watched(), Waits()
+    run = _Sampler.run
+
+    def sample(self: _Sampler, drawn: torch.Tensor) -> Any:
+        with sampling:
+            return run(self, drawn)
+
+    monkeypatch.setattr(_Sampler, "run", sample)
+    fit(build_module(cfg), cfg, tmp_path, [watched])
+    assert not sampling.noted, sampling.noted[0]
+    assert not watched.waits.noted, watched.waits.noted[0]
+
+
+def test_a_wait_is_seen() -> None:
+    x = torch.arange(3.0)
+    for wait in (
+        x.sum().item,
+        lambda: bool(x[0] > 0),
+        lambda: x[x > 0],
+        lambda: x.index_put_((x > 9,), x[0]),
+        x.nonzero,
+    ):
+        with Waits() as waits:
+            wait()
+        assert len(waits.noted) == 1
+    with Waits() as waits:
+        torch.where(x > 0, x, 0.0).sum() + x[torch.tensor([0, 2])].masked_fill(x[:2] > 0, 1.0)
+    assert not waits.noted
 
 
 @pytest.mark.parametrize("name", CASES)

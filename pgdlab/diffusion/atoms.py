@@ -73,6 +73,8 @@ class AtomDenoiser(Denoiser):
     sampler of some tens of steps takes as it is. hidden, layers: of the network.
     """
 
+    hides = False
+
     def __init__(self, space: Atoms, schedule: Schedule, *, hidden: int = 256, layers: int = 9) -> None:
         super().__init__()
         self.space, self.schedule = space, schedule
@@ -80,11 +82,6 @@ class AtomDenoiser(Denoiser):
         self.network = EGNN(features=space.types, outputs=space.types, **self.sizes)
 
     def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
-        if bool((cond > self.space.atoms).any()):
-            raise ValueError(
-                f"cond is {int(cond.max())}; it is the number of atoms, at most {self.space.atoms}, and cannot be hidden: "
-                "set trainer.drop=0 for pretraining, policy.guidance=1 for steering"
-            )
         alpha, sigma = expand(self.schedule.alpha(t), x), expand(self.schedule.sigma(t), x)
         log_snr = 2 * (self.schedule.alpha(t) / self.schedule.sigma(t)).log()
         features, shift = self.network(*self.space.unpack(x), log_snr, self.space.real(cond))

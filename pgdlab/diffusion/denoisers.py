@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -23,9 +23,11 @@ scheduler = DDIMScheduler.from_pretrained("{name}", subfolder="scheduler")
 
 
 class Denoiser(nn.Module, ABC):
-    """Estimates x_0 from x_t (P, *D) at times t (P,) under conditions cond (P, ...)."""
+    """Estimates x_0 from x_t (P, *D) at times t (P,) under conditions cond (P, ...). hides: whether the condition may be hidden,
+    that is be the number of conditions; not where it is the size of a sample."""
 
     schedule: Schedule
+    hides: ClassVar[bool] = True
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
@@ -47,6 +49,12 @@ class Denoiser(nn.Module, ABC):
         """Writes the weights into a folder of the run's; what loads them again, in markdown. Raises ValueError where there
         is no such format."""
         raise ValueError(f"a {type(self).__name__} cannot be exported")
+
+
+def refuse_to_hide(denoiser: Denoiser, advice: str) -> None:
+    """Raises ValueError where the condition is no part of the network's input that could be left out."""
+    if not all(m.hides for m in denoiser.modules() if isinstance(m, Denoiser)):
+        raise ValueError(f"the condition is the size of a sample, and cannot be hidden: set {advice}")
 
 
 class DiffusersDenoiser(Denoiser):
@@ -95,11 +103,13 @@ class DiffusersDenoiser(Denoiser):
 class ClassifierFreeGuidance(Denoiser):
     """x0 = x0(null) + scale (x0(cond) - x0(null))   (Ho & Salimans 2022, arXiv:2207.12598, eq. 6, on the x0 estimate).
 
-    Both estimates come from one forward of twice the rows. Scale 1 is the conditional model: do not wrap then.
+    Both estimates come from one forward of twice the rows. Scale 1 is the conditional model: do not wrap then. Raises
+    ValueError where the condition cannot be hidden.
     """
 
     def __init__(self, denoiser: Denoiser, scale: float, null: int) -> None:
         super().__init__()
+        refuse_to_hide(denoiser, "policy.guidance=1")
         self.denoiser, self.scale, self.null = denoiser, scale, null
         self.schedule = denoiser.schedule
 

@@ -107,6 +107,7 @@ class GraphDenoiser(Denoiser):
     valence: of the node classes; bond class k counts k.
     """
 
+    hides = False
     shares: Tensor
     bond_shares: Tensor
     valence: Tensor
@@ -170,23 +171,13 @@ class GraphDenoiser(Denoiser):
         )
         return nodes + f.to(x.dtype), pairs + g.to(x.dtype)
 
-    def require_sizes(self, cond: Int[Tensor, " P"]) -> None:
-        """Raises ValueError where cond is none: the number of nodes is no condition that could be hidden."""
-        if bool((cond > self.space.atoms).any()):
-            raise ValueError(
-                f"cond is {int(cond.max())}; it is the number of atoms, at most {self.space.atoms}, and cannot be hidden: "
-                "set trainer.drop=0 for pretraining, policy.guidance=1 for steering"
-            )
-
     def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
-        self.require_sizes(cond)
         nodes, pairs = self.logits(x, t, cond)
         return self.space.project(self.space.pack(nodes.softmax(-1), pairs.softmax(-1)) - 0.5, cond)
 
     def loss(self, x: Float[Tensor, "P *D"], x0: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, " P"]:
         """-log p(x0 | x_t), all parts as if independent given x_t, divided by the number of nodes: nats a node
         (Vignac et al. 2022, arXiv:2209.14734, eq. 4, with equal weights). The classes of x0 are its largest coordinates."""
-        self.require_sizes(cond)
         total = x.new_zeros(len(x))
         parts = (self.space.unpack(v) for v in (x0, self.space.mask(cond, x0)))
         for logits, hot, mask in zip(self.logits(x, t, cond), *parts, strict=True):

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser
+from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser, refuse_to_hide
 from pgdlab.functional.gaussian import expand
 from pgdlab.noise import Noise, Stream
 from pgdlab.plan import Plan
@@ -66,6 +66,11 @@ class DenoisingAlgorithm(Algorithm):
         for name in ("steps", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1")
+
+    def refuse(self, world: World) -> None:
+        unguided(world)
+        if self.drop:
+            refuse_to_hide(world.policy.denoiser, "trainer.drop=0")
 
     def updates(self, plan: Plan) -> int:
         return self.steps
@@ -131,9 +136,6 @@ class Pretrain(DenoisingAlgorithm):
             raise ValueError(
                 f"probe is {self.probe} samples every {self.probe_every} iterations; at least 0, and at least 1"
             )
-
-    def refuse(self, world: World) -> None:
-        unguided(world)
 
     def collect(self, world: World, iteration: int) -> Samples:
         x0, cond = world.domain.data("train")

@@ -10,7 +10,7 @@ from pgdlab.penalties.base import NoPenalty
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout import Extras, rollout
 from pgdlab.trainers.base import World, refuse_ode
-from pgdlab.trainers.denoising import DenoisingAlgorithm, Samples, unguided
+from pgdlab.trainers.denoising import DenoisingAlgorithm, Samples
 from pgdlab.trainers.policy_gradient import ahead, draw_conditions, episode, evaluations, queries, summarise
 
 
@@ -33,7 +33,7 @@ class RewardWeightedRegression(DenoisingAlgorithm):
             raise ValueError(f"temperature is {self.temperature}; it must be above 0, in reward units")
 
     def refuse(self, world: World) -> None:
-        unguided(world)
+        super().refuse(world)
         refuse_ode(world.policy)
         world.processes.share(world.plan.samples)
         if world.policy.trains_initial or not isinstance(world.penalty, NoPenalty):

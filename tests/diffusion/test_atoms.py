@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from pgdlab.diffusion.atoms import AtomDenoiser, Atoms
+from pgdlab.diffusion.denoisers import ClassifierFreeGuidance
 from pgdlab.diffusion.initial import Conditional, Diagonal, InitialDistribution, Shared
 from pgdlab.diffusion.kernels import DDIM, Chain
 from pgdlab.diffusion.schedules import Cosine
@@ -145,8 +146,8 @@ def test_the_network_gives_v() -> None:
 
 
 def test_a_hidden_condition_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"cond is 7; it is the number of atoms.*trainer.drop=0"):
-        denoiser()(X, T, SIZES.masked_fill(SIZES == 6, 7))
+    with pytest.raises(ValueError, match=r"the size of a sample.*policy.guidance=1"):
+        ClassifierFreeGuidance(denoiser(), 2.0, 7)
 
 
 def test_a_frozen_copy_is_apart() -> None:

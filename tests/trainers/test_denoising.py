@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from pgdlab.build import build_module
+from pgdlab.compose import compose
 from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.penalties.path_kl import PathKL
@@ -27,6 +29,7 @@ from tests.tiny import (
     tiny_schedule,
     tiny_world,
 )
+from tests.worlds import graphs, tiny
 
 NULL = 2
 
@@ -216,3 +219,14 @@ def test_the_samples_regressed_on_carry_no_gradient() -> None:
 def test_no_updates_and_empty_minibatches_are_refused(trainer: Any, name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is 0; it is at least 1"):
         trainer(**{name: 0})
+
+
+def test_a_condition_that_cannot_be_hidden_is_refused_before_the_run() -> None:
+    """It is the number of atoms; classifier-free guidance would need an estimate without it."""
+    words = (*graphs(), "reward={_target_: pgdlab.rewards.molecule.validity.Valid}")
+    with pytest.raises(ValueError, match=r"the size of a sample.*policy.guidance=1"):
+        build_module(compose(tiny(*words, "policy.guidance=2.0")))
+    world = build_module(compose(tiny(*words))).world
+    Pretrain(drop=0.0).refuse(world)
+    with pytest.raises(ValueError, match=r"the size of a sample.*trainer.drop=0"):
+        Pretrain(drop=0.1).refuse(world)
