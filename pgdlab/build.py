@@ -94,4 +94,4 @@ def build_module(cfg: Any) -> SteeringModule:
     algorithm, world = steering(cfg), build_world(cfg)
     algorithm.refuse(world)
     module = SteeringModule(world, algorithm, make(AdamW, cfg.optimizer))
-    return module.to(world.device)  # so that Lightning's weight averaging is made where training will be
+    return module.to(world.device)

@@ -6,13 +6,17 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from benchmarks import card
 from benchmarks.efficiency import cell, reached
-from benchmarks.scaling import words
-from pgdlab.build import build_world
+from benchmarks.passes import Call, networks
+from benchmarks.scaling import flops, words
+from pgdlab.build import build_module, build_world
 from pgdlab.compose import compose
 from pgdlab.evaluation.folders import Run
+from pgdlab.fit import fit
 from pgdlab.rollout import rollout
 
 
@@ -35,6 +39,34 @@ def test_the_sizes_of_a_scaling_run() -> None:
     plan = build_world(compose(list(words(samples=16, steps=5, fraction=0.5)))).plan
     assert (plan.samples, plan.group) == (16, 4)
     assert len(plan.steps.select(list(range(10)), torch.Generator())) == 5
+
+
+def test_a_device_s_rate_is_of_the_rows_that_were_passed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """4 samples x 3 steps, the last without noise: the policy takes 8 steps and the reference 8 + 4; two epochs train 8 pairs."""
+    words = [
+        *card.SIZES["latent"],
+        "plan.samples=4",
+        "plan.group=4",
+        "policy.steps=3",
+        "domain.width=8",
+        "plan.iterations=4",
+    ]
+    cfg = compose(words)
+    module, seen = build_module(cfg), card.Card("none", 1)
+    fit(module, cfg, tmp_path, [seen])
+    assert card.rows(module) == (20, 16)
+    inputs = torch.zeros(1, 4, 8, 8), torch.zeros(1)
+    call = Call(networks(module.world)[0], inputs, {"class_labels": torch.zeros(1).long()}, gradient=True, off=False)
+    assert seen.both == flops(call) > 2 * seen.forward > 0
+    assert len(seen.begun) == 4
+    card.show(module, seen)
+    assert "of the matrix rate, training" in capsys.readouterr().out
+
+
+def test_the_large_network_has_stable_diffusion_s_size() -> None:
+    with torch.device("meta"):
+        network = card.Prompted()
+    assert sum(p.numel() for p in network.parameters()) == 859_520_964  # as published for 1.x
 
 
 def test_the_pipeline_s_chain_is_that_of_its_scheduler() -> None:
