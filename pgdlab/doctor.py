@@ -21,7 +21,7 @@ from pgdlab.rewards.base import ShapeError
 from pgdlab.rewards.guard import RewardError, guarded
 from pgdlab.rollout import Extras, Trajectory, initial_kl, replay, rollout
 from pgdlab.trainers.base import World
-from pgdlab.trainers.policy_gradient import episode
+from pgdlab.trainers.collecting import episode
 from pgdlab.trainers.ppo import PPO
 
 ROWS = 16  # trajectories that the checks use

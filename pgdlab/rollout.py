@@ -197,27 +197,25 @@ class _Sampler:
             out.estimates[:, h] = base
         graph = self.extras.graph and h in self.kept
         if graph:
-            torch.clear_autocast_cache()  # else weights that were cast without a graph would be used again with one
-        if graph:
             torch.clear_autocast_cache()  # torch before 2.10 uses weights again that were cast without a graph
         with torch.set_grad_enabled(graph):
             g = policy(x, at, cond) if own else policy.step(x, base, at)
         action = g.sample(policy.space.project(drawn, cond)).to(x.dtype)  # as it is stored, whatever g is computed in
         if not stochastic:
             return action
-        pre = policy.step(x, base, at)
         with torch.set_grad_enabled(graph):
             score = log_prob(g, action, policy.space, cond)
             if h in self.kept:
                 out.log_prob[:, self.kept.index(h)] = score
-            if self.extras.reference:
-                out.kl[:, h] = kl_same_std(g.mean, pre.mean, g.std, policy.space, cond)
-        if self.extras.reference:
-            out.log_ratio[:, h] = score - log_prob(pre, action, policy.space, cond)
         if h in self.kept and self.extras.means:
             out.own_mean[:, self.kept.index(h)] = g.mean
-        if h in self.kept and self.extras.reference:
-            out.reference_mean[:, self.kept.index(h)] = pre.mean
+        if self.extras.reference:
+            pre = policy.step(x, base, at)
+            with torch.set_grad_enabled(graph):
+                out.kl[:, h] = kl_same_std(g.mean, pre.mean, g.std, policy.space, cond)
+            out.log_ratio[:, h] = score - log_prob(pre, action, policy.space, cond)
+            if h in self.kept:
+                out.reference_mean[:, self.kept.index(h)] = pre.mean
         return action
 
 

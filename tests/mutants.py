@@ -116,7 +116,7 @@ MUTANTS = [
            "measured"),
     Mutant("action credited with the step before", GRADIENT, "[h + 1 for h in kept]", "[h for h in kept]", T_CREDIT,
            "hand"),
-    Mutant("another group's condition", GRADIENT, "[:groups]].repeat_interleave(plan.group)",
+    Mutant("another group's condition", "trainers/collecting.py", "[:groups]].repeat_interleave(plan.group)",
            "[:groups]].repeat(plan.group)", T_CREDIT, "condition"),
     Mutant("reference passes that no penalty needs", GRADIENT,
            "compared = world.penalty.needs_reference() and", "compared =", T_PASSES, "coefficient"),

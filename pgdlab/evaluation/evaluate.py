@@ -18,7 +18,7 @@ from pgdlab.rewards.base import part_mean
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout import Trajectory, initial_kl
 from pgdlab.trainers.base import World
-from pgdlab.trainers.policy_gradient import episode
+from pgdlab.trainers.collecting import episode
 
 
 @dataclass(frozen=True)

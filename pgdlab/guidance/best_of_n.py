@@ -14,7 +14,7 @@ from pgdlab.noise import Noise
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout import TENSORS, Extras, Trajectory, rollout
 from pgdlab.trainers.base import World
-from pgdlab.trainers.policy_gradient import ahead, episode, evaluations
+from pgdlab.trainers.collecting import ahead, episode, evaluations
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from pgdlab.penalties.base import NoPenalty
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout import Extras, rollout
 from pgdlab.trainers.base import World, refuse_ode
+from pgdlab.trainers.collecting import ahead, draw_conditions, episode, evaluations, queries, summarise
 from pgdlab.trainers.denoising import DenoisingAlgorithm, Samples
-from pgdlab.trainers.policy_gradient import ahead, draw_conditions, episode, evaluations, queries, summarise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,15 +88,6 @@ def test_networks_that_cannot_be_are_refused(sizes: dict[str, int]) -> None:
         QM9(**sizes).fresh(torch.Generator())  # type: ignore[arg-type]
 
 
-def test_the_number_of_atoms_cannot_be_hidden(small: QM9) -> None:
-    d = QM9(width=8, pair_width=4, heads=2, layers=1).fresh(torch.Generator().manual_seed(0))
-    x, none = torch.zeros(2, 180), torch.tensor([5, 10])
-    t = torch.tensor([0.5, 0.5]).double()
-    for call in (lambda: d(x, t, none), lambda: d.loss(x, x, t, none)):
-        with pytest.raises(ValueError, match=r"trainer\.drop=0 for pretraining, policy\.guidance=1"):
-            call()
-
-
 def test_sizes_are_drawn_as_in_the_data() -> None:
     """5,000 test molecules against the hundredths of the prompts: half a hundredth of rounding, 4.5 errors of .0053."""
     counts = Counter(len(m.mol.GetAtoms()) for m in Molecules.from_smiles(known.test_sample()))

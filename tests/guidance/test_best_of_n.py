@@ -20,7 +20,7 @@ from pgdlab.noise import Noise, Stream
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout import rollout
 from pgdlab.trainers.base import World
-from pgdlab.trainers.policy_gradient import episode
+from pgdlab.trainers.collecting import episode
 from tests.tiny import Failing, FastNoise, Quadratic, moved, tiny_world
 from tests.worlds import graphs, tiny
 

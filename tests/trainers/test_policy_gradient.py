@@ -17,7 +17,8 @@ from pgdlab.rewards.base import Paid, RewardError
 from pgdlab.rewards.dense import EveryStep
 from pgdlab.rollout import Extras
 from pgdlab.trainers.base import Processes, World
-from pgdlab.trainers.policy_gradient import draw_conditions, evaluations, returns_table
+from pgdlab.trainers.collecting import draw_conditions, evaluations
+from pgdlab.trainers.credit import returns_table
 from pgdlab.trainers.ppo import PPO
 from pgdlab.trainers.reinforce import Reinforce
 from pgdlab.trainers.rwr import RewardWeightedRegression
