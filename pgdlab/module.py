@@ -13,7 +13,6 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from pgdlab.memory import halved, release
 from pgdlab.rewards.guard import alone
@@ -138,9 +137,9 @@ class SteeringModule(lightning.LightningModule):
         course = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: self.optimizer.lr_factor(k, updates))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": course, "interval": "step"}}
 
-    def train_dataloader(self) -> DataLoader[int]:
-        updates: Any = range(self.algorithm.updates(self.world.plan))
-        return DataLoader(updates, batch_size=None)
+    def train_dataloader(self) -> range:
+        """The numbers of an iteration's updates."""
+        return range(self.algorithm.updates(self.world.plan))
 
     def on_fit_start(self) -> None:
         """Eval mode unless pretraining: dropout at replay would move the ratio. What is not a submodule follows to the device."""
