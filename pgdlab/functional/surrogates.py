@@ -20,6 +20,6 @@ def ppo_clip(
 ) -> Float[Tensor, " P"]:
     """min(w A, clip(w, e^low, e^high) A), w = pi(a|s) / pi_old(a|s)   (after Schulman et al. 2017, arXiv:1707.06347,
     eq. 7); low < 0 < high in nats."""
-    # an infinite weight would make the gradient nan even where the minimum does not pick it (0 times inf)
-    free = log_ratio.clamp(max=LARGEST).exp() * advantage
-    return torch.minimum(free, log_ratio.clamp(low, high).exp() * advantage)
+    # the minimum leaves w free on the side where clipping would raise the objective: above for A < 0, below for A > 0
+    above, below = log_ratio.clamp(low, LARGEST), log_ratio.clamp(max=high)
+    return torch.where(advantage < 0, above, below).exp() * advantage

@@ -204,7 +204,7 @@ class PolicyGradient(Algorithm):
             inside, more = trust(world, trajectory, pairs, g)
             gain, logs = gain.masked_fill(~inside, 0.0), logs | more
         if not penalty.needs_reference():
-            return -gain.double().sum(), logs
+            return -gain.sum(dtype=torch.float64), logs
         if g is None:
             kl = trajectory.kl[pairs.row, pairs.step]
         else:
@@ -213,7 +213,7 @@ class PolicyGradient(Algorithm):
         cost = penalty.cost(kl)
         if experience.cost_weight is not None:
             cost = cost * experience.cost_weight[pairs.cell % len(trajectory.kept)]
-        return (cost - gain).double().sum(), logs
+        return (cost - gain).sum(dtype=torch.float64), logs
 
     def reduced(self, log_ratio: Float[Tensor, " P"], world: World, cond: Tensor) -> Float[Tensor, " P"]:
         """The log-ratio that the surrogate sees."""
