@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -211,6 +212,43 @@ def memory(module: SteeringModule, result: Rounds) -> str:
     )
 
 
+class Nothing(lightning.LightningModule):
+    """One weight that is never moved, in eight updates an epoch: what Lightning's loop takes by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def training_step(self, update: int) -> torch.Tensor:
+        return self.weight * 0.0
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+    def train_dataloader(self) -> range:
+        return range(8)
+
+
+class Epochs(Callback):
+    """When every epoch began."""
+
+    def __init__(self) -> None:
+        self.begun: list[float] = []
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        self.begun.append(time.perf_counter())
+
+
+def nothing(rounds: int) -> str:
+    """Milliseconds an update of a module that does nothing, without callbacks, logger and progress bar."""
+    epochs, module = Epochs(), Nothing()
+    off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    lightning.Trainer(max_epochs=WARM + rounds + 1, accelerator="cpu", devices=1, callbacks=[epochs], **off).fit(module)
+    took = 1e3 * np.diff(epochs.begun[WARM:]) / len(module.train_dataloader())
+    low, middle, high = np.quantile(took, (0.25, 0.5, 0.75))
+    return f"Lightning's loop around nothing: {middle:.3f} ms ({low:.3f} to {high:.3f}) an update"
+
+
 def cells(values: Any) -> str:
     """Median and quartiles of (rounds, clocks)."""
     found = np.quantile(values, (0.5, 0.25, 0.75), axis=0).T
@@ -227,6 +265,7 @@ def main(items: list[str], rounds: int, words: list[str]) -> None:
         for column, values in columns(result).items():
             print(f"  {column:14}{cells(values)}")
         print(memory(module, result), flush=True)
+    print(nothing(rounds))
 
 
 if __name__ == "__main__":

@@ -48,10 +48,14 @@ def reduced(g: Gaussian, row: int, n: int) -> Normal:
     return Normal(free(g.mean[row], n), std)
 
 
-def test_log_probabilities_are_those_of_the_degrees_of_freedom() -> None:
+@pytest.mark.parametrize("one", [True, False])
+def test_log_probabilities_are_those_of_the_degrees_of_freedom(one: bool) -> None:
+    """one: a std for a whole row, as a step of the sampler has."""
     g = gaussian(1)
+    given = Gaussian(g.mean, draw(6, 1, 1, seed=7).exp()) if one else g
+    g = Gaussian(g.mean, given.std.expand(6, 6, 5))
     x = g.sample(SPACE.project(draw(6, 6, 5, seed=5), SIZES))
-    got = log_prob(g, x, SPACE, SIZES)
+    got = log_prob(given, x, SPACE, SIZES)
     for row, n in enumerate(SIZES.tolist()):
         exact = reduced(g, row, n).log_prob(free(x[row], n))
         assert len(exact) == 2 * n + 3 * (n - 1)

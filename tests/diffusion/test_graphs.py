@@ -48,12 +48,15 @@ def coordinates(n: int) -> Tensor:
 
 
 @pytest.mark.parametrize("n", range(1, 10))
-def test_densities_count_every_atom_and_every_pair_once(n: int) -> None:
+@pytest.mark.parametrize("stds", [1, 180])
+def test_densities_count_every_atom_and_every_pair_once(n: int, stds: int) -> None:
+    """stds: one a row, as a step of the sampler has, or one a coordinate."""
     own, cond = coordinates(n), torch.full((3,), n)
     assert int(own.sum()) == 4 * n + 4 * n * (n - 1) // 2
-    mean, std, x = draw(3, 180, seed=1), draw(3, 180, seed=2).exp(), draw(3, 180, seed=3)
+    mean, one, x = draw(3, 180, seed=1), draw(3, stds, seed=2).exp(), draw(3, 180, seed=3)
+    std = one.expand(3, 180)
     packed = Independent(Normal(mean[:, own], std[:, own]), 1)
-    torch.testing.assert_close(log_prob(Gaussian(mean, std), x, SPACE, cond), packed.log_prob(x[:, own]), **EXACT)
+    torch.testing.assert_close(log_prob(Gaussian(mean, one), x, SPACE, cond), packed.log_prob(x[:, own]), **EXACT)
     other = Gaussian(draw(3, 180, seed=4), draw(3, 180, seed=5).exp())
     expected = kl_divergence(packed, Independent(Normal(other.mean[:, own], other.std[:, own]), 1))
     torch.testing.assert_close(kl(Gaussian(mean, std), other, SPACE, cond), expected, **EXACT)
