@@ -166,10 +166,11 @@ def test_no_half_of_a_graph_is_held_after_memory_ran_out() -> None:
     assert torch.equal(out.log_prob, whole.log_prob)
 
 
+@pytest.mark.parametrize("tuning", ["full", "lora"])
 @pytest.mark.parametrize(
     "steps", ["{_target_: pgdlab.plan.AllSteps}", "{_target_: pgdlab.plan.RandomSteps, fraction: 0.4}"]
 )
-def test_under_autocast_every_weight_gets_its_gradient(steps: str) -> None:
+def test_under_autocast_every_weight_gets_its_gradient(steps: str, tuning: str) -> None:
     """Autocast keeps the weights that it has cast: those of a pass without a graph, used again in one with a graph, would cut
     the gradient off. In bf16 equal up to its rounding, 2^-9 each operation."""
     found = []
@@ -181,6 +182,7 @@ def test_under_autocast_every_weight_gets_its_gradient(steps: str) -> None:
             "penalty=path_kl",
             f"plan.steps={steps}",
             "policy.steps=6",
+            f"policy={tuning}",
         )
         world = build_world(compose(tiny(*words)))
         world.once = once
