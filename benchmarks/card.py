@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.items import CLASSES, LATENT, Latent
 from benchmarks.passes import networks
+from benchmarks.pipeline import Prompted
 from pgdlab.build import build_module
 from pgdlab.compose import compose
 from pgdlab.diffusion.denoisers import DiffusersDenoiser
@@ -43,21 +43,12 @@ MODES = ("none", "default", "reduce-overhead", "max-autotune")
 TOKENS, WIDTH = 77, 768  # of a prompt's embedding
 
 
-class Prompted(nn.Module):
-    """Stable Diffusion's UNet, with the number of a prompt in the place of its embedding."""
+def stable_diffusion() -> Prompted:
+    """A network of that shape."""
+    from diffusers import UNet2DConditionModel
 
-    embeddings: Tensor
-
-    def __init__(self) -> None:
-        from diffusers import UNet2DConditionModel
-
-        super().__init__()
-        self.unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=WIDTH, attention_head_dim=8)
-        self.register_buffer("embeddings", torch.randn(CLASSES + 1, TOKENS, WIDTH))
-        self.config = {"num_class_embeds": CLASSES + 1}
-
-    def forward(self, x: Tensor, t: Tensor, class_labels: Tensor, return_dict: bool = False) -> tuple[Tensor]:
-        return self.unet(x, t, self.embeddings[class_labels], return_dict=return_dict)  # type: ignore[no-any-return]
+    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=WIDTH, attention_head_dim=8)
+    return Prompted(unet, torch.randn(CLASSES + 1, TOKENS, WIDTH))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +60,7 @@ class StableDiffusion(Latent):
     def fresh(self, generator: torch.Generator) -> DiffusersDenoiser:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator.initial_seed())
-            network = Prompted()
+            network = stable_diffusion()
         return DiffusersDenoiser(network.eval(), DiffusersSchedule(SCHEDULER))
 
 

@@ -73,17 +73,15 @@ def pipeline(seed: int) -> Any:
 
 
 class Prompted(nn.Module):
-    """The pipeline's UNet, with the number of a prompt in the place of its embedding."""
+    """A UNet that attends to a prompt, with the prompt's number in the place of its embedding, a row of embeddings."""
 
     embeddings: Tensor
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, unet: Any, embeddings: Tensor) -> None:
         super().__init__()
-        with torch.no_grad():
-            tokens = pipe.tokenizer([*PROMPTS, ""], padding="max_length", return_tensors="pt").input_ids
-            self.register_buffer("embeddings", pipe.text_encoder(tokens)[0])
-        self.unet = pipe.unet
-        self.config = {"num_class_embeds": len(self.embeddings)}
+        self.register_buffer("embeddings", embeddings)
+        self.unet = unet
+        self.config = {"num_class_embeds": len(embeddings)}
 
     def forward(self, x: Tensor, t: Tensor, class_labels: Tensor, return_dict: bool = False) -> tuple[Tensor]:
         return self.unet(x, t, self.embeddings[class_labels], return_dict=return_dict)  # type: ignore[no-any-return]
@@ -96,5 +94,8 @@ class Text(Latent):
     conditions: int = field(default=CLASSES, init=False)
 
     def fresh(self, generator: torch.Generator) -> DiffusersDenoiser:
-        network = Prompted(pipeline(generator.initial_seed()))
+        pipe = pipeline(generator.initial_seed())
+        with torch.no_grad():
+            tokens = pipe.tokenizer([*PROMPTS, ""], padding="max_length", return_tensors="pt").input_ids
+            network = Prompted(pipe.unet, pipe.text_encoder(tokens)[0])
         return DiffusersDenoiser(network.eval(), DiffusersSchedule({"_class_name": "DDIMScheduler", **SCHEDULER}))

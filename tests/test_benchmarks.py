@@ -65,7 +65,7 @@ def test_a_device_s_rate_is_of_the_rows_that_were_passed(capsys: pytest.CaptureF
 
 def test_the_large_network_has_stable_diffusion_s_size() -> None:
     with torch.device("meta"):
-        network = card.Prompted()
+        network = card.stable_diffusion()
     assert sum(p.numel() for p in network.parameters()) == 859_520_964  # as published for 1.x
 
 
