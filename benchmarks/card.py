@@ -28,16 +28,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.items import CLASSES, LATENT, Latent
 from benchmarks.passes import networks
 from benchmarks.pipeline import Prompted
-from pgdlab.build import build_module
-from pgdlab.compose import compose
+from pgdlab.config.compose import compose
 from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.space import Dense, Space
 from pgdlab.domains.image import SCHEDULER
-from pgdlab.fit import fit
-from pgdlab.module import SteeringModule
-from pgdlab.rollout import rollout
-from pgdlab.trainers.base import World
+from pgdlab.rollout.sampler import rollout
+from pgdlab.training.build import build_module
+from pgdlab.training.fit import fit
+from pgdlab.training.module import SteeringModule
+from pgdlab.world import World
 
 MODES = ("none", "default", "reduce-overhead", "max-autotune")
 TOKENS, WIDTH = 77, 768  # of a prompt's embedding

@@ -12,8 +12,8 @@ import argparse
 import math
 import statistics
 
-from pgdlab.evaluation.folders import Run, read
-from pgdlab.evaluation.methods import grouped, method_label, problem_label, problem_of
+from pgdlab.comparison.folders import Run, read
+from pgdlab.comparison.methods import grouped, method_label, problem_label, problem_of
 
 
 def reached(run: Run, column: str, level: float) -> float:

@@ -92,7 +92,7 @@ ITEMS: dict[str, tuple[str, ...]] = {
     "latent": LATENT,
     "latent_lora": (*LATENT, "policy=lora"),
     "latent_guided": (*LATENT, "policy.guidance=2.0"),
-    "latent_part": (*LATENT, "plan.steps={_target_: pgdlab.plan.RandomSteps, fraction: 0.3}"),
+    "latent_part": (*LATENT, "plan.steps={_target_: pgdlab.rollout.plan.RandomSteps, fraction: 0.3}"),
     "latent_reinforce": (*LATENT, "trainer=reinforce", "penalty=none"),
     "digits": ("experiment=digits/ppo",),
     "digits_lora": ("experiment=digits/lora",),

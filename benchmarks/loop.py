@@ -26,10 +26,10 @@ from lightning.pytorch.profilers import Profiler
 
 from benchmarks.items import ITEMS
 from benchmarks.passes import Passes, bare, networks
-from pgdlab.build import build_module
-from pgdlab.compose import compose
-from pgdlab.fit import fit
-from pgdlab.module import SteeringModule
+from pgdlab.config.compose import compose
+from pgdlab.training.build import build_module
+from pgdlab.training.fit import fit
+from pgdlab.training.module import SteeringModule
 
 COLLECT = "[LightningModule]SteeringModule.on_train_epoch_start"
 CLIP = "[LightningModule]SteeringModule.configure_gradient_clipping"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.diffusion.graphs import GraphDenoiser
-from pgdlab.trainers.base import World
+from pgdlab.world import World
 
 
 def networks(world: World) -> list[nn.Module]:

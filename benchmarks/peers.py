@@ -25,9 +25,9 @@ from benchmarks.items import LATENT
 from benchmarks.loop import CLOCKS, Rounds, cells, clocked, measure, timed
 from benchmarks.passes import Passes
 from benchmarks.pipeline import PROMPTS, pipeline
-from pgdlab.build import build_module
-from pgdlab.compose import compose
-from pgdlab.module import SteeringModule
+from pgdlab.config.compose import compose
+from pgdlab.training.build import build_module
+from pgdlab.training.module import SteeringModule
 
 SAMPLES, STEPS, CLIP, LR = 64, 20, 1e-4, 1e-4
 ITEMS: dict[str, tuple[int, float]] = {  # trajectories of a minibatch, guidance

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import yaml
 
-from pgdlab.runs import CONFIG, LAST
+from pgdlab.config.runs import CONFIG, LAST
 from pgdlab.sweep.file import read
 from pgdlab.sweep.records import Record, record
-from tests.test_resume import differences, rows, state
+from tests.training.test_resume import differences, rows, state
 from tests.worlds import tiny
 
 ROOT = Path(__file__).resolve().parent.parent

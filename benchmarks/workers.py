@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from pgdlab.build import build_module
-from pgdlab.compose import compose
+from pgdlab.config.compose import compose
 from pgdlab.molecules.batch import Molecules
 from pgdlab.molecules.known import test_sample
 from pgdlab.rewards.molecule.base import PerMolecule
 from pgdlab.rewards.molecule.energy import Strain
 from pgdlab.rewards.molecule.properties import QED
 from pgdlab.rewards.molecule.workers import Workers
+from pgdlab.training.build import build_module
 
 BATCH = 256
 COLLECT = (

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from pgdlab.compose import CONFIGS, ConfigError, draft, finish, load_run, options, parse_one, slots
-from pgdlab.schema import nearest
+from pgdlab.config.compose import CONFIGS, ConfigError, draft, finish, load_run, options, parse_one, slots
+from pgdlab.config.schema import nearest
 
 TASKS = Path(__file__).parent / "tasks"
 
@@ -35,6 +35,11 @@ def main(argv: Sequence[str], imported: Callable[[], object] = lambda: None) -> 
     imported: called when the task's modules are there.
     """
     prepare_environment()
+    if list(argv) == ["--serve"]:
+        from pgdlab.sweep.worker import serve
+
+        imported()
+        return serve(main)
     try:
         return dispatch(argv, imported)
     except KeyboardInterrupt as stop:

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from pgdlab.config.runs import LAST, METRICS
 from pgdlab.rewards.base import Score
-from pgdlab.runs import LAST, METRICS
 from tests.worlds import Bright
 
 SLOW = 4.0  # seconds

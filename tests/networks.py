@@ -12,7 +12,7 @@ from pgdlab.diffusion.kernels import DDIM, Chain
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.space import Dense
 from pgdlab.diffusion.tuning import Tuning
-from pgdlab.noise import Noise
+from pgdlab.rollout.noise import Noise
 
 CLASSES = 3  # 0, 1 and "none"
 

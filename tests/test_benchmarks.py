@@ -13,11 +13,11 @@ from benchmarks import card
 from benchmarks.efficiency import cell, reached
 from benchmarks.passes import Call, networks
 from benchmarks.scaling import flops, words
-from pgdlab.build import build_module, build_world
-from pgdlab.compose import compose
-from pgdlab.evaluation.folders import Run
-from pgdlab.fit import fit
-from pgdlab.rollout import rollout
+from pgdlab.comparison.folders import Run
+from pgdlab.config.compose import compose
+from pgdlab.rollout.sampler import rollout
+from pgdlab.training.build import build_module, build_world
+from pgdlab.training.fit import fit
 
 
 def run(*rewards: float) -> Run:

@@ -18,16 +18,17 @@ import pytest
 import torch
 import yaml
 
-from pgdlab.build import build_module
 from pgdlab.cli import read_flags
-from pgdlab.compose import compose, instantiate, options
+from pgdlab.config.compose import compose, instantiate, options
+from pgdlab.config.runs import SUMMARY
+from pgdlab.config.schema import complete, is_node, schema
 from pgdlab.domains.base import Domain
-from pgdlab.fit import fit
-from pgdlab.module import AdamW, SteeringModule
-from pgdlab.runs import SUMMARY
-from pgdlab.schema import complete, is_node, schema
 from pgdlab.tasks import train
 from pgdlab.trainers.policy_gradient import PolicyGradient
+from pgdlab.training.build import build_module
+from pgdlab.training.fit import fit
+from pgdlab.training.module import SteeringModule
+from pgdlab.training.optimizer import AdamW
 
 from .tiny import tiny_policy, tiny_world
 from .worlds import base

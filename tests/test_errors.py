@@ -20,10 +20,10 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from pgdlab import cli
-from pgdlab.compose import CONFIGS, compose
-from pgdlab.fit import LAST
+from pgdlab.config.compose import CONFIGS, compose
+from pgdlab.config.runs import METRICS, SUMMARY, write, write_json
 from pgdlab.rewards.base import Score
-from pgdlab.runs import METRICS, SUMMARY, write, write_json
+from pgdlab.training.fit import LAST
 from tests.worlds import BRIGHT, Bright, tiny
 
 
@@ -181,7 +181,7 @@ def fails_for(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("lightning.fabric.plugins.io.torch_io._atomic_save", LAST),
         (
-            "pgdlab.callbacks.os.replace",
+            "pgdlab.training.callbacks.os.replace",
             LAST,
         ),  # the last thing that is done: nothing before it touches the old checkpoint
         ("lightning.pytorch.loggers.CSVLogger.log_metrics", METRICS),
@@ -199,7 +199,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
 
 
 def test_a_run_without_a_checkpoint_says_so(here: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    fails_for("pgdlab.callbacks.os.replace", monkeypatch)
+    fails_for("pgdlab.training.callbacks.os.replace", monkeypatch)
     said = r"No space left on device: 'runs/x/checkpoints/last.ckpt'; there is no checkpoint yet: start it anew$"
     refused([*tiny(BRIGHT), "name=x"], said, capsys)
 
@@ -257,9 +257,12 @@ def test_what_is_written_is_written_whole(tmp_path: Path, monkeypatch: pytest.Mo
         (["task=export"], "task=export needs a run"),
         (["domain.weights=/nowhere"], "cannot load the base of digits from /nowhere"),
         (["plan=foo", "plan.iterations=2"], "plan is 'foo'; it takes a node"),
-        (["reward={_target_: pgdlab.plan.Plan}"], "reward._target_ is 'pgdlab.plan.Plan'; reward takes a Reward"),
-        (["policy={_target_: pgdlab.plan.Plan}"], "policy._target_ is .*; policy takes a Policy"),
-        (["trainer={_target_: pgdlab.plan.Plan}"], "trainer takes a Algorithm"),
+        (
+            ["reward={_target_: pgdlab.rollout.plan.Plan}"],
+            "reward._target_ is 'pgdlab.rollout.plan.Plan'; reward takes a Reward",
+        ),
+        (["policy={_target_: pgdlab.rollout.plan.Plan}"], "policy._target_ is .*; policy takes a Policy"),
+        (["trainer={_target_: pgdlab.rollout.plan.Plan}"], "trainer takes a Algorithm"),
         (["heldout=null", "heldout.scale=3"], "heldout._target_ is None; heldout takes a Reward"),
         (["runtime.accelerator=tpu"], "runtime.accelerator is 'tpu'; it is one of auto, cpu, cuda, gpu"),
         (["runtime.devices=7"], "8 samples do not divide among 7 processes"),

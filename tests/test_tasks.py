@@ -16,12 +16,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pgdlab import cli
-from pgdlab.build import build_world
-from pgdlab.compose import load_run
+from pgdlab.config.compose import load_run
+from pgdlab.config.runs import METRICS, SUMMARY
 from pgdlab.diffusion.denoisers import DiffusersDenoiser
-from pgdlab.fit import LAST, load
-from pgdlab.runs import METRICS, SUMMARY
 from pgdlab.tasks import train
+from pgdlab.training.build import build_world
+from pgdlab.training.fit import LAST, load
 from tests.worlds import base, equal, tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -227,7 +227,7 @@ def test_export_is_a_plain_diffusers_folder(runs: Runs) -> None:
     assert facts["sampler"]["kernel"] == {"_target_": "pgdlab.diffusion.kernels.DDIM", "eta": 1.0}
     assert (facts["sampler"]["steps"], facts["sampler"]["guidance"]) == (4, 1.0)
     assert facts["tuned"]["tuning"] == {"_target_": "pgdlab.diffusion.tuning.Full"}
-    assert facts["tuned"]["steps"] == {"_target_": "pgdlab.plan.AllSteps"}
+    assert facts["tuned"]["steps"] == {"_target_": "pgdlab.rollout.plan.AllSteps"}
     assert facts["tuned"]["stochastic_steps"] == 3  # of 4: the last one is deterministic, and the reference's
     assert facts["tuned"]["initial"]["_target_"].endswith("Diagonal")
     rho = load_file(out / "initial.safetensors")

@@ -17,11 +17,11 @@ from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.space import Dense, Space
 from pgdlab.domains.base import Domain
 from pgdlab.functional.gaussian import expand
-from pgdlab.noise import Noise
 from pgdlab.penalties.base import NoPenalty, Penalty
-from pgdlab.plan import Plan
 from pgdlab.rewards.base import Reward, Score
-from pgdlab.trainers.base import World
+from pgdlab.rollout.noise import Noise
+from pgdlab.rollout.plan import Plan
+from pgdlab.world import World
 
 BETA_START, BETA_END = 0.1, 0.6
 CLASS_MEANS = ((0.0, 0.0), (1.0, -0.5), (0.3, 0.3))  # the last one stands for "no class"

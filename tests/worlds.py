@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgdlab.build import build_world
-from pgdlab.compose import compose, instantiate
+from pgdlab.config.compose import compose, instantiate
 from pgdlab.domains.image import SCHEDULER
-from pgdlab.fit import fit
-from pgdlab.module import SteeringModule
 from pgdlab.rewards.base import Reward, Score
+from pgdlab.training.build import build_world
+from pgdlab.training.fit import fit
+from pgdlab.training.module import SteeringModule
 
 _FOLDERS = tempfile.TemporaryDirectory(prefix="pgdlab-bases-")
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pgdlab.diffusion import weights
+from pgdlab.diffusion import files
 from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.networks.egnn import EGNN
 from pgdlab.diffusion.schedules import Schedule
@@ -93,5 +93,5 @@ class AtomDenoiser(Denoiser):
 
     def save(self, folder: Path) -> str:
         """config.json (the network's sizes) and model.safetensors."""
-        weights.write(self.network, self.sizes, folder)
+        files.write(self.network, self.sizes, folder)
         return f"```bash\npython run.py domain=qm9_3d domain.weights={folder}\n```"

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pgdlab.diffusion import weights
+from pgdlab.diffusion import files
 from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.networks.graph_transformer import GraphTransformer
 from pgdlab.diffusion.schedules import Schedule
@@ -189,7 +189,7 @@ class GraphDenoiser(Denoiser):
         return copy.deepcopy(self).eval().requires_grad_(False)
 
     def save(self, folder: Path) -> str:
-        weights.write(self.network, self.sizes, folder)
+        files.write(self.network, self.sizes, folder)
         return f"```bash\npython run.py domain=qm9 domain.weights={folder}\n```"
 
 

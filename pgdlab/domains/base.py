@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.space import Space
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Samples (B, *D) of one policy, their conditions, and their rewards: NaN where not measured, None where not asked."""
-
-    sample: Tensor
-    cond: Int[Tensor, " B"]
-    reward: Float[Tensor, " B"] | None = None
+from pgdlab.rollout.trajectory import Samples
 
 
 class Domain(ABC):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pgdlab.domains.image import ImageDomain, read_idx
+from pgdlab.domains.image import ImageDomain
 
 HOW = (
     "name the folder with the four Fashion-MNIST files in domain.folder. Debian and Ubuntu have them as the package "
@@ -44,3 +45,25 @@ class Fashion(ImageDomain):
 
     def has_data(self) -> bool:
         return self.folder is not None
+
+
+def read_idx(path: Path) -> Any:
+    """The array in a file of LeCun's IDX format, gzipped or not (the format is described at yann.lecun.com/exdb/mnist).
+
+    Raises ValueError where the file is missing, truncated or of another kind.
+    """
+    import gzip
+
+    import numpy as np
+
+    found = next((p for p in (path, path.with_name(path.name + ".gz")) if p.is_file()), None)
+    if found is None:
+        raise ValueError(f"there is no {path.name} or {path.name}.gz in {path.parent}")
+    try:
+        raw = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
+        shape = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(raw[3])]
+        if raw[:3] != b"\x00\x00\x08":
+            raise ValueError("its first bytes are not those of an IDX file of bytes")
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+    except (OSError, EOFError, IndexError, ValueError) as error:
+        raise ValueError(f"{found} is truncated or not in the IDX format: {error}") from error

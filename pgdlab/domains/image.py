@@ -17,9 +17,9 @@ from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.space import Dense, Space
 from pgdlab.domains.base import Domain
-from pgdlab.domains.pictures import picture
-from pgdlab.evaluation.images import copies, diversity, kid, nearest
-from pgdlab.rewards.learned import ASSETS, Classifier, load_classifier, predict
+from pgdlab.images.classifiers import ASSETS, Classifier, load_classifier, predict
+from pgdlab.images.drawing import picture
+from pgdlab.images.metrics import copies, diversity, kid, nearest
 
 SCHEDULER = {
     "_class_name": "DDPMScheduler",
@@ -189,25 +189,3 @@ class ImageDomain(Domain):
 
     def show(self, rows: dict[str, Tensor], path: Path) -> None:
         picture({title: self.decode(sample.detach().cpu()) for title, sample in rows.items()}, path)
-
-
-def read_idx(path: Path) -> Any:
-    """The array in a file of LeCun's IDX format, gzipped or not (the format is described at yann.lecun.com/exdb/mnist).
-
-    Raises ValueError where the file is missing, truncated or of another kind.
-    """
-    import gzip
-
-    import numpy as np
-
-    found = next((p for p in (path, path.with_name(path.name + ".gz")) if p.is_file()), None)
-    if found is None:
-        raise ValueError(f"there is no {path.name} or {path.name}.gz in {path.parent}")
-    try:
-        raw = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
-        shape = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(raw[3])]
-        if raw[:3] != b"\x00\x00\x08":
-            raise ValueError("its first bytes are not those of an IDX file of bytes")
-        return np.frombuffer(raw, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
-    except (OSError, EOFError, IndexError, ValueError) as error:
-        raise ValueError(f"{found} is truncated or not in the IDX format: {error}") from error

@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pgdlab.diffusion import weights
+from pgdlab.diffusion import files
 from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.graphs import GraphDenoiser, Graphs
 from pgdlab.diffusion.schedules import Cosine
-from pgdlab.domains.base import Domain, Samples
+from pgdlab.domains.base import Domain
 from pgdlab.molecules import known, qm9
 from pgdlab.molecules.batch import VALENCE, Molecules
+from pgdlab.rollout.trajectory import Samples
 
 # shares of all molecules; tests/domains/test_qm9.py counts them in the test sample
 TYPE_SHARES = (0.7239, 0.1144, 0.1590, 0.0027)  # C, N, O, F
@@ -76,8 +77,8 @@ class QM9(Domain):
         folder = known.ASSETS if self.weights is None else Path(self.weights).expanduser()
         try:
             with torch.random.fork_rng():
-                denoiser = self.build(**weights.sizes(folder))
-            weights.read(denoiser.network, folder)
+                denoiser = self.build(**files.sizes(folder))
+            files.read(denoiser.network, folder)
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"cannot load the base of qm9 from {folder}: {error}. Make it with `python run.py "
@@ -119,6 +120,6 @@ class QM9(Domain):
         picture({title: self.decode(sample) for title, sample in rows.items()}, path)
 
     def report(self, groups: dict[str, Samples], folder: Path) -> list[Path]:
-        from pgdlab.domains import molecules
+        from pgdlab.molecules.report import report
 
-        return molecules.report(self.decode, groups, folder)
+        return report(self.decode, groups, folder)

@@ -10,14 +10,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pgdlab.diffusion import weights
+from pgdlab.diffusion import files
 from pgdlab.diffusion.atoms import AtomDenoiser, Atoms
 from pgdlab.diffusion.schedules import Cosine
-from pgdlab.domains.base import Domain, Samples
+from pgdlab.domains.base import Domain
 from pgdlab.domains.qm9 import spaced
 from pgdlab.molecules import qm9
 from pgdlab.molecules.batch import Molecules
 from pgdlab.molecules.stability import ELEMENTS
+from pgdlab.rollout.trajectory import Samples
 
 SCALE = 0.25  # of the one-hot types, as in EDM: they are decided after the coordinates
 SIZES = {  # of 100 training molecules, how many have that many atoms; fewer than 11 or more than 25: 0.9 together
@@ -57,8 +58,8 @@ class QM9InSpace(Domain):
         folder = Path(self.weights).expanduser()
         try:
             with torch.random.fork_rng():
-                denoiser = AtomDenoiser(self.space, Cosine(), **weights.sizes(folder))
-            weights.read(denoiser.network, folder)
+                denoiser = AtomDenoiser(self.space, Cosine(), **files.sizes(folder))
+            files.read(denoiser.network, folder)
         except (ValueError, TypeError) as error:
             raise ValueError(f"cannot load the base of qm9_3d from {folder}: {error}. {again}") from error
         return denoiser.eval()
@@ -107,6 +108,6 @@ class QM9InSpace(Domain):
         picture({title: self.decode(sample) for title, sample in rows.items()}, path)
 
     def report(self, groups: dict[str, Samples], folder: Path) -> list[Path]:
-        from pgdlab.domains import molecules
+        from pgdlab.molecules.report import report
 
-        return molecules.report(self.decode, groups, folder)
+        return report(self.decode, groups, folder)

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from pgdlab.diffusion.policy import ODE, Policy
 from pgdlab.evaluation.samples import evaluation_rollout
-from pgdlab.fit import load, require_base, require_fit
-from pgdlab.noise import Noise, Stream
 from pgdlab.rewards.base import part_mean
 from pgdlab.rewards.guard import guarded
-from pgdlab.rollout import Trajectory, initial_kl
-from pgdlab.trainers.base import World
-from pgdlab.trainers.collecting import episode
+from pgdlab.rollout.noise import Noise, Stream
+from pgdlab.rollout.trajectory import Trajectory, initial_kl
+from pgdlab.trainers.interaction import episode
+from pgdlab.training.fit import load, require_base, require_fit
+from pgdlab.world import World
 
 
 @dataclass(frozen=True)

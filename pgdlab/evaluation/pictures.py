@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from pgdlab.domains.base import Samples
+from pgdlab.config.runs import METRICS
 from pgdlab.evaluation.evaluate import Measured, shown
-from pgdlab.runs import METRICS
-from pgdlab.trainers.base import World
+from pgdlab.rollout.trajectory import Samples
+from pgdlab.world import World
 
 SHOWN = 40  # samples a grid
 

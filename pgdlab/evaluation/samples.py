@@ -7,21 +7,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pgdlab.diffusion.policy import Policy
-from pgdlab.noise import Noise
-from pgdlab.rollout import Extras, Trajectory, rollout
-from pgdlab.trainers.base import World
-
-
-def evaluation_conditions(prompts: tuple[int, ...], count: int) -> Int[Tensor, " N"]:
-    """The prompts in turn: the same number of each, in an order that does not depend on the seed."""
-    return torch.tensor([prompts[i % len(prompts)] for i in range(count)])
+from pgdlab.rollout.noise import Noise
+from pgdlab.rollout.sampler import Extras, rollout
+from pgdlab.rollout.trajectory import Trajectory
+from pgdlab.trainers.interaction import in_turn
+from pgdlab.world import World
 
 
 def evaluation_rollout(
     world: World, policy: Policy, noise: Noise, reference: bool, tuned_last: bool = False
 ) -> Trajectory:
     """plan.eval_samples trajectories; the same noise for the same seed, whatever the policy."""
-    plan, cond = world.plan, evaluation_conditions(world.domain.prompts, world.plan.eval_samples)
+    plan, cond = world.plan, in_turn(world.domain.prompts, world.plan.eval_samples)
     extras = Extras(reference=reference, estimates=world.reward.needs_estimates(), tuned_last=tuned_last)
     base = world.reference
     if policy.kernel != base.kernel:
@@ -31,7 +28,7 @@ def evaluation_rollout(
 
 def draw(world: World, count: int, noise: Noise) -> tuple[Float[Tensor, "N *D"], Int[Tensor, " N"]]:
     """count samples of the world's policy, prompts in turn; as in measure(), an ODE uses the tuned network."""
-    cond = evaluation_conditions(world.domain.prompts, count)
+    cond = in_turn(world.domain.prompts, count)
     with torch.no_grad():
         trajectory = rollout(
             world.policy, world.reference, noise, 0, range(count), cond, [], world.plan.rollout_batch,

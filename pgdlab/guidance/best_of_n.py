@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pgdlab.noise import Noise
 from pgdlab.rewards.guard import guarded
-from pgdlab.rollout import TENSORS, Extras, Trajectory, rollout
-from pgdlab.trainers.base import World
-from pgdlab.trainers.collecting import ahead, episode, evaluations
+from pgdlab.rollout.noise import Noise
+from pgdlab.rollout.sampler import Extras, rollout
+from pgdlab.rollout.trajectory import TENSORS, Trajectory
+from pgdlab.trainers.interaction import ahead, episode, evaluations
+from pgdlab.world import World
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from pgdlab.rollout import Trajectory
+from pgdlab.rollout.trajectory import Trajectory
 
 Draw = Callable[
     [int], tuple[Tensor, Tensor]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pgdlab.functional.returns import reward_to_go, strictly_later
 from pgdlab.penalties.base import Penalty
-from pgdlab.rollout import Trajectory
+from pgdlab.rollout.trajectory import Trajectory
 
 
 class PathKL(Penalty):

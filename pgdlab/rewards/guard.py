@@ -8,12 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from pgdlab.processes import alone
 from pgdlab.rewards.base import Episode, Paid, Reward, RewardError, ShapeError, require_shape
-
-
-def alone(x: Tensor) -> Tensor:
-    """The rows of all processes where there is one."""
-    return x
 
 
 def guarded(reward: Reward, episode: Episode, max_failed: float, gather: Callable[[Tensor], Tensor] = alone) -> Paid:

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from pgdlab.compose import draft, finish
+from pgdlab.config.compose import draft, finish
 from pgdlab.sweep.engine import Engine, scheduler, searcher, space
 from pgdlab.sweep.file import Parameters, Sweep
 from pgdlab.sweep.records import EARLY, RECORDS, Record, record

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from pgdlab.schema import ConfigError, nearest
+from pgdlab.config.schema import ConfigError, nearest
 
 KEYS = (
     "program", "command", "name", "description", "project", "entity", "method", "metric", "parameters", "early_terminate",

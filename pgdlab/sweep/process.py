@@ -16,6 +16,7 @@ from pathlib import Path
 import pgdlab
 
 RUN = Path(pgdlab.__file__).resolve().parent.parent / "run.py"
+SERVE = "--serve"  # the argument that makes this program a worker
 OTHERS = ("SLURM_", "PMI", "OMPI_")  # of the job that Ray runs in: a trial is not one of its ranks
 PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None  # looked up here: not between fork and exec
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PGDLAB_RUN")
@@ -46,7 +47,7 @@ class Process:
         """Begins a run with so many CPU threads a process; its output is added to the log."""
         if self.child is None or self.child.poll() is not None or not (warm and self.warm):
             self.kill()
-            self.spawn(["-m", "pgdlab.worker"] if warm else [str(RUN), *argv], log, threads, warm=warm)
+            self.spawn([str(RUN), *([SERVE] if warm else argv)], log, threads, warm=warm)
         if warm:
             assert self.child is not None
             assert self.child.stdin is not None

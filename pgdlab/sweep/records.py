@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgdlab.compose import draft
-from pgdlab.runs import FAILURE, LAST, METRICS, SUMMARY, folder_name, write, write_json
+from pgdlab.config.compose import draft
+from pgdlab.config.runs import FAILURE, LAST, METRICS, SUMMARY, folder_name, write, write_json
 from pgdlab.sweep.file import Parameters, Sweep
 
 RECORDS = "trials"  # the folder of records in a sweep's

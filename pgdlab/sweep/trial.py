@@ -11,7 +11,7 @@ from typing import Any
 
 from ray import tune
 
-from pgdlab.runs import FAILURE, LAST
+from pgdlab.config.runs import FAILURE, LAST
 from pgdlab.sweep.file import Sweep
 from pgdlab.sweep.process import Process, said
 from pgdlab.sweep.records import EARLY, Record, record

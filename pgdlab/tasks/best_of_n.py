@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from pgdlab.build import build_world, steering
-from pgdlab.compose import instantiate
+from pgdlab.config.compose import instantiate
+from pgdlab.config.runs import SUMMARY, run_folder, save_config, versions, write_json
 from pgdlab.evaluation.evaluate import Measured, headline, judge, measure
 from pgdlab.evaluation.pictures import before_after, domain_report, learning_curve
-from pgdlab.evaluation.samples import evaluation_conditions
 from pgdlab.guidance.best_of_n import Best, best_of_n, kl_bound
-from pgdlab.loggers import publish, record
-from pgdlab.noise import Noise, Stream
-from pgdlab.runs import SUMMARY, run_folder, save_config, versions, write_json
+from pgdlab.rollout.noise import Noise, Stream
 from pgdlab.tasks.train import sentence
-from pgdlab.trainers.base import World
+from pgdlab.trainers.interaction import in_turn
+from pgdlab.training.build import build_world, steering
+from pgdlab.training.loggers import publish, record
+from pgdlab.world import World
 
 
 def main(cfg: Any) -> None:
@@ -60,7 +60,7 @@ def require_budget(cfg: Any, slots: int) -> None:
 def search(world: World, loggers: list[Any]) -> tuple[Best, float, dict[str, int]]:
     """The best candidates, the seconds that they took, and their costs; a row of metrics.csv after each round."""
     plan, started = world.plan, time.perf_counter()
-    cond = evaluation_conditions(world.domain.prompts, plan.eval_samples)
+    cond = in_turn(world.domain.prompts, plan.eval_samples)
     before = world.reward.unique_queries()
     noise, costs = Noise(world.noise.seed, Stream.EVALUATE), {}
     for number, best in enumerate(best_of_n(world, cond, noise, plan.iterations * plan.samples), 1):

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from pgdlab.build import build_module
-from pgdlab.compose import ConfigError, compose, instantiate
-from pgdlab.evaluation.certificate import Cell, Measure, Run, Suite, Tables, row
+from pgdlab.certificates.certificate import Cell, Measure, Run, Suite, Tables, row
+from pgdlab.certificates.tables import certificate_picture, certificate_table, line, tabular_table
+from pgdlab.certificates.truth import truth
+from pgdlab.config.compose import ConfigError, compose, instantiate
+from pgdlab.config.runs import run_folder, save_config, write, write_json
 from pgdlab.evaluation.evaluate import load_weights
-from pgdlab.evaluation.tables import certificate_picture, certificate_table, line, tabular_table
-from pgdlab.evaluation.truth import truth
-from pgdlab.fit import LAST, fit, load
-from pgdlab.oracle.tabular import certify_tables
-from pgdlab.runs import run_folder, save_config, write, write_json
+from pgdlab.oracle.tables.tabular import certify_tables
+from pgdlab.training.build import build_module
+from pgdlab.training.fit import LAST, fit, load
 
 CELL = "certificate.json"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgdlab.compose import make
+from pgdlab.config.compose import make
 from pgdlab.domains.base import Domain
 from pgdlab.domains.image import ImageDomain
-from pgdlab.rewards.learned import ASSETS, fit_classifiers
+from pgdlab.images.classifiers import ASSETS, fit_classifiers
 
 
 def main(cfg: Any) -> None:

@@ -7,15 +7,15 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from pgdlab.compose import instantiate
-from pgdlab.evaluation import columns
-from pgdlab.evaluation.aggregate import aggregate
-from pgdlab.evaluation.comparison import Comparison, problems
-from pgdlab.evaluation.folders import Found, read
-from pgdlab.evaluation.page import Report, page
-from pgdlab.loggers import publish
-from pgdlab.runs import run_folder, save_config, write
-from pgdlab.schema import check, complete
+from pgdlab.comparison import columns
+from pgdlab.comparison.aggregate import aggregate
+from pgdlab.comparison.comparison import Comparison, problems
+from pgdlab.comparison.folders import Found, read
+from pgdlab.comparison.page import Report, page
+from pgdlab.config.compose import instantiate
+from pgdlab.config.runs import run_folder, save_config, write
+from pgdlab.config.schema import check, complete
+from pgdlab.training.loggers import publish
 
 
 def main(cfg: Any) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgdlab.build import build_module
-from pgdlab.doctor import Check, examine, require
+from pgdlab.training.build import build_module
+from pgdlab.training.checks import Check, examine, require
 
 COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from rich.console import Console
 
-from pgdlab.build import build_world
-from pgdlab.compose import compose
-from pgdlab.evaluation.certificate import Share, Suite
-from pgdlab.evaluation.tables import eta_picture, eta_table, share_line
-from pgdlab.evaluation.truth import ideal_gain
-from pgdlab.runs import run_folder, save_config, write, write_json
+from pgdlab.certificates.certificate import Share, Suite
+from pgdlab.certificates.tables import eta_picture, eta_table, share_line
+from pgdlab.certificates.truth import ideal_gain
+from pgdlab.config.compose import compose
+from pgdlab.config.runs import run_folder, save_config, write, write_json
 from pgdlab.tasks.certify import cell, suite_of
+from pgdlab.training.build import build_world
 
 
 def main(cfg: Any) -> None:

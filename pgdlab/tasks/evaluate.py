@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pgdlab.build import build_world, steering
+from pgdlab.config.runs import write_json
 from pgdlab.evaluation.evaluate import headline, shown, timed
 from pgdlab.evaluation.pictures import before_after, domain_report
-from pgdlab.fit import LAST
-from pgdlab.runs import write_json
+from pgdlab.training.build import build_world, steering
+from pgdlab.training.fit import LAST
 
 
 def main(cfg: Any) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from pgdlab.build import build_world
+from pgdlab.config.runs import SUMMARY
+from pgdlab.diffusion.files import write_base
 from pgdlab.evaluation.evaluate import load_weights
-from pgdlab.export import origin, write_base
-from pgdlab.fit import LAST, load
-from pgdlab.runs import SUMMARY
+from pgdlab.training.build import build_world, origin
+from pgdlab.training.fit import LAST, load
 
 
 def main(cfg: Any) -> None:

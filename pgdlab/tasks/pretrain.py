@@ -7,21 +7,23 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from pgdlab.build import build_policy_for, device_of, plan_of
-from pgdlab.compose import make
+from pgdlab.config.compose import make
+from pgdlab.config.runs import run_folder, save_config, write_json
+from pgdlab.diffusion.files import write_base
 from pgdlab.domains.base import Domain
 from pgdlab.evaluation.evaluate import load_weights
 from pgdlab.evaluation.pictures import pretraining_curve
 from pgdlab.evaluation.samples import draw
-from pgdlab.export import origin, write_base
-from pgdlab.fit import LAST, fit, load, over, ready
-from pgdlab.module import AdamW, SteeringModule
-from pgdlab.noise import Noise, Stream
 from pgdlab.penalties.base import NoPenalty
 from pgdlab.rewards.base import NoReward
-from pgdlab.runs import run_folder, save_config, write_json
-from pgdlab.trainers.base import Algorithm, World
+from pgdlab.rollout.noise import Noise, Stream
+from pgdlab.trainers.base import Algorithm
 from pgdlab.trainers.denoising import Pretrain
+from pgdlab.training.build import build_policy_for, device_of, origin, plan_of
+from pgdlab.training.fit import LAST, fit, load, over, ready
+from pgdlab.training.module import SteeringModule
+from pgdlab.training.optimizer import AdamW
+from pgdlab.world import World
 
 
 def main(cfg: Any) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from pgdlab.build import build_world
-from pgdlab.domains.base import Samples
+from pgdlab.config.runs import run_folder
 from pgdlab.evaluation.evaluate import load_weights
 from pgdlab.evaluation.samples import draw
-from pgdlab.fit import LAST, load
-from pgdlab.noise import Noise, Stream
-from pgdlab.runs import run_folder
+from pgdlab.rollout.noise import Noise, Stream
+from pgdlab.rollout.trajectory import Samples
+from pgdlab.training.build import build_world
+from pgdlab.training.fit import LAST, load
 
 
 def main(cfg: Any) -> None:

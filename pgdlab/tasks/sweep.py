@@ -10,8 +10,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from pgdlab.compose import compose, plain, stated
-from pgdlab.runs import CONFIG, SUMMARY, write
+from pgdlab.config.compose import compose, plain, stated
+from pgdlab.config.runs import CONFIG, SUMMARY, write
 from pgdlab.sweep.engine import Engine
 from pgdlab.sweep.file import Sweep, read
 from pgdlab.sweep.records import EARLY, Record

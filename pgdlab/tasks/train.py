@@ -8,15 +8,15 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from pgdlab.build import build_module, device_of
-from pgdlab.doctor import examine, require
+from pgdlab.config.runs import SUMMARY, run_folder, save_config, versions, write_json
 from pgdlab.evaluation.evaluate import Measured, headline, shown, timed
 from pgdlab.evaluation.pictures import before_after, domain_report, learning_curve
-from pgdlab.fit import LAST, fit, over, ready
-from pgdlab.loggers import publish
-from pgdlab.module import SteeringModule
-from pgdlab.runs import SUMMARY, run_folder, save_config, versions, write_json
 from pgdlab.tasks.doctor import table
+from pgdlab.training.build import build_module, device_of
+from pgdlab.training.checks import examine, require
+from pgdlab.training.fit import LAST, fit, over, ready
+from pgdlab.training.loggers import publish
+from pgdlab.training.module import SteeringModule
 
 
 def main(cfg: Any) -> None:

@@ -3,77 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from pgdlab.diffusion.policy import Policy
 from pgdlab.diffusion.values import Value
-from pgdlab.domains.base import Domain
-from pgdlab.memory import rows_that_fit
-from pgdlab.noise import Noise
-from pgdlab.penalties.base import Penalty
-from pgdlab.plan import Plan
-from pgdlab.rewards.base import Reward, begun_ahead
-from pgdlab.rewards.guard import alone
-from pgdlab.rollout import dtype_of
-
-
-@dataclass(frozen=True)
-class Processes:
-    """The processes that share the work. gather: (n, ...) of each -> (size n, ...) in order of rank."""
-
-    rank: int = 0
-    size: int = 1
-    gather: Callable[[Tensor], Tensor] = alone
-
-    def share(self, total: int) -> range:
-        """The indices of 0..total-1 that this process owns: equal, contiguous parts."""
-        if total % self.size:
-            raise ValueError(f"{total} samples do not divide among {self.size} processes")
-        part = total // self.size
-        return range(self.rank * part, (self.rank + 1) * part)
-
-
-@dataclass
-class World:
-    """What an algorithm works with. critic: the value that it learns beside the policy, if it does. once: the first update
-    follows its rollout at once and is differentiated once (SteeringModule), so that it can use sampling's own graph."""
-
-    domain: Domain
-    policy: Policy
-    reference: Policy
-    reward: Reward
-    heldout: Reward | None
-    penalty: Penalty
-    plan: Plan
-    noise: Noise
-    processes: Processes = field(default_factory=Processes)
-    critic: Value | None = None
-    once: bool = False
-
-    @property
-    def device(self) -> torch.device:
-        """Where the policy is, and so everything else."""
-        return self.policy.device
-
-    def to(self, device: torch.device) -> World:
-        """Every part that has weights, moved; sizes of passes that the plan leaves open are chosen for that device."""
-        for part in (self.policy, self.reference, self.reward, self.heldout, self.penalty, self.critic):
-            if part is not None:
-                part.to(device)
-        plan = self.plan
-        if not (plan.rollout_batch and plan.pass_size):
-            x = torch.zeros(2, *self.policy.space.shape, dtype=dtype_of(self.policy), device=device)
-            most = rows_that_fit(self.policy, x, torch.tensor(self.domain.prompts[:1] * 2, device=device))
-            # a slow reward looks at a batch while the next one is sampled
-            batch = -(-plan.samples // 4) if begun_ahead(self.reward) else most
-            batch = plan.rollout_batch or min(batch, most)
-            self.plan = replace(plan, rollout_batch=batch, pass_size=plan.pass_size or most)
-        return self
+from pgdlab.rollout.plan import Plan
+from pgdlab.world import World
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser, refuse_to_hide
 from pgdlab.functional.gaussian import expand
-from pgdlab.noise import Noise, Stream
-from pgdlab.plan import Plan
-from pgdlab.rollout import rollout
-from pgdlab.trainers.base import Algorithm, Loss, World
+from pgdlab.rollout.noise import Noise, Stream
+from pgdlab.rollout.plan import Plan
+from pgdlab.rollout.sampler import rollout
+from pgdlab.trainers.base import Algorithm, Loss
+from pgdlab.trainers.interaction import in_turn
+from pgdlab.world import World
 
 
 def noisy(
@@ -146,7 +148,7 @@ class Pretrain(DenoisingAlgorithm):
     def figures(self, world: World) -> dict[str, float]:
         """The domain's figures of `probe` samples; every process draws all of them."""
         policy, prompts = world.policy, world.domain.prompts
-        cond = torch.tensor([prompts[i % len(prompts)] for i in range(self.probe)], device=world.device)
+        cond = in_turn(prompts, self.probe).to(world.device)
         dropout = policy.training
         noise = Noise(world.noise.seed, Stream.EVALUATE)
         drawn = rollout(policy.eval(), policy, noise, 0, range(self.probe), cond, [], world.plan.rollout_batch)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pgdlab.penalties.base import NoPenalty
-from pgdlab.rollout import Pairs, pick
-from pgdlab.trainers.base import World
+from pgdlab.rollout.trajectory import Pairs, pick
 from pgdlab.trainers.denoising import unguided
-from pgdlab.trainers.policy_gradient import Experience
+from pgdlab.trainers.experience import Experience
 from pgdlab.trainers.reinforce import Reinforce
+from pgdlab.world import World
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pgdlab.functional.gaussian import Gaussian, kl_same_std
-from pgdlab.noise import Noise, Stream
-from pgdlab.rollout import Pairs, Trajectory, pick, rollout
-from pgdlab.trainers.base import World
+from pgdlab.rollout.noise import Noise, Stream
+from pgdlab.rollout.sampler import rollout
+from pgdlab.rollout.trajectory import Pairs, Trajectory, pick
+from pgdlab.trainers.interaction import in_turn
+from pgdlab.world import World
 
 
 @torch.no_grad()
@@ -33,8 +35,7 @@ def final_costs(world: World, trajectory: Trajectory) -> Float[Tensor, " N"]:
 
 def reference_samples(world: World, count: int) -> tuple[Float[Tensor, "N *D"], Int[Tensor, " N"]]:
     """Final samples of the reference, evenly over the prompts, on noise that nothing else sees; each process draws a part."""
-    prompts, index = torch.tensor(world.domain.prompts), world.processes.share(count)
-    cond = prompts[torch.arange(count) % len(prompts)].to(world.device)
+    index, cond = world.processes.share(count), in_turn(world.domain.prompts, count).to(world.device)
     noise, mine = Noise(world.noise.seed, Stream.REFERENCE), cond[index.start : index.stop]
     drawn = rollout(world.reference, world.reference, noise, 0, index, mine, [], world.plan.rollout_batch)
     return world.processes.gather(drawn.sample), cond

@@ -9,57 +9,24 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from pgdlab.credit.critic import fit_loss
+from pgdlab.credit.reward_to_go import Credit, RewardToGo, returns_table
 from pgdlab.diffusion.values import Value
 from pgdlab.functional.gaussian import kl_same_std, log_prob
 from pgdlab.functional.returns import Baseline, Scale, advantages
 from pgdlab.rewards.guard import guarded
-from pgdlab.rollout import Extras, Pairs, Trajectory, all_cells, initial_kl, pick, replay, rollout, split
-from pgdlab.trainers.base import Algorithm, Loss, World, refuse_ode
-from pgdlab.trainers.collecting import ahead, draw_conditions, episode, evaluations, queries, summarise
-from pgdlab.trainers.credit import Credit, RewardToGo, returns_table
-from pgdlab.trainers.critic import fit_loss
+from pgdlab.rollout.sampler import Extras, rollout
+from pgdlab.rollout.trajectory import Pairs, all_cells, initial_kl, pick, replay, split
+from pgdlab.trainers.base import Algorithm, Loss, refuse_ode
+from pgdlab.trainers.experience import Experience, Piece
+from pgdlab.trainers.interaction import ahead, draw_conditions, episode, evaluations, queries, summarise
 from pgdlab.trainers.nearness import final_costs, reference_evaluations, trust
+from pgdlab.world import World
 
 Ratio = Literal["density", "per_dimension"]
-
-
-@dataclass(frozen=True)
-class Experience:
-    """This process's trajectories with their credit.
-
-    advantage: (B, K) for the kept steps, initial_advantage: (B,) for rho; fp64. objective_scale multiplies the whole
-    objective. step_scale multiplies the sum over kept steps. cost_weight: (K,), of their differentiated penalty, None for 1.
-    targets: what the critic is fitted to, see trainers.credit. order: (epochs, samples) global sample indices, shuffled;
-    measured: (samples,) all processes'; both on the CPU, where minibatches are cut without waiting for the device.
-    index: the global indices of the rows here.
-    """
-
-    trajectory: Trajectory
-    advantage: Float[Tensor, "B K"]
-    initial_advantage: Float[Tensor, " B"]
-    objective_scale: float
-    step_scale: float
-    cost_weight: Float[Tensor, " K"] | None
-    targets: Float[Tensor, "B T"]
-    order: Int[Tensor, "E N"]
-    measured: Bool[Tensor, " N"]
-    index: range
-    logs: dict[str, float] = field(default_factory=dict)
-    queries: int = 0
-    evaluations: int = 0
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One pass: pairs for the denoiser, rows for rho (of one of them at least), and how many measured trajectories the global
-    minibatch has."""
-
-    pairs: Pairs | None
-    rows: Int[Tensor, " R"] | None
-    count: int
 
 
 @dataclass(frozen=True, kw_only=True)

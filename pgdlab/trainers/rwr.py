@@ -8,10 +8,11 @@ import torch
 
 from pgdlab.penalties.base import NoPenalty
 from pgdlab.rewards.guard import guarded
-from pgdlab.rollout import Extras, rollout
-from pgdlab.trainers.base import World, refuse_ode
-from pgdlab.trainers.collecting import ahead, draw_conditions, episode, evaluations, queries, summarise
+from pgdlab.rollout.sampler import Extras, rollout
+from pgdlab.trainers.base import refuse_ode
 from pgdlab.trainers.denoising import DenoisingAlgorithm, Samples
+from pgdlab.trainers.interaction import ahead, draw_conditions, episode, evaluations, queries, summarise
+from pgdlab.world import World
 
 
 @dataclass(frozen=True, kw_only=True)

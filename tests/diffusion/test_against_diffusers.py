@@ -16,7 +16,7 @@ from pgdlab.diffusion.kernels import DDIM
 from pgdlab.diffusion.policy import Policy
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.space import Dense
-from pgdlab.rollout import Extras, rollout
+from pgdlab.rollout.sampler import Extras, rollout
 from tests.networks import Listed, config, unet
 
 ROWS, SHAPE = 2, (1, 8, 8)

@@ -11,7 +11,7 @@ from pgdlab.diffusion.kernels import DDIM
 from pgdlab.diffusion.policy import ODE, Policy, build_policy
 from pgdlab.diffusion.space import Dense
 from pgdlab.diffusion.tuning import Frozen, Full, LoRA, Tuning
-from pgdlab.rollout import initial_kl
+from pgdlab.rollout.trajectory import initial_kl
 from pgdlab.trainers.base import refuse_ode
 from tests.networks import denoiser
 from tests.tiny import moved, tiny_policy

@@ -10,9 +10,9 @@ from PIL import Image
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from pgdlab.domains.digits import Digits
-from pgdlab.domains.fashion import Fashion
-from pgdlab.domains.image import THIRDS, read_idx, stratified
-from pgdlab.evaluation.images import copies, diversity, kid, nearest
+from pgdlab.domains.fashion import Fashion, read_idx
+from pgdlab.domains.image import THIRDS, stratified
+from pgdlab.images.metrics import copies, diversity, kid, nearest
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:

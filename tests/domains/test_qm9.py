@@ -13,12 +13,12 @@ import torch
 from pgdlab.diffusion.initial import Standard
 from pgdlab.diffusion.kernels import DDIM
 from pgdlab.diffusion.policy import Policy
-from pgdlab.domains.base import Samples
 from pgdlab.domains.qm9 import BOND_SHARES, QM9, TYPE_SHARES, spaced
 from pgdlab.molecules import known, qm9
 from pgdlab.molecules.batch import Molecules
-from pgdlab.noise import Noise
-from pgdlab.rollout import rollout
+from pgdlab.rollout.noise import Noise
+from pgdlab.rollout.sampler import rollout
+from pgdlab.rollout.trajectory import Samples
 from tests.molecules.tiny import instead_of_qm9, write_graphs
 
 SOME = known.test_sample()[::250]  # 20 molecules

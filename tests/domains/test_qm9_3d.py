@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from rdkit import Chem
 
-from pgdlab.domains.base import Samples
 from pgdlab.domains.qm9 import spaced
 from pgdlab.domains.qm9_3d import SIZES, QM9InSpace
 from pgdlab.molecules import known, qm9
 from pgdlab.molecules.geometry import CHECKS
+from pgdlab.rollout.trajectory import Samples
 from tests.molecules.tiny import atoms_of, base_3d, relaxed, write_3d
 
 SMILES = ("CCO", "CC(C)=O", "C#N", "C1CC1F")

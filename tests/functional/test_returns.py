@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgdlab.functional.returns import (
+from pgdlab.functional.returns import (  # fmt: skip
     advantages,
     baseline,
     dead_rows,
@@ -17,7 +17,7 @@ from pgdlab.functional.returns import (
     masked_mean,
     reward_to_go,
     strictly_later,
-)  # fmt: skip
+)
 
 ALL = torch.ones(4, dtype=torch.bool)
 ONE_GROUP = torch.zeros(4, dtype=torch.long)

@@ -16,11 +16,11 @@ from torch import Tensor
 from pgdlab import cli
 from pgdlab.evaluation.evaluate import measure
 from pgdlab.guidance.best_of_n import Best, best_of_n, kl_bound, rounds
-from pgdlab.noise import Noise, Stream
 from pgdlab.rewards.guard import guarded
-from pgdlab.rollout import rollout
-from pgdlab.trainers.base import World
-from pgdlab.trainers.collecting import episode
+from pgdlab.rollout.noise import Noise, Stream
+from pgdlab.rollout.sampler import rollout
+from pgdlab.trainers.interaction import episode
+from pgdlab.world import World
 from tests.tiny import Failing, FastNoise, Quadratic, moved, tiny_world
 from tests.worlds import graphs, tiny
 

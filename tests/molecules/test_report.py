@@ -13,13 +13,14 @@ import torch
 from rdkit import Chem
 from torch import Tensor
 
-from pgdlab import cli, loggers
-from pgdlab.domains import molecules
-from pgdlab.domains.base import Samples
+from pgdlab import cli
 from pgdlab.domains.digits import Digits
 from pgdlab.domains.points import Gaussian
 from pgdlab.molecules.batch import Molecules
-from tests.test_loggers import history, offline
+from pgdlab.molecules.report import report
+from pgdlab.rollout.trajectory import Samples
+from pgdlab.training import loggers
+from tests.training.test_loggers import history, offline
 from tests.worlds import POINTS, tiny
 
 FILES = {"properties.png", "molecules.csv", "conformers.sdf"}
@@ -35,7 +36,7 @@ class Chains(Gaussian):
     """Points that are shown as chains of carbon: a domain with files of its own that needs no network."""
 
     def report(self, groups: dict[str, Samples], folder: Path) -> list[Path]:
-        return molecules.report(decode, groups, folder)
+        return report(decode, groups, folder)
 
 
 RUN = (*POINTS, "domain={_target_: tests.molecules.test_report.Chains}", "plan.eval_samples=24")
@@ -85,7 +86,7 @@ def test_reports_of_training_evaluation_and_sampling(offline_run: Path, capsys: 
 def test_rewards_that_were_not_measured_are_empty(tmp_path: Path) -> None:
     points = torch.tensor([[0.0], [1.0]])
     group = Samples(points, torch.tensor([9, 8]), torch.tensor([0.25, torch.nan]))
-    files = molecules.report(decode, {"tuned": group}, tmp_path)
+    files = report(decode, {"tuned": group}, tmp_path)
     assert {f.name for f in files} == FILES
     assert [(row["cond"], row["reward"]) for row in table(tmp_path)] == [("9", "0.25"), ("8", "")]
 

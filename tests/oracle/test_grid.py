@@ -20,7 +20,7 @@ from pgdlab.diffusion.kernels import DDIM
 from pgdlab.diffusion.policy import Policy
 from pgdlab.diffusion.schedules import Cosine, Schedule
 from pgdlab.diffusion.space import Dense
-from pgdlab.oracle.grid import Problem, Solution, attainable, bounded, ceiling, evaluate
+from pgdlab.oracle.grid.optimum import Problem, Solution, attainable, bounded, ceiling, evaluate
 from tests.exact import objective
 from tests.tiny import moved, tiny_policy, tiny_schedule
 

@@ -15,17 +15,10 @@ from pgdlab.diffusion.kernels import DDIM
 from pgdlab.diffusion.policy import Policy
 from pgdlab.diffusion.schedules import Cosine, DiffusersSchedule, Schedule
 from pgdlab.diffusion.space import Dense
-from pgdlab.oracle import grid, induction
-from pgdlab.oracle.linear_gaussian import (
-    AffineChain,
-    Optimum,
-    Problem,
-    affine_chain,
-    evaluate,
-    moments,
-    optimum,
-)
-from pgdlab.rollout import rollout
+from pgdlab.oracle.grid import induction
+from pgdlab.oracle.grid import optimum as grid
+from pgdlab.oracle.linear_gaussian import AffineChain, Optimum, Problem, affine_chain, evaluate, moments, optimum
+from pgdlab.rollout.sampler import rollout
 from tests.exact import objective
 from tests.tiny import FastNoise, tiny_schedule
 

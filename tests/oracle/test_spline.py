@@ -9,9 +9,9 @@ import torch
 from scipy.special import ndtr
 from torch import Tensor
 
-from pgdlab.oracle.maximum import best_nodes, maximise
-from pgdlab.oracle.quadrature import REACH, expectation, margin, rough, sampled
-from pgdlab.oracle.spline import Box, Spline
+from pgdlab.oracle.grid.maximum import best_nodes, maximise
+from pgdlab.oracle.grid.quadrature import REACH, expectation, margin, rough, sampled
+from pgdlab.oracle.grid.spline import Box, Spline
 
 
 def box(low: list[float], high: list[float], n: int) -> Box:

@@ -10,8 +10,8 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
-from pgdlab.oracle import tables
-from pgdlab.oracle.tables import (
+from pgdlab.oracle.tables import mdp as tables
+from pgdlab.oracle.tables.mdp import (
     MDP,
     average_objective,
     backward_induction,
@@ -26,7 +26,7 @@ from pgdlab.oracle.tables import (
     soft_backward_induction,
     value_iteration,
 )
-from pgdlab.oracle.textbook import even, fp64, large_grid, random_mdp, small_grid, taxicab, toymaker
+from pgdlab.oracle.tables.textbook import even, fp64, large_grid, random_mdp, small_grid, taxicab, toymaker
 
 EXACT = {"rtol": 1e-11, "atol": 1e-11}  # fp64, sums of some hundred numbers of size 1 to 100
 SEEDS = range(3)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgdlab.oracle import tabular
-from pgdlab.oracle.problems import Average, Discounted, Finite, Problem
-from pgdlab.oracle.tables import discounted_objective, discounted_values, finite_values, limit_matrix, policy_kl
-from pgdlab.oracle.tabular import (
+from pgdlab.oracle.tables import tabular
+from pgdlab.oracle.tables.mdp import discounted_objective, discounted_values, finite_values, limit_matrix, policy_kl
+from pgdlab.oracle.tables.problems import Average, Discounted, Finite, Problem
+from pgdlab.oracle.tables.tabular import (
     CRITICS,
     EPISODIC,
     PROBLEMS,
@@ -33,7 +33,7 @@ from pgdlab.oracle.tabular import (
     queries_under,
     sample,
 )
-from pgdlab.oracle.textbook import random_mdp
+from pgdlab.oracle.tables.textbook import random_mdp
 
 EXACT = {"rtol": 1e-11, "atol": 1e-12}  # fp64, sums over thousands of episodes with weights that sum to 1
 MDP = random_mdp(2, 2, torch.Generator().manual_seed(0))

@@ -9,8 +9,8 @@ import torch
 
 from pgdlab.penalties.base import NoPenalty
 from pgdlab.penalties.path_kl import PathKL
-from pgdlab.plan import AllSteps
-from pgdlab.rollout import Trajectory
+from pgdlab.rollout.plan import AllSteps
+from pgdlab.rollout.trajectory import Trajectory
 from pgdlab.trainers.ppo import PPO
 from pgdlab.trainers.reinforce import Reinforce
 from tests.tiny import gradient, moved, tiny_policy, tiny_world

@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from pgdlab.credit.actor_critic import ActorCritic
+from pgdlab.credit.critic import Quadratic
 from pgdlab.functional.divergences import energy, mmd, rbf, witness_advantage
-from pgdlab.noise import Noise, Stream
 from pgdlab.oracle.linear_gaussian import affine_chain
 from pgdlab.penalties.base import NoPenalty
 from pgdlab.penalties.path_kl import PathKL
 from pgdlab.penalties.terminal import Terminal
 from pgdlab.penalties.trust_region import TrustRegion
-from pgdlab.rollout import rollout
-from pgdlab.trainers.actor_critic import ActorCritic
-from pgdlab.trainers.base import World
-from pgdlab.trainers.critic import Quadratic
+from pgdlab.rollout.noise import Noise, Stream
+from pgdlab.rollout.sampler import rollout
 from pgdlab.trainers.nearness import reference_samples
 from pgdlab.trainers.ppo import PPO
 from pgdlab.trainers.reinforce import Reinforce
+from pgdlab.world import World
 from tests.exact import steps_of
 from tests.functional.test_divergences import closed
 from tests.tiny import Failing, FastNoise, gradient, moved, tiny_policy, tiny_world

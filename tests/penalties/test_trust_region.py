@@ -14,9 +14,9 @@ from pgdlab.oracle.linear_gaussian import Problem, affine_chain, optimum
 from pgdlab.penalties.base import NoPenalty
 from pgdlab.penalties.path_kl import PathKL
 from pgdlab.penalties.trust_region import KLConstraint, TrustRegion
-from pgdlab.trainers.base import World
 from pgdlab.trainers.ppo import PPO
 from pgdlab.trainers.reinforce import Reinforce
+from pgdlab.world import World
 from tests.tiny import every, gradient, moved, tiny_policy, tiny_world
 from tests.worlds import POINTS, fitted
 

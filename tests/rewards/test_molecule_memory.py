@@ -5,12 +5,12 @@ import warnings
 import pytest
 import torch
 
-from pgdlab.fit import fit
 from pgdlab.molecules.batch import Molecules
 from pgdlab.rewards.base import Episode
 from pgdlab.rewards.combine import Gate, Sum
 from pgdlab.rewards.dense import EveryStep
 from pgdlab.rewards.guard import guarded
+from pgdlab.training.fit import fit
 from tests.rewards.oracles import Plain, Treacherous
 from tests.worlds import fitted, graphs, recorder
 

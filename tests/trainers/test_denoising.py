@@ -9,14 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgdlab.build import build_module
-from pgdlab.compose import compose
+from pgdlab.config.compose import compose
 from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.penalties.path_kl import PathKL
-from pgdlab.trainers.base import Processes, World
+from pgdlab.processes import Processes
 from pgdlab.trainers.denoising import Pretrain, Samples
 from pgdlab.trainers.rwr import RewardWeightedRegression
+from pgdlab.training.build import build_module
+from pgdlab.world import World
 from tests.networks import config, unet
 from tests.tiny import (
     Failing,

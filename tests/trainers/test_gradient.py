@@ -16,10 +16,11 @@ from pgdlab.functional.returns import reward_to_go
 from pgdlab.penalties.base import NoPenalty, Penalty
 from pgdlab.penalties.path_kl import PathKL
 from pgdlab.rewards.dense import EveryStep
-from pgdlab.rollout import Extras, Trajectory, rollout
-from pgdlab.trainers.base import World
-from pgdlab.trainers.policy_gradient import Experience, Piece
+from pgdlab.rollout.sampler import Extras, rollout
+from pgdlab.rollout.trajectory import Trajectory
+from pgdlab.trainers.experience import Experience, Piece
 from pgdlab.trainers.reinforce import Reinforce
+from pgdlab.world import World
 from tests.exact import objective
 from tests.tiny import FastNoise, Quadratic, gradient, moved, tiny_policy, tiny_world
 

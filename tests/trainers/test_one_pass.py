@@ -10,22 +10,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgdlab.build import build_world
-from pgdlab.compose import compose
+from pgdlab.config.compose import compose
+from pgdlab.credit.actor_critic import ActorCritic
 from pgdlab.diffusion.policy import Policy
-from pgdlab.fit import LAST, load
-from pgdlab.noise import Noise
 from pgdlab.penalties.base import NoPenalty, Penalty
 from pgdlab.penalties.path_kl import PathKL
 from pgdlab.penalties.trust_region import TrustRegion
-from pgdlab.plan import RandomSteps
-from pgdlab.rollout import Extras, rollout
-from pgdlab.trainers.actor_critic import ActorCritic
-from pgdlab.trainers.base import World
+from pgdlab.rollout.noise import Noise
+from pgdlab.rollout.plan import RandomSteps
+from pgdlab.rollout.sampler import Extras, rollout
 from pgdlab.trainers.eager import Eager
 from pgdlab.trainers.ppo import PPO
 from pgdlab.trainers.reinforce import Reinforce
-from tests.test_memory import FULL, narrow
+from pgdlab.training.build import build_world
+from pgdlab.training.fit import LAST, load
+from pgdlab.world import World
+from tests.rollout.test_memory import FULL, narrow
 from tests.tiny import gradient, moved, tiny_policy, tiny_world
 from tests.worlds import BRIGHT, distance, fitted, tiny
 
@@ -168,7 +168,7 @@ def test_no_half_of_a_graph_is_held_after_memory_ran_out() -> None:
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 @pytest.mark.parametrize(
-    "steps", ["{_target_: pgdlab.plan.AllSteps}", "{_target_: pgdlab.plan.RandomSteps, fraction: 0.4}"]
+    "steps", ["{_target_: pgdlab.rollout.plan.AllSteps}", "{_target_: pgdlab.rollout.plan.RandomSteps, fraction: 0.4}"]
 )
 def test_under_autocast_every_weight_gets_its_gradient(steps: str, tuning: str) -> None:
     """Autocast keeps the weights that it has cast: those of a pass without a graph, used again in one with a graph, would cut

@@ -10,18 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from pgdlab.credit.reward_to_go import returns_table
 from pgdlab.penalties.base import NoPenalty, Penalty
 from pgdlab.penalties.path_kl import PathKL
-from pgdlab.plan import AllSteps, RandomSteps, Steps, Window
+from pgdlab.processes import Processes
 from pgdlab.rewards.base import Paid, RewardError
 from pgdlab.rewards.dense import EveryStep
-from pgdlab.rollout import Extras
-from pgdlab.trainers.base import Processes, World
-from pgdlab.trainers.collecting import draw_conditions, evaluations
-from pgdlab.trainers.credit import returns_table
+from pgdlab.rollout.plan import AllSteps, RandomSteps, Steps, Window
+from pgdlab.rollout.sampler import Extras
+from pgdlab.trainers.interaction import draw_conditions, evaluations
 from pgdlab.trainers.ppo import PPO
 from pgdlab.trainers.reinforce import Reinforce
 from pgdlab.trainers.rwr import RewardWeightedRegression
+from pgdlab.world import World
 from tests.tiny import Failing, Quadratic, gradient, moved, tiny_policy, tiny_world
 
 EXACT = {"rtol": 1e-11, "atol": 1e-13}  # fp64 sums of some hundred terms in another order

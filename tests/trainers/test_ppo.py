@@ -11,7 +11,7 @@ import torch
 from pgdlab.diffusion.policy import Policy
 from pgdlab.functional.gaussian import log_prob
 from pgdlab.penalties.path_kl import PathKL
-from pgdlab.rollout import replay
+from pgdlab.rollout.trajectory import replay
 from pgdlab.trainers.ppo import PPO
 from pgdlab.trainers.reinforce import Reinforce
 from tests.tiny import FastNoise, gradient, moved, tiny_policy, tiny_world

@@ -7,8 +7,8 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from pgdlab.images.classifiers import load_classifier
 from pgdlab.rewards.base import Reward, Score
-from pgdlab.rewards.learned import load_classifier
 
 
 class ClassProbability(Reward):

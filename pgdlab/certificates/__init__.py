@@ -1,0 +1,1 @@
+"""Training runs held against the exact optimum of their problem."""

@@ -1,0 +1,137 @@
+"""The exact optimum of a world on points, and the exact figures of its policies: what a certificate holds a run against."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from pgdlab.diffusion.policy import Policy
+from pgdlab.oracle import linear_gaussian
+from pgdlab.oracle.grid import induction
+from pgdlab.oracle.grid import optimum as grid
+from pgdlab.penalties.base import Penalty
+from pgdlab.penalties.path_kl import PathKL
+from pgdlab.rewards.analytic import Quadratic
+from pgdlab.world import World
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of R replicas of a policy: objective at the problem's own KL weights, expected reward, KLs in nats. Lists (R,)."""
+
+    objective: list[float]
+    reward: list[float]
+    path_kl: list[float]
+    initial_kl: list[float]
+
+    @classmethod
+    def of(cls, value: Any) -> Figures:
+        """From an oracle's value."""
+        return cls(*(torch.as_tensor(getattr(value, name)).reshape(-1).tolist() for name in FIGURES))
+
+    @classmethod
+    def join(cls, parts: list[Figures]) -> Figures:
+        """Of several replicas."""
+        return cls(*([x for part in parts for x in getattr(part, name)] for name in FIGURES))
+
+
+FIGURES = ("objective", "reward", "path_kl", "initial_kl")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The exact optimum of a world. best: attainable with Gaussian steps of the sampler's std; ceiling: by any policy;
+    base: the pretrained policy. measure: the exact figures of a policy of this world."""
+
+    best: Figures
+    ceiling: float
+    base: Figures
+    measure: Callable[[Policy], Figures]
+
+
+def truth(world: World, penalty: Penalty) -> Truth:
+    """The optimum of a world on points at the KL weights of the problem's penalty, whatever penalty is trained with.
+
+    By the linear-Gaussian oracle where all is affine and quadratic, else on a grid (1-D and 2-D). Raises ValueError where
+    there is no oracle, and where nothing can be gained (eta 0 with rho fixed).
+    """
+    if not isinstance(penalty, PathKL):
+        raise ValueError("a certificate needs the problem's KL weight: set penalty=path_kl in the problem")
+    lam, lam0 = penalty.coefficient.item(), penalty.initial_coefficient.item()
+    found = linear(world, lam, lam0) if affine(world) else gridded(world, lam, lam0)
+    if found.best.objective[0] - found.base.objective[0] < 1e-9:
+        raise ValueError("the optimum is the base itself (eta 0 with a fixed initial distribution): nothing to measure")
+    return found
+
+
+def affine(world: World) -> bool:
+    """Whether base, tuned part and reward are of the linear-quadratic kind."""
+    if not isinstance(world.reward, Quadratic):
+        return False
+    try:
+        linear_gaussian.affine_chain(moved(world.policy), torch.zeros(1, dtype=torch.long))
+    except ValueError:
+        return False
+    return True
+
+
+def moved(policy: Policy) -> Policy:
+    """A copy with every trained weight changed: what it can become, not what it starts as."""
+    other, g = copy.deepcopy(policy), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in (p for p in other.parameters() if p.requires_grad):
+            p.add_(0.1 * torch.randn(p.shape, generator=g).to(p))
+    return other
+
+
+def linear_problem(world: World, lam: float, lam0: float) -> linear_gaussian.Problem:
+    """The linear-quadratic problem of a world, a replica for every prompt."""
+    assert isinstance(world.reward, Quadratic)
+    reference = linear_gaussian.affine_chain(world.reference, torch.tensor(world.domain.prompts))
+    slope, curvature = world.reward.slope, world.reward.curvature.diag()
+    trains = world.policy.trains_denoiser, world.policy.trains_initial
+    return linear_gaussian.Problem(reference, slope, curvature, lam, lam0, *trains)
+
+
+def linear(world: World, lam: float, lam0: float) -> Truth:
+    """In closed form."""
+    problem, cond = linear_problem(world, lam, lam0), torch.tensor(world.domain.prompts)
+    best = linear_gaussian.optimum(problem)
+
+    def measure(policy: Policy) -> Figures:
+        return Figures.of(linear_gaussian.evaluate(linear_gaussian.affine_chain(policy, cond), problem))
+
+    base = Figures.of(linear_gaussian.evaluate(problem.reference, problem))
+    return Truth(Figures.of(best.value), best.ceiling[0].item(), base, measure)
+
+
+def gridded(world: World, lam: float, lam0: float) -> Truth:
+    """On a grid."""
+    none = torch.zeros(1, dtype=torch.long)
+    problem = induction.Problem(
+        reference=world.reference, reward=lambda x: world.reward.score(x, none.expand(len(x))).value, lam=lam, lam0=lam0,
+        trains_denoiser=world.policy.trains_denoiser, trains_initial=world.policy.trains_initial,
+    )  # fmt: skip
+    parts = [replace(problem, cond=prompt) for prompt in world.domain.prompts]
+    best, base = grid.attainable(problem), grid.evaluate(world.reference, problem)
+
+    def measure(policy: Policy) -> Figures:
+        return Figures.join([Figures.of(grid.evaluate(policy, part)) for part in parts])
+
+    same = [Figures.of(best)] * len(parts), [Figures.of(base)] * len(parts)
+    return Truth(Figures.join(same[0]), grid.ceiling(problem).objective, Figures.join(same[1]), measure)
+
+
+def ideal_gain(world: World) -> float:
+    """What the tilt p exp(r / lam) of the chain's own samples adds to the mean of a linear reward: slope' Cov slope / lam
+    (the mean of a Gaussian tilted by slope . x / lam moves by Cov slope / lam)."""
+    reward, penalty = world.reward, world.penalty
+    assert isinstance(reward, Quadratic)
+    assert isinstance(penalty, PathKL)
+    chain = linear_gaussian.affine_chain(world.reference, torch.tensor(world.domain.prompts[:1]))
+    covariance = linear_gaussian.moments(chain)[-1][1][0]
+    return (reward.slope @ covariance @ reward.slope / penalty.coefficient).item()

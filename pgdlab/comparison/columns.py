@@ -1,0 +1,221 @@
+"""The comparison's tables: a row a method, and a row a run, as figures; as CSV and as markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pgdlab.comparison import statistics as stats
+from pgdlab.comparison.aggregate import FIGURES, Aggregate
+from pgdlab.comparison.comparison import Method, Problem
+from pgdlab.comparison.folders import Run
+from pgdlab.comparison.statistics import Interval
+
+BASE = "base, untuned"
+OF_INTEREST = (
+    "diversity",
+    "kid",
+    "valid",
+    "unique",
+    "novel",
+    "vun",
+    "fcd",
+    "rings",
+    "sa",
+    "motifs",
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of a run. digits: behind the point; unit: what a reader is told beside its name."""
+
+    key: str
+    of: Callable[[Run], float | None]
+    digits: int = 3
+    unit: str = ""
+
+
+def after(name: str) -> Callable[[Run], float | None]:
+    """A figure of the steered samples."""
+    return lambda run: run.evaluation[1].get(name)
+
+
+def summed(name: str) -> Callable[[Run], float | None]:
+    """A figure of the run's summary."""
+    return lambda run: run.summary.get(name)
+
+
+def hacking(run: Run) -> float | None:
+    """Hacking index: 1 - (gain of the held-out reward) / (gain of the reward), each in standard deviations of the base's
+    samples. 0: the held-out reward follows in full; 1: not at all; above 1: it falls. None where there is no held-out
+    reward, either does not vary among the base's samples, or the reward has not risen by two standard errors."""
+    base, tuned = run.evaluation
+    gains = []
+    for name in ("heldout", "reward"):
+        known = [base.get(name), tuned.get(name), base.get(f"{name}_stderr")]
+        if None in known or not known[2]:
+            return None
+        gains.append(
+            (tuned[name] - base[name]) / base[f"{name}_stderr"]
+        )  # of equally many samples: their number cancels
+    error = run.summary.get("reward_gain_stderr")
+    return 1 - gains[0] / gains[1] if error is not None and run.summary["reward_gain"] > 2 * error else None
+
+
+def unique_queries(run: Run) -> float | None:
+    """Oracle calls of a reward that keeps its answers."""
+    return run.curve[-1].get("unique_queries") if run.curve else None
+
+
+COLUMNS = [
+    Column("reward before", summed("reward_before")),
+    Column("reward after", summed("reward_after")),
+    Column("held out", after("heldout")),
+    Column("hacking", hacking, 2, "0: held-out follows, 1: it does not"),
+    Column("KL", after("kl_nats"), 2, "nats, whole path"),
+    *(Column(name, after(name)) for name in OF_INTEREST),
+    Column("queries", summed("reward_queries"), 0, "of the reward"),
+    Column("oracle calls", unique_queries, 0, "answers not remembered"),
+    Column("per further sample", lambda run: run.summary.get("candidates", 0.0), 2, "queries"),
+    Column("network rows", summed("network_evaluations"), 0),
+    Column("seconds", summed("training_seconds"), 0, "of training"),
+]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method's figures on a problem, means over its seeds; score: the interquartile mean, and its interval,
+    None with one seed."""
+
+    label: str
+    seeds: int
+    figures: dict[str, float | None]
+    score: float | None
+    score_interval: Interval | None = None
+
+
+def rows(problem: Problem) -> list[Row]:
+    """The methods of a problem, the best first, those without a score after them, and the base."""
+    return [row(m) for m in problem.ordered] + [base_row(problem)]
+
+
+def row(method: Method) -> Row:
+    """One method."""
+    figures = {c.key: average(c.of(run) for run in method.runs.values()) for c in COLUMNS}
+    scores = method.column(list(method.scores))
+    if len(scores) < 2:
+        return Row(method.label, len(method.runs), figures, average(method.scores.values()))
+    found = stats.interval(scores, stats.iqm)
+    return Row(method.label, len(method.runs), figures, found.value, found)
+
+
+def base_row(problem: Problem) -> Row:
+    """The pretrained base, as evaluated beside the runs: its score is 0 and it costs nothing."""
+    by_seed = {seed: run for m in problem.methods for seed, run in m.runs.items()}
+    bases = [run.evaluation[0] for run in by_seed.values()]
+    figures: dict[str, float | None] = {c.key: None for c in COLUMNS}
+    before = average(run.summary["reward_before"] for run in by_seed.values())
+    own = {"reward before": before, "reward after": before, "held out": average(b.get("heldout") for b in bases)}
+    own |= {"KL": 0.0, "queries": 0.0, "per further sample": 0.0, "network rows": 0.0, "seconds": 0.0}
+    own |= {c.key: average(b.get(name) for b in bases) for c, name in named()}
+    return Row(BASE, len(by_seed), figures | own, 0.0)
+
+
+def named() -> list[tuple[Column, str]]:
+    """The columns of the domains' own figures, and the figures' names."""
+    first = [c.key for c in COLUMNS].index("KL") + 1
+    return list(zip(COLUMNS[first : first + len(OF_INTEREST)], OF_INTEREST, strict=True))
+
+
+def average(values: Iterable[float | None]) -> float | None:
+    """Mean of those that are known."""
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if known else None
+
+
+def used(table: Sequence[Row]) -> list[Column]:
+    """The columns that a method (not the base alone) has a figure for."""
+    return [c for c in COLUMNS if any(r.figures[c.key] is not None for r in table if r.label != BASE)]
+
+
+def shown(value: float | None, digits: int) -> str:
+    """A figure to read; "-" where it is not known."""
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def ranged(value: float | None, found: Interval | None, digits: int = 3) -> str:
+    """`value [low, high]`, or the value alone where no interval is known (one seed has none)."""
+    text = shown(value, digits)
+    wide = found is not None and found.low < found.high
+    return f"{text} [{shown(found.low, digits)}, {shown(found.high, digits)}]" if found and wide else text
+
+
+def score_name(problem: Problem) -> str:
+    """What a problem's score is."""
+    return {"optimum": "score (1: optimum)", "ceiling": "score (1: ceiling)", "reward": "gain in reward"}[problem.scale]
+
+
+def cells(problem: Problem, one: Row, columns: Sequence[Column]) -> list[str]:
+    """The row to read."""
+    figures = [shown(one.figures[c.key], c.digits) for c in columns]
+    return [one.label, str(one.seeds), ranged(one.score, one.score_interval), *figures]
+
+
+def heads(problem: Problem, columns: Sequence[Column]) -> list[str]:
+    """The names of the columns of cells()."""
+    return ["method", "seeds", score_name(problem), *(c.key for c in columns)]
+
+
+def markdown(problem: Problem) -> str:
+    """A problem's table."""
+    table = rows(problem)
+    columns = used(table)
+    lines = [heads(problem, columns), ["---"] * (len(columns) + 3), *(cells(problem, r, columns) for r in table)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def methods_csv(problems: Sequence[Problem]) -> str:
+    """A row for every method of every problem, with all figures."""
+    out = []
+    for p in problems:
+        for r in rows(p):
+            interval = r.score_interval
+            low, high = (interval.low, interval.high) if interval else (None, None)
+            known = {"problem": p.label, "method": r.label, "seeds": r.seeds, "scale": p.scale, "score": r.score}
+            covered = stats.coverage(r.seeds) if interval else None
+            out.append(known | {"score_low": low, "score_high": high, "coverage": covered} | r.figures)
+    return as_csv(out)
+
+
+def runs_csv(problems: Sequence[Problem]) -> str:
+    """A row for every run."""
+    out: list[dict[str, Any]] = []
+    for p in problems:
+        for m in p.methods:
+            for seed, run in m.runs.items():
+                known = {"problem": p.label, "method": m.label, "seed": seed, "folder": str(run.folder)}
+                out.append(known | {"score": m.scores.get(seed)} | {c.key: c.of(run) for c in COLUMNS})
+    return as_csv(out)
+
+
+def as_csv(table: list[dict[str, Any]]) -> str:
+    """Rows with the same keys."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return text.getvalue()
+
+
+def aggregate_markdown(found: Aggregate) -> str:
+    """The table over all problems."""
+    lines = [["method", *FIGURES], ["---"] * (len(FIGURES) + 1)]
+    order = sorted(found.figures, key=lambda label: -found.figures[label]["IQM"].value)
+    lines += [[label, *(ranged(i.value, i) for i in found.figures[label].values())] for label in order]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

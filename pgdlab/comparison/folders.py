@@ -1,0 +1,177 @@
+"""Run folders as the comparison reads them: config.yaml, summary.json, metrics.csv, or a certificate's cells."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pgdlab.certificates.certificate import Cell
+from pgdlab.certificates.certificate import Run as Trained
+from pgdlab.config.runs import CONFIG, FAILURE, METRICS, SUMMARY
+from pgdlab.config.schema import ConfigError, complete
+from pgdlab.training.loggers import whole
+
+STEERING = ("train", "best_of_n")  # tasks whose folders are compared
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. curve: the rows of metrics.csv; score: where the folder itself says how much of the way from the base
+    (0) to the optimum (1) was made."""
+
+    folder: Path
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    curve: list[dict[str, float]] = field(default_factory=list)
+    score: float | None = None
+
+    @property
+    def evaluation(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The figures of the base and of the steered policy that the headline is made of."""
+        table = self.summary["evaluations"]
+        kind = "sde" if "base/sde" in table else "ode"
+        return table[f"base/{kind}"], table[f"best/{kind}" if f"best/{kind}" in table else f"ema/{kind}"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that came to nothing, and why as far as its folder tells."""
+
+    folder: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies in the folders. others: folders of other tasks, which are not compared."""
+
+    runs: list[Run]
+    failures: list[Failure]
+    others: list[Path]
+
+
+def expand(entries: Sequence[str]) -> list[Path]:
+    """Run folders: each entry is one, or a pattern such as runs/*, or a folder of run folders. Sorted, each once.
+
+    Raises ValueError for an entry that names none.
+    """
+    found: dict[Path, Path] = {}
+    for entry in entries:
+        there = [Path(name) for name in sorted(glob(str(Path(entry).expanduser()))) if Path(name).is_dir()]
+        folders = [f for path in there for f in ([path] if (path / CONFIG).is_file() else within(path))]
+        if not folders:
+            raise ValueError(
+                f"compare.folders names {entry}, where no run folder is; give run folders, a folder of them or a "
+                "pattern: compare.folders='[runs/a,runs/b]' or compare.folders='[runs/*]'"
+            )
+        found |= {folder.resolve(): folder for folder in folders}
+    return list(found.values())
+
+
+def within(path: Path) -> list[Path]:
+    """The run folders in a folder."""
+    return [child for child in sorted(path.iterdir()) if (child / CONFIG).is_file()]
+
+
+def read(entries: Sequence[str]) -> Found:
+    """All that the entries name. Nothing else is read, and nothing is written."""
+    found = Found([], [], [])
+    for folder in expand(entries):
+        try:
+            config = configuration(folder)
+        except ValueError as error:
+            found.failures.append(Failure(folder, str(error)))
+            continue
+        if config.get("task") == "certify":
+            done = list(certificate(folder))
+        elif config.get("task") in STEERING:
+            done = [finished(folder, config)]
+        else:
+            done = []
+            found.others.append(folder)
+        found.runs.extend(one for one in done if isinstance(one, Run))
+        found.failures.extend(one for one in done if isinstance(one, Failure))
+    return found
+
+
+def configuration(folder: Path) -> dict[str, Any]:
+    """config.yaml with the defaults of what has come to be configurable since. Raises ValueError where it cannot be read."""
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"{CONFIG} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict) or "task" not in config:
+        raise ValueError(f"{CONFIG} is not that of a run: it was stopped before it began")
+    try:
+        return dict(complete(config))
+    except (ConfigError, ImportError):  # of another version, or with a part that is not installed here
+        return config
+
+
+def finished(folder: Path, config: dict[str, Any]) -> Run | Failure:
+    """The run, or why there is none."""
+    curve = rows(folder / METRICS)
+    try:
+        summary = json.loads((folder / SUMMARY).read_text())
+        if summary["reward_after"] is None:
+            return Failure(folder, "no sample of its evaluation could be measured")
+        return Run(folder, config, summary, curve)
+    except FileNotFoundError:
+        return Failure(folder, unfinished(folder, config, curve))
+    except (ValueError, KeyError, TypeError) as error:
+        return Failure(folder, f"{SUMMARY} cannot be used: {error!r}")
+
+
+def unfinished(folder: Path, config: dict[str, Any], curve: list[dict[str, float]]) -> str:
+    """How far a run without a summary came."""
+    if (folder / FAILURE).is_file():
+        return " ".join((folder / FAILURE).read_text(errors="replace").split())
+    if not curve:
+        return "stopped before its first iteration was over"
+    done, of = int(curve[-1]["iteration"]), config.get("plan", {}).get("iterations")
+    if done == of:
+        return f"all {of} iterations done, but not evaluated; go on with resume={folder}"
+    return f"stopped after iteration {done} of {of}; go on with resume={folder}"
+
+
+def rows(path: Path) -> list[dict[str, float]]:
+    """metrics.csv as numbers; empty cells and damaged rows are left out."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", errors="replace") as file:
+        reader = csv.DictReader(line for line in file if "\0" not in line)
+        return [{k: float(v) for k, v in row.items() if v != ""} for row in reader if whole(row)]
+
+
+def certificate(folder: Path) -> Iterator[Run | Failure]:
+    """Every replica of every cell of a certificate as a run of its own: its objective is exact, and so is the optimum."""
+    for file in sorted(folder.glob("*/*/certificate.json")):
+        cell = Cell.read(json.loads(file.read_text()))
+        if cell.refused:
+            yield Failure(file.parent, cell.refused)
+        every = [(run, replica) for run in cell.runs for replica in range(len(run.final.reward))]
+        for number, (run, replica) in enumerate(every):
+            yield replica_of(run, replica, number, file.parent)
+
+
+def replica_of(run: Trained, replica: int, number: int, folder: Path) -> Run:
+    """One replica of a certificate's run; its number stands for a seed."""
+    curve = [
+        {"queries": float(queries), "reward": figures.reward[replica], "score": 1 - run.gaps(figures)[replica]}
+        for queries, figures in run.curve
+    ]
+    base, after = {"reward": run.base.reward[0], "kl_nats": 0.0}, {"reward": run.final.reward[replica]}
+    after["kl_nats"] = run.final.path_kl[replica] + run.final.initial_kl[replica]
+    summary = {
+        "reward_before": base["reward"], "reward_after": after["reward"], "kl_nats": after["kl_nats"], "seed": number,
+        "reward_queries": int(curve[-1]["queries"]), "evaluations": {"base/sde": base, "ema/sde": after},
+    }  # fmt: skip
+    own = {"task": "certify", "problem": folder.parent.name, "algorithm": folder.name}
+    return Run(folder, own, summary, curve, 1 - run.gaps(run.final)[replica])

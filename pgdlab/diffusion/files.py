@@ -1,0 +1,66 @@
+"""Export: a denoiser's weights in a folder, with a card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pgdlab.config.runs import COMMAND
+from pgdlab.diffusion.denoisers import Denoiser
+
+
+def write_base(denoiser: Denoiser, folder: Path, facts: dict[str, Any]) -> None:
+    """Writes the weights, as Denoiser.save does, and README.md into a folder of the run's."""
+    loading = denoiser.save(folder)
+    card(folder, facts, loading)
+
+
+def card(folder: Path, facts: dict[str, Any], loading: str) -> None:
+    """README.md: how it was made, how good it is, how to load it."""
+    made = folder.parent / COMMAND
+    command = made.read_text().strip() if made.is_file() else "(the command was not kept)"
+    lines = [f"# {folder.resolve().parent.name}", "", "Made with pgdlab by", "", f"    {command}", "", "```json"]
+    lines += [json.dumps(facts, indent=2), "```", ""]
+    lines += ["It was made for `sampler`; under another it is another policy.", "", "Load it with", "", loading, ""]
+    (folder / "README.md").write_text("\n".join(lines))
+
+
+def write(network: nn.Module, sizes: dict[str, int], folder: Path) -> None:
+    """Writes both files. sizes: the keywords that build the network again."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(sizes, indent=2) + "\n")
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
+
+
+def read(network: nn.Module, folder: Path) -> None:
+    """Reads the weights that write() wrote. Raises ValueError where they are missing, broken or of another network."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        network.load_state_dict(load_file(folder / "model.safetensors"))
+    except RuntimeError as error:
+        raise ValueError(
+            f"model.safetensors and config.json are of two networks, with {_differences(error)}"
+        ) from error
+    except (OSError, SafetensorError) as error:
+        raise ValueError(str(error)) from error
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """What write() was given. Raises ValueError where it is missing or broken."""
+    try:
+        return dict(json.loads((folder / "config.json").read_text()))
+    except (OSError, TypeError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _differences(error: RuntimeError) -> str:
+    """The first of torch's long list."""
+    first = str(error).splitlines()[1].strip()
+    return first if len(first) < 120 else f"{first[:120]}..."

@@ -1,0 +1,141 @@
+"""Rollout and replay: trajectories of the denoising MDP, and their Gaussians again with gradient."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pgdlab.diffusion.policy import Policy
+from pgdlab.functional.gaussian import Gaussian, kl, log_prob
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectory:
+    """B trajectories, rows first, one preallocated tensor a field; H steps, of which K are kept for training.
+
+    states holds only the M states that the kept steps need: state h is states[:, slot[h]] where slot[h] >= 0, and
+    action h is state h + 1. log_prob is that of the stored (rounded) actions. kl and log_ratio (sampled
+    log pi/pi_pre) cover all H steps, kept or not, 0 at deterministic ones; they and reference_mean have 0 columns
+    unless the reference was asked for. own_mean: the sampling policy's at kept steps, or empty. estimates: the
+    reference's x0 estimates of states 0..H-1, or empty. log_prob and the kl of kept steps may have a gradient: has_graph.
+    """
+
+    cond: Tensor
+    states: Float[Tensor, "B M *D"]
+    sample: Float[Tensor, "B *D"]
+    initial: Float[Tensor, "B *D"]
+    log_prob: Float[Tensor, "B K"]
+    initial_log_prob: Float[Tensor, " B"]
+    reference_mean: Float[Tensor, "B R *D"]
+    own_mean: Float[Tensor, "B O *D"]
+    kl: Float[Tensor, "B H0"]
+    log_ratio: Float[Tensor, "B H0"]
+    initial_log_ratio: Float[Tensor, " B"]
+    estimates: Float[Tensor, "B E *D"]
+    kept: tuple[int, ...]
+    slot: tuple[int, ...]
+
+    @functools.cached_property
+    def lookup(self) -> Int[Tensor, "4 BK"]:
+        """Of every cell: row, step, and where its state and its action are among all states. Made once, so that no pass waits
+        for a copy."""
+        b, m = self.states.shape[:2]
+        kept, slot = torch.tensor(self.kept, dtype=torch.long), torch.tensor(self.slot)
+        row, h = torch.arange(b).repeat_interleave(len(kept)), kept.repeat(b)
+        return torch.stack([row, h, row * m + slot[h], row * m + slot[h + 1]]).to(self.states.device)
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether log_prob and kl can be differentiated as they are, once."""
+        return self.log_prob.requires_grad
+
+    def drop_graph(self) -> None:
+        """Lets go of what log_prob and kl would be differentiated with."""
+        self.log_prob.detach_()
+        self.kl.detach_()
+
+    def pairs(self, cells: Int[Tensor, " P"]) -> Pairs:
+        """What a pass over some cells looks up."""
+        row, step, state, action = self.lookup.index_select(1, cells).unbind()
+        return Pairs(cells, row, step, state, action, self.cond[row])
+
+
+TENSORS = tuple(f.name for f in fields(Trajectory) if f.name not in ("kept", "slot"))
+
+
+def concatenate(parts: list[Trajectory]) -> Trajectory:
+    """Trajectories of the same kept steps, one after another. Empties the list: one field at a time, so that not all is there
+    twice for a moment."""
+    if len(parts) == 1:
+        return parts[0]
+    kept, slot = parts[0].kept, parts[0].slot
+    columns: dict[str, list[Any]] = {name: [getattr(part, name) for part in parts] for name in TENSORS}
+    parts.clear()
+    return Trajectory(kept=kept, slot=slot, **{name: torch.cat(columns.pop(name)) for name in TENSORS})
+
+
+def slots(kept: list[int], steps: int) -> tuple[int, ...]:
+    """Where state h is stored, -1 where it is not: the states before and after every kept step; all where that leaves out
+    the last one at most."""
+    needed = sorted({h for k in kept for h in (k, k + 1)})
+    if needed[:steps] == list(range(steps)):
+        return tuple(range(steps + 1))
+    return tuple(needed.index(h) if h in needed else -1 for h in range(steps + 1))
+
+
+def dtype_of(policy: Policy) -> torch.dtype:
+    """The dtype of states: fp64 where the policy's parameters are, else fp32 (never less: scores need it)."""
+    double = any(p.dtype == torch.float64 for p in policy.parameters())
+    return torch.float64 if double else torch.float32
+
+
+class Pairs(NamedTuple):
+    """P pairs of a trajectory and a kept step of it, each (P,). cell: row times K plus column of what is (B, K), as log_prob
+    and reference_mean; row; step: h; state, action: row times M plus slot; cond (P, ...)."""
+
+    cell: Int[Tensor, " P"]
+    row: Int[Tensor, " P"]
+    step: Int[Tensor, " P"]
+    state: Int[Tensor, " P"]
+    action: Int[Tensor, " P"]
+    cond: Tensor
+
+
+def pick(x: Float[Tensor, "B C *D"], cell: Int[Tensor, " P"]) -> Float[Tensor, "P *D"]:
+    """x[cell // C, cell % C]; three times as fast where a cell is many numbers, which are then copied as one."""
+    return x.flatten(0, 1).index_select(0, cell)
+
+
+def all_cells(rows: Int[Tensor, " R"], kept: int) -> Int[Tensor, " P"]:
+    """Every kept step of the given trajectories."""
+    return (rows[:, None] * kept + torch.arange(kept, device=rows.device)).flatten()
+
+
+def split(cells: Int[Tensor, " P"], size: int) -> tuple[Tensor, ...]:
+    """The cells in equal parts, of at most `size`."""
+    return cells.tensor_split(-(-len(cells) // size))
+
+
+def replay(policy: Policy, trajectory: Trajectory, pairs: Pairs) -> tuple[Gaussian, Float[Tensor, " P"]]:
+    """The Gaussians of any set of pairs in one network forward, and the log-probabilities of the stored actions."""
+    g = policy(pick(trajectory.states, pairs.state), pairs.step, pairs.cond)
+    return g, log_prob(g, pick(trajectory.states, pairs.action), policy.space, pairs.cond)
+
+
+def initial_kl(policy: Policy, reference: Policy, cond: Tensor) -> Float[Tensor, " B"]:
+    """KL(rho || rho_pre) under each condition, in nats."""
+    return kl(policy.initial(cond), reference.initial(cond), policy.space, cond)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples (B, *D) of one policy, their conditions, and their rewards: NaN where not measured, None where not asked."""
+
+    sample: Tensor
+    cond: Int[Tensor, " B"]
+    reward: Float[Tensor, " B"] | None = None

@@ -1,0 +1,46 @@
+"""A process that runs one command line of this program after another, so that the imports are paid once.
+
+Started by pgdlab.sweep.process. Reads JSON lines {"argv": [...], "log": path} and answers each run that ended well with a line;
+any other end is the end of the process.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+WARM = ("pgdlab.tasks.train", "pgdlab.tasks.best_of_n")  # what is imported before the first run
+
+
+def serve(main: Callable[[list[str]], int]) -> int:
+    """Runs main on each order until the input ends. Returns an exit code, that of the first run that fails."""
+    orders, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)  # what a library prints is no answer
+    for module in WARM:
+        importlib.import_module(module)
+    for line in orders:
+        order = json.loads(line)
+        redirect(Path(order["log"]))
+        sys.argv = ["run.py", *order["argv"]]
+        os.environ.pop("PGDLAB_RUN", None)
+        code = main(order["argv"])
+        sys.stdout.flush()
+        if code:
+            return code
+        gc.collect()
+        print("done", file=answers, flush=True)
+    return 0
+
+
+def redirect(log: Path) -> None:
+    """What is printed, by libraries too, goes to the end of the log."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)

@@ -1,0 +1,46 @@
+"""What policy gradients keep of an iteration, and one pass over a part of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pgdlab.rollout.trajectory import Pairs, Trajectory
+
+
+@dataclass(frozen=True)
+class Experience:
+    """This process's trajectories with their credit.
+
+    advantage: (B, K) for the kept steps, initial_advantage: (B,) for rho; fp64. objective_scale multiplies the whole
+    objective. step_scale multiplies the sum over kept steps. cost_weight: (K,), of their differentiated penalty, None for 1.
+    targets: what the critic is fitted to, see trainers.credit. order: (epochs, samples) global sample indices, shuffled;
+    measured: (samples,) all processes'; both on the CPU, where minibatches are cut without waiting for the device.
+    index: the global indices of the rows here.
+    """
+
+    trajectory: Trajectory
+    advantage: Float[Tensor, "B K"]
+    initial_advantage: Float[Tensor, " B"]
+    objective_scale: float
+    step_scale: float
+    cost_weight: Float[Tensor, " K"] | None
+    targets: Float[Tensor, "B T"]
+    order: Int[Tensor, "E N"]
+    measured: Bool[Tensor, " N"]
+    index: range
+    logs: dict[str, float] = field(default_factory=dict)
+    queries: int = 0
+    evaluations: int = 0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One pass: pairs for the denoiser, rows for rho (of one of them at least), and how many measured trajectories the global
+    minibatch has."""
+
+    pairs: Pairs | None
+    rows: Int[Tensor, " R"] | None
+    count: int

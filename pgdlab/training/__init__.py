@@ -1,0 +1,1 @@
+"""What is handed to lightning.Trainer: the module, its optimizer, callbacks, loggers, and the checks before a run."""

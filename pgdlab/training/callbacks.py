@@ -1,0 +1,205 @@
+"""Lightning callbacks of a run: checkpoints, metrics, a graceful stop, and the progress bar."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Column
+
+from pgdlab.config.runs import naming
+from pgdlab.training.budget import Budget
+from pgdlab.training.loggers import record
+from pgdlab.training.module import SteeringModule
+
+
+class Average(WeightAveraging):
+    """Exponential moving average of the trained weights, saved beside the raw ones in every checkpoint.
+
+    What is shared with the live module, as the base under adapters, is left out. Lightning's own keeps it where the module is
+    before it goes to its device, and asks that device how many updates there were, twice an update.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(use_buffers=False)
+        self.decay = decay
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
+        """The first average is the first update's weights."""
+        assert self._average_model is not None
+        pairs = zip(self._average_model.parameters(), pl_module.parameters(), strict=True)
+        averaged, live = zip(*((a, b) for a, b in pairs if a is not b), strict=True)
+        torch._foreach_lerp_(averaged, live, 1 - self.decay if self._latest_update_step else 1.0)
+        self._latest_update_step = trainer.global_step
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Lightning would overwrite the live weights (and counters) with the average; a checkpoint has both."""
+
+
+class Checkpoint(LightningCheckpoint):
+    """Saves `path` every few iterations, at the last one, and when the run is asked to stop. done: iterations that the
+    file there holds.
+
+    Written beside the old one, flushed to the disk, and then put in its place: a kill or a full disk while saving leaves
+    the one before. (Lightning writes into the temporary folder and copies from there over the file, where that is another
+    file system.)
+    """
+
+    def __init__(self, path: Path, every: int, iterations: int, done: int = 0) -> None:
+        super().__init__()
+        self.path, self.every, self.iterations, self.saved = path, every, iterations, done
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        done = trainer.current_epoch + 1
+        if done % self.every == 0 or done == self.iterations or trainer.should_stop:
+            with naming(self.path):
+                self.save(trainer)
+            self.saved = done
+
+    def save(self, trainer: lightning.Trainer) -> None:
+        """Whole or not at all."""
+        part = self.path.with_name(f"{self.path.name}.part")
+        trainer.save_checkpoint(part)
+        if trainer.is_global_zero:
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(part, self.path)
+        trainer.strategy.barrier("Checkpoint.save")
+
+    def advice(self) -> str:
+        """How to go on with a run that ended on the way."""
+        if not self.saved:
+            return "there is no checkpoint yet: start it anew"
+        return f"go on from iteration {self.saved} with: python run.py resume={self.path.parent.parent}"
+
+
+class GracefulStop(Callback):
+    """SIGTERM or Ctrl-C ends the run after the current iteration, with a checkpoint; a second one ends it at once. All
+    processes agree on the iteration."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.before: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            heard = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) != signal.SIG_IGN]
+            self.before = {s: signal.signal(s, self.ask) for s in heard}
+
+    def ask(self, *_: Any) -> None:
+        """Hears a signal. Lightning ends all processes after a KeyboardInterrupt."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        if not int(os.environ.get("LOCAL_RANK", 0)):  # one voice; print is not safe here
+            os.write(2, b"\nstopping after this iteration; once more to stop at once\n")
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        asked = torch.tensor(float(self.asked), device=pl_module.device)
+        trainer.should_stop = trainer.should_stop or bool(trainer.strategy.reduce(asked, reduce_op="sum") > 0)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)
+
+
+class Spend(Callback):
+    """Ends training after the iteration that spends the budget; all processes agree on it."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.on_train_epoch_end(trainer, pl_module)  # a resumed run may have spent it
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, SteeringModule)
+        spent = self.budget.spent(int(pl_module.evaluations), float(pl_module.seconds))
+        heard = trainer.strategy.reduce(torch.tensor(float(spent), device=pl_module.device), reduce_op="sum")
+        trainer.should_stop = trainer.should_stop or bool(heard > 0)
+
+
+class Metrics(Callback):
+    """Hands each iteration's figures to the loggers, at the run's own step: the iteration."""
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, SteeringModule)
+        row = pl_module.history[-1]
+        for logger in trainer.loggers:
+            record(logger, row, int(row["iteration"]))
+
+
+FIGURES = {
+    "reward": "reward {:.3f}",
+    "heldout": "held-out {:.3f}",
+    "kl_nats": "KL {:.2f}",
+    "clip": "clipped {:.0%}",
+    "train/denoising_loss": "loss {:.4f}",
+    "queries": "{:,.0f} queries",
+}
+
+
+class ProgressBar(Callback):
+    """One bar over the iterations, with the figures that matter; a line now and then where there is no terminal."""
+
+    def __init__(self, iterations: int) -> None:
+        self.iterations, self.console = iterations, Console(stderr=True)
+        figures = TextColumn(
+            "{task.fields[figures]}", table_column=Column(no_wrap=True, ratio=1)
+        )  # cut where it is narrow
+        left = TextColumn(
+            "{task.fields[left]}", table_column=Column(no_wrap=True)
+        )  # rich's own forgets slow iterations
+        columns = [TextColumn("{task.description}"), BarColumn(10), MofNCompleteColumn(), left, figures]
+        self.bar = Progress(*columns, console=self.console, expand=True)
+        self.printed = 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.is_global_zero and self.console.is_terminal:
+            self.bar.start()
+        assert isinstance(pl_module, SteeringModule)
+        self.started, self.begun = time.monotonic(), trainer.current_epoch
+        name, first = type(pl_module.algorithm).__name__, "first rollout"
+        self.task = self.bar.add_task(name, total=self.iterations, completed=self.begun, left="", figures=first)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, SteeringModule)
+        row, done = dict(pl_module.history[-1]), trainer.current_epoch + 1
+        clipped = [row[key] for key in row if "clip_fraction" in key and "initial" not in key]
+        row |= {"clip": sum(clipped)} if clipped else {}
+        figures = "  ".join(text.format(row[key]) for key, text in FIGURES.items() if key in row)
+        now = time.monotonic()
+        left = timedelta(seconds=round((now - self.started) / (done - self.begun) * (self.iterations - done)))
+        self.bar.update(self.task, completed=done, left=f"{left} left", figures=figures)
+        late = now - self.printed > 10 or done == self.iterations
+        if trainer.is_global_zero and not self.console.is_terminal and late:
+            self.printed = now
+            line = f"iteration {done}/{self.iterations}  {left} left  {figures}"
+            self.console.print(line, highlight=False, soft_wrap=True)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self.console.is_terminal:  # elsewhere it was not started, and would print an empty line
+            self.bar.stop()
+
+    def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
+        if self.console.is_terminal:
+            self.bar.stop()

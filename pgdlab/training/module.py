@@ -1,0 +1,222 @@
+"""The LightningModule: one epoch is one iteration (collect, then the minibatches)."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from pgdlab.processes import Processes, alone
+from pgdlab.rollout.memory import halved, release
+from pgdlab.trainers.base import Algorithm, Loss
+from pgdlab.training.optimizer import AdamW
+from pgdlab.world import World
+
+
+def digest(part: torch.nn.Module) -> str:
+    """SHA-256 of all that does not train in a module, to know it again."""
+    trained = {name for name, p in part.named_parameters(remove_duplicate=False) if p.requires_grad}
+    found = hashlib.sha256()
+    for name, x in part.state_dict().items():
+        if name not in trained:
+            found.update(name.encode() + x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+class SteeringModule(lightning.LightningModule):
+    """Trains a World with an Algorithm. Works for pretraining too: the algorithm decides what an iteration is.
+
+    Everything random is keyed by the buffer `iterations`, so that a resumed run draws what the first one would have.
+    """
+
+    iterations: Tensor
+    queries: Tensor
+    unique_queries: Tensor
+    evaluations: Tensor
+    seconds: Tensor
+
+    def __init__(self, world: World, algorithm: Algorithm, optimizer: AdamW) -> None:
+        super().__init__()
+        self.world, self.algorithm, self.optimizer = world, algorithm, optimizer
+        world.critic = algorithm.build_critic(world)
+        self.policy, self.penalty, self.critic = world.policy, world.penalty, world.critic
+        for name in ("iterations", "queries", "unique_queries", "evaluations"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.long))
+        self.register_buffer("seconds", torch.zeros((), dtype=torch.float64))
+        self.experience: Any = None
+        self.history: list[dict[str, float]] = []
+        self.sums: dict[str, list[tuple[Tensor, float]]] = {}
+        self.rows = 0
+        self.started = 0.0
+        self.base = ""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SteeringModule:
+        """For Lightning's weight averaging: copies what trains, shares what is frozen."""
+        memo |= {id(p): p for p in self.parameters() if not p.requires_grad}
+        shared = (self.world.reference, self.world.reward, self.world.heldout, self.world.domain)
+        memo |= {id(x): x for x in shared if x is not self.policy}  # in pretraining the reference is the policy itself
+        memo[id(self.experience)] = None
+        clone = self.__class__.__new__(self.__class__)
+        memo[id(self)] = clone
+        for key, value in self.__getstate__().items():  # Lightning's leaves the trainer out
+            clone.__dict__[key] = copy.deepcopy(value, memo)
+        return clone
+
+    def trained(self) -> list[list[torch.nn.Parameter]]:
+        """The policy's parameters that train, and the critic's where there is one."""
+        parts = [self.policy] if self.critic is None else [self.policy, self.critic]
+        return [[p for p in part.parameters() if p.requires_grad] for part in parts]
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer.build(self.world)
+        if not self.optimizer.warmup and self.optimizer.final_lr == 1:
+            return optimizer
+        updates = self.world.plan.iterations * self.algorithm.updates(self.world.plan)
+        course = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: self.optimizer.lr_factor(k, updates))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": course, "interval": "step"}}
+
+    def train_dataloader(self) -> range:
+        """The numbers of an iteration's updates."""
+        return range(self.algorithm.updates(self.world.plan))
+
+    def on_fit_start(self) -> None:
+        """Eval mode unless pretraining: dropout at replay would move the ratio. What is not a submodule follows to the device."""
+        self.train(self.algorithm.dropout)
+        self.world.to(self.device)
+        for part in (self.world.reference, self.world.reward, self.world.heldout):
+            if part is not None:
+                part.eval()
+        self.base, self.world.once = digest(self.world.reference), True
+        size = self.trainer.world_size
+        self.world.processes = Processes(self.global_rank, size, self.gather if size > 1 else alone)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The reference is made of the domain's files, not of the checkpoint: what it was is kept to be compared. So is the
+        size of passes, since sums of other parts are rounded otherwise."""
+        checkpoint |= {"base": self.base, "pass_size": self.world.plan.pass_size}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        plan = self.world.plan
+        self.world.plan = replace(plan, pass_size=min(plan.pass_size, checkpoint.get("pass_size", plan.pass_size)))
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Rows of all processes, in order of rank."""
+        return self.all_gather(x).flatten(0, 1)  # type: ignore[union-attr]
+
+    def on_train_epoch_start(self) -> None:
+        self.started = time.perf_counter()
+        self.sums, self.rows = {}, 0
+        with self.trainer.precision_plugin.forward_context():  # the precision of replay: else the ratio is not 1
+            before = self.world.reward.unique_queries() or 0
+            self.experience = self.algorithm.collect(self.world, int(self.iterations))
+        asked = torch.tensor([(self.world.reward.unique_queries() or 0) - before], device=self.device)
+        self.unique_queries += self.world.processes.gather(asked).sum()
+
+    def training_step(self, update: int) -> Tensor:
+        """One optimiser step, however many passes its pairs take; they get smaller where memory runs out."""
+        before = {name: list(entry) for name, entry in self.sums.items()}, self.rows
+        while True:
+            pieces = self.algorithm.passes(self.experience, update, self.world)
+            try:  # elsewhere than on a CPU the backward is to be in here too
+                direct = len(pieces) == 1 and self.device.type == "cpu"
+                return self.pass_loss(pieces[0]) if direct else self.many_passes(pieces)
+            except RuntimeError as error:
+                plan = self.world.plan
+                most = min(plan.pass_size, plan.samples * self.policy.steps)
+                self.world.plan = replace(plan, pass_size=halved(most, error))
+            self.algorithm.release(self.experience)
+            release()
+            self.sums, self.rows = {name: list(entry) for name, entry in before[0].items()}, before[1]
+
+    def many_passes(self, pieces: list[Any]) -> Tensor:
+        """A scalar whose gradient is the sum of the passes' gradients: sum_p <p, g_p>, g_p constant.
+
+        Lightning zeroes gradients between training_step and backward, so they are collected with autograd.grad here and
+        handed to the one backward that Lightning (and DDP's reduction, and clipping) sees. No pass: zero gradient.
+        """
+        trained = [p for part in self.trained() for p in part]
+        for p in trained:
+            p.grad = None  # of the update before: Lightning would keep it until the passes are done
+        total = [torch.zeros_like(p) for p in trained]
+        for piece in pieces:
+            some = torch.autograd.grad(self.pass_loss(piece), trained, allow_unused=True)
+            used = [(t, g) for t, g in zip(total, some, strict=True) if g is not None]
+            torch._foreach_add_([t for t, _ in used], [g for _, g in used])
+            del some, used  # else the next pass's would be made beside them
+        return torch.stack([(p * g).sum() for p, g in zip(trained, total, strict=True)]).sum()
+
+    def pass_loss(self, piece: Any) -> Tensor:
+        """The loss of one pass, times the number of processes: DDP averages gradients, the loss is a global sum."""
+        loss: Loss = self.algorithm.loss(self.experience, piece, self.world)
+        size = self.world.processes.size
+        for name, (total, count) in loss.logs.items():
+            self.add(name, total, count)
+        self.add("loss", loss.value, 0.0)  # a count of 0: averaged over the updates
+        self.rows += loss.rows
+        return loss.value * size if size > 1 else loss.value
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        """Lightning's hook; its own clipping refuses a fused optimizer under mixed precision. Logs the norms as they were.
+
+        The critic is clipped by itself: its error would else decide how long the policy's step is.
+        """
+        share = 1 / self.world.processes.size  # every process has the same, reduced gradient
+        for name, part in zip(("gradient_norm", "critic_gradient_norm"), self.trained(), strict=False):
+            norm = torch.nn.utils.clip_grad_norm_(part, self.optimizer.clip_norm or math.inf)
+            self.add(name, norm * share, share)
+
+    def add(self, name: str, total: Tensor, count: float) -> None:
+        """Notes a term of the sums that an iteration's logs are made of."""
+        self.sums.setdefault(name, []).append((total.detach(), count))
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """After the last update: counts and logs the iteration, before any callback asks for it."""
+        if batch_idx + 1 < self.algorithm.updates(self.world.plan):
+            return
+        experience = self.experience
+        self.iterations += 1
+        self.queries += experience.queries
+        trained = torch.tensor([self.rows], device=self.device)
+        self.evaluations += experience.evaluations + self.world.processes.gather(trained).sum()
+        took = torch.tensor([time.perf_counter() - self.started], dtype=torch.float64, device=self.device)
+        self.seconds += self.world.processes.gather(
+            took
+        ).max()  # of the slowest: a budget ends in all processes at once
+        self.history.append(dict(self.iteration_logs()))
+        self.experience = None
+
+    def all_sums(self) -> dict[str, tuple[float, float]]:
+        """The sums over all processes, exchanged at once with their names: a process whose samples were all not measured has
+        none of the ratios' to gather."""
+        own = {}
+        for name, terms in self.sums.items():
+            totals, counts = zip(*terms, strict=True)
+            own[name] = float(torch.stack(totals).double().sum()), float(sum(counts))
+        parts = [own] * self.world.processes.size
+        if len(parts) > 1:
+            torch.distributed.all_gather_object(parts, own)
+        zero = (0.0, 0.0)
+        return {
+            name: (sum(p.get(name, zero)[0] for p in parts), sum(p.get(name, zero)[1] for p in parts))
+            for name in {name for part in parts for name in part}
+        }
+
+    def iteration_logs(self) -> Iterator[tuple[str, float]]:
+        """What is logged of an iteration; names and formulas in docs/metrics.md."""
+        yield from self.experience.logs.items()
+        updates = self.algorithm.updates(self.world.plan)
+        for name, (total, count) in sorted(self.all_sums().items()):
+            yield f"train/{name}", total / (count or updates)
+        yield "iteration", float(self.iterations)
+        if self.world.reward.unique_queries() is not None:
+            yield "unique_queries", float(self.unique_queries)
+        for name in ("queries", "evaluations", "seconds"):
+            yield name, float(getattr(self, name))

@@ -1,0 +1,128 @@
+"""Every option of every group and every experiment composes, builds, and runs one tiny iteration."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pgdlab import cli
+from pgdlab.config.compose import CONFIGS, options
+from tests.molecules.tiny import base_3d, instead_of_qm9
+from tests.worlds import POINTS, base, fitted, graphs
+
+GROUPS = sorted(folder.name for folder in CONFIGS.iterdir() if folder.is_dir() and any(folder.rglob("*.yaml")))
+OPTIONS = [(group, name) for group in GROUPS for name in options(group)]
+SMALL = ["policy.steps=3", "plan.samples=4", "plan.group=2", "plan.iterations=1", "plan.eval_samples=4"]
+FEW = ["trainer.steps=2", "trainer.batch=4"]
+MOLECULES = ["reward=valid", "heldout=null"]  # the quickstart's rewards are of images
+# what an option cannot do without
+WITH = {
+    "policy/frozen": ["initial=diagonal"],
+    "reward/prompt_class": ["domain=digits"],  # the quickstart prompts no class
+    "domain/gaussian": POINTS,
+    "domain/mixture": [*POINTS, "domain=mixture"],
+    "domain/finite_set": [*POINTS, "domain=finite_set", "reward.slope=[1,0]"],
+    "reward/quadratic": POINTS,
+    "reward/above": [*POINTS, "reward=above"],
+    "policy/affine": POINTS,
+    "policy/network": [*POINTS, "policy=network"],
+    "trainer/rwr": ["penalty=none", *FEW],
+    "trainer/eager": ["penalty=none"],
+    "trainer/per_part": ["reward=target_and_quality"],
+    "trainer/pretrain": ["penalty=none", *FEW],
+    "experiment/digits/rwr": FEW,
+    "experiment/fashion/rwr": FEW,
+    "experiment/molecules/rwr": FEW,
+}
+ELSEWHERE = {"runtime/ddp_cpu": "test_processes", "runtime/ddp": "two GPUs", "logger/wandb": "test_loggers"}
+
+
+def is_molecular(group: str, name: str) -> bool:
+    text = options(group)[name].read_text()
+    return name == "qm9" or "pgdlab.rewards.molecule." in text or "/domain: qm9\n" in text
+
+
+def is_fashion(group: str, name: str) -> bool:
+    return "fashion" in name or (group, name) == ("reward", "imagenet")
+
+
+@pytest.mark.parametrize(("group", "name"), OPTIONS, ids=["/".join(option) for option in OPTIONS])
+def test_an_option_runs_one_iteration(group: str, name: str, tmp_path: Path) -> None:
+    key = f"{group}/{name}"
+    if key in ELSEWHERE:
+        pytest.skip(f"see {ELSEWHERE[key]}")
+    if key in ("runtime/gpu", "runtime/bf16") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    if key == "reward/imagenet" and importlib.util.find_spec("efficientnet_lite_pytorch") is None:
+        pytest.skip("needs the extra imagenet; without it: test_rewards")
+    if group == "certificate":
+        pytest.skip("see test_certificate")
+    if "pretrain/" in name:
+        pytest.skip("see test_a_base_is_pretrained")
+    fashion = [f"domain.weights={base(28)}", *(["domain=fashion"] if group != "experiment" else [])]
+    with_base = fashion if is_fashion(group, name) else atoms() if key == "domain/qm9_3d" else []
+    if is_molecular(group, name):
+        reward = {"reward": [f"reward={name}"], "domain": ["reward=valid"]}
+        with_base = [*graphs(), *reward.get(group, [])]
+        if "XTB" in options(group)[name].read_text():
+            pytest.importorskip("tblite")
+    module = fitted(tmp_path, f"{group}={name}", *SMALL, *with_base, *WITH.get(key, []))
+    row = module.history[-1]
+    assert row["iteration"] == 1
+    assert all(math.isfinite(value) for value in row.values())
+    start = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=False)["current_model_state"]
+    assert all(x.isfinite().all() for x in start.values())
+
+
+def atoms() -> list[str]:
+    """What a run on qm9_3d needs: no base ships."""
+    return [f"domain.weights={base_3d()}", *MOLECULES]
+
+
+def write_idx(folder: Path) -> None:
+    """Forty random images a split, in Fashion-MNIST's format."""
+    rng = np.random.default_rng(0)
+    for part in ("train", "t10k"):
+        pixels = rng.integers(0, 256, (40, 28, 28), dtype=np.uint8)
+        labels = np.arange(40, dtype=np.uint8) % 10
+        for kind, data in (("images-idx3", pixels), ("labels-idx1", labels)):
+            head = np.array([2048 + data.ndim, *data.shape], dtype=">i4")
+            (folder / f"{part}-{kind}-ubyte").write_bytes(head.tobytes() + data.tobytes())
+
+
+@pytest.mark.parametrize("name", [name for name in options("experiment") if "pretrain/" in name])
+def test_a_base_is_pretrained(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through run.py's main, with the tiny data of a folder that the user names; what it exports is a base again."""
+    monkeypatch.chdir(tmp_path)
+    write_idx(tmp_path)
+    folder = [f"domain.folder={tmp_path}"] if "fashion" in name else []
+    if "qm9" in name:
+        instead_of_qm9(tmp_path, monkeypatch)
+    assert (
+        cli.main([f"experiment={name}", *folder, "plan.iterations=1", *FEW, "plan.eval_samples=4", "policy.steps=2"])
+        == 0
+    )
+    run = next((tmp_path / "runs").iterdir())
+    assert (run / "samples.png").stat().st_size > 1000
+    assert (run / "base" / "README.md").exists()
+    others = MOLECULES if "qm9" in name else []
+    own = [f"domain={Path(name).name}", *others, f"domain.weights={run / 'base'}"]
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=False)
+    raw, averaged = checkpoint["current_model_state"], checkpoint["state_dict"]
+    assert any(not torch.equal(raw[k], averaged[k]) for k in raw if raw[k].is_floating_point() and k != "seconds")
+    module = fitted(tmp_path / "steered", *own, *SMALL)
+    assert module.history[-1]["iteration"] == 1
+
+
+def test_a_runtime_that_this_machine_lacks_is_refused(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["runtime=gpu", f"domain.weights={base()}", *SMALL]) == 2
+    assert "error: runtime.accelerator is gpu, but torch sees no GPU" in capsys.readouterr().err

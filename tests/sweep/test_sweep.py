@@ -1,0 +1,387 @@
+"""Sweeps: what a file means, and that many runs end as each of them alone would have, whatever happens on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from pgdlab import cli
+from pgdlab.config.compose import ConfigError
+from pgdlab.config.runs import CONFIG, FAILURE, SUMMARY
+from pgdlab.sweep.engine import Engine
+from pgdlab.sweep.file import read
+from pgdlab.sweep.records import Record, record
+from tests.training.test_resume import differences, rows, state
+from tests.worlds import BRIGHT, tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+SWEEPS = sorted((ROOT / "sweeps").rglob("*.yaml"))
+FAULTY = "reward={_target_: tests.faults.Faulty}"
+POINTS = ["experiment=oracle/linear", "plan.samples=64", "plan.eval_samples=4", "policy.steps=3"]
+ARGUMENTS = "${args_no_hyphens}"
+
+
+def write(file: Path, words: list[str], **content: Any) -> Path:
+    command = ["${env}", "python", "${program}", *words, ARGUMENTS]
+    file.write_text(
+        yaml.safe_dump({"program": "run.py", "command": command, "method": "grid", **content}, sort_keys=False)
+    )
+    return file
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty directory, from which the processes of trials find this checkout; Ray's settings do not outlive the test."""
+    before = dict(os.environ)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    yield tmp_path
+    os.environ.clear()
+    os.environ.update(before)
+
+
+# ---- the file
+
+
+def test_a_file_is_what_wandb_makes_of_it(tmp_path: Path) -> None:
+    """The overrides of every trial are those that W&B's own agent would hand to the program."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    space = {
+        "a.lr": {"values": [1e-5, 0.5]},
+        "b": {"value": True},
+        "c": {"values": ["[1,2]", "x/y"]},
+        "seed": {"values": [0]},
+    }
+    file = write(tmp_path / "x.yaml", ["task=train", "logger=wandb"], parameters=space)
+    sweep = read(file, keep_logger=True)
+    assert [list(p.values()) for p in sweep.grid()] == [
+        [1e-5, "[1,2]", 0], [1e-5, "x/y", 0], [0.5, "[1,2]", 0], [0.5, "x/y", 0],
+    ]  # fmt: skip
+    command = yaml.safe_load(file.read_text())["command"]
+    for chosen in sweep.grid():
+        args = {name: {"value": chosen.get(name, p.get("value"))} for name, p in space.items()}
+        theirs = create_sweep_command_args({"args": args})["args_no_hyphens"]
+        fixed = [w for w in create_sweep_command(command) if "=" in w]
+        assert sweep.overrides(chosen) == [*fixed, *theirs]
+    assert "logger=wandb" not in read(file).overrides(sweep.grid()[0])
+    assert read(write(file, [], parameters=space, run_cap=3)).grid() == sweep.grid()[:3]
+
+
+BAD = {
+    "no mapping `parameters`": {"parameters": None},
+    "metod is not a key of a sweep file. Did you mean method": {"metod": "grid"},
+    "method is 'gird'. Did you mean grid": {"method": "gird"},
+    "seed has no values, which a grid needs": {"parameters": {"seed": {"min": 0, "max": 3}}},
+    "optimizer is nested; write a dotted key": {"parameters": {"optimizer": {"parameters": {"lr": {"value": 1}}}}},
+    "seed is [0, 1]; write values": {"parameters": {"seed": [0, 1]}},
+    "seed.values is []": {"parameters": {"seed": {"values": []}}},
+    "seed.min is '1e-4', which is no number": {"parameters": {"seed": {"min": "1e-4", "max": 1}}},
+    "seed.distribtion is not offered. Did you mean distribution": {"parameters": {"seed": {"distribtion": "uniform"}}},
+    "seed.min and max must be multiples of q": {
+        "method": "random",
+        "run_cap": 2,
+        "parameters": {"seed": {"distribution": "q_uniform", "min": 0.1, "max": 1, "q": 0.25}},
+    },
+    "which bayes does not take": {
+        "method": "bayes",
+        "run_cap": 2,
+        "metric": {"name": "reward"},
+        "parameters": {"seed": {"distribution": "q_log_uniform_values", "min": 1, "max": 4, "q": 1}},
+    },
+    "metric is 'reward', which is no mapping": {"metric": "reward"},
+    "metric.goal is 'max'. Did you mean maximize": {"metric": {"name": "reward", "goal": "max"}},
+    "run_cap is 'two', which is no whole number": {"run_cap": "two"},
+    "state run_cap": {"method": "random"},
+    "need metric.name": {"method": "bayes", "run_cap": 2},
+    "early_terminate takes type: hyperband": {"early_terminate": {"type": "x"}, "metric": {"name": "reward"}},
+    "seed has distribution 'normal'": {"parameters": {"seed": {"distribution": "normal"}}},
+    "seed is uniform, which needs min, max": {"parameters": {"seed": {"min": 0.5}}},
+    "its command must hold": {"command": ["python", "run.py", "${args}"]},
+}
+
+
+@pytest.mark.parametrize("said", BAD)
+def test_a_file_that_cannot_be_run_is_refused(said: str, tmp_path: Path) -> None:
+    good = {"parameters": {"seed": {"values": [0]}}}
+    with pytest.raises(ConfigError) as error:
+        read(write(tmp_path / "x.yaml", [], **{**good, **BAD[said]}))
+    assert said in str(error.value)
+
+
+def test_a_mistake_in_one_value_is_found_before_anything_starts(here: Path, capsys: Any) -> None:
+    for key, wrong, said in [
+        ("trainer", "popo", "trainer is 'popo', which is not an option. Did you mean ppo"),
+        ("optimizer.lr", "abc", "optimizer.lr is 'abc'"),
+        ("trainer.clip", 0.3, "trainer.clip"),  # of REINFORCE
+    ]:
+        values = {"seed": {"values": [0, 1]}, "trainer": {"value": "reinforce"}, key: {"values": [wrong]}}
+        write(here / "x.yaml", POINTS, parameters=values)
+        assert cli.main(["task=sweep", "sweep=x.yaml"]) == 2
+        assert said in capsys.readouterr().err
+        assert not (here / "runs" / "x").exists()
+
+
+def test_settings_that_would_change_no_trial_are_refused(here: Path, capsys: Any) -> None:
+    write(here / "x.yaml", POINTS, parameters={"seed": {"values": [0]}})
+    for words, said in {
+        ("sweep=x.yaml", "plan.iterations=3"): "plan is set, but the sweep file says",
+        ("sweep=y.yaml",): "sweep is 'y.yaml': No such file",
+        (): "task=sweep needs a sweep file",
+        ("sweep=x.yaml", "engine.gpus=1.5"): "whole GPUs or a share",
+        ("sweep=x.yaml", "engine.cups=1"): "Did you mean engine.cpus",
+        ("sweep=x.yaml", "engine.retries=-1"): "retries is at least 0",
+        ("sweep=x.yaml", "engine.seconds=0"): "seconds above 0",
+    }.items():
+        assert cli.main(["task=sweep", *words]) == 2
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda f: f.stem)
+def test_the_shipped_files_describe_runs(file: Path) -> None:
+    sweep = read(file)
+    names = [record(sweep, some).name for some in sweep.probes()]
+    assert len(set(names)) == len(names) > 0
+
+
+# ---- runs
+
+
+def sweep(*words: str) -> int:
+    pytest.importorskip("ray")
+    return cli.main(["task=sweep", *words])
+
+
+def account(home: Path, file: str = "x.yaml") -> dict[str, Record]:
+    found = read(home / file)
+    return {json.dumps(p): record(found, p) for p in found.grid()}
+
+
+def alone(folder: Path, trial: Record, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same run, undisturbed and in this process, from the overrides alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with monkeypatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("PGDLAB_TEST_FAULTS", raising=False)
+        assert cli.main([*trial.overrides, f"name={trial.sweep.name}/{trial.name}"]) == 0
+    return folder / trial.folder
+
+
+def same(a: Path, b: Path) -> None:
+    """Bit for bit: all that a run continues from, its figures and its configuration."""
+    assert not differences(state(a), state(b))
+    assert rows(a) == rows(b)
+    first, second = (yaml.safe_load((f / CONFIG).read_text()) for f in (a, b))
+    assert first == second
+    timed = {"seconds", "training_seconds", "evaluation_seconds"}
+    x, y = (json.loads((f / SUMMARY).read_text()) for f in (a, b))
+    assert {k: v for k, v in x.items() if k not in timed} == {k: v for k, v in y.items() if k not in timed}
+
+
+def test_every_row_of_a_run_that_is_over_is_reported(tmp_path: Path) -> None:
+    """A warm process says once that a run ended, perhaps long before its rows are reported. Failed first: waited for ever."""
+    pytest.importorskip("ray")
+    from pgdlab.sweep.trial import Trial
+
+    codes = iter([None, 0])
+    process = SimpleNamespace(ended=lambda seconds: next(codes, None))
+    said = [{"iteration": float(i), "reward": 0.0} for i in range(1, 4)]
+    done = SimpleNamespace(rows=lambda: said, summary={"reward_after": 0.5}, attempts=[{}], keep=lambda attempts: None)
+    trial = object.__new__(Trial)
+    trial.settings, trial.process, trial.lock, trial.metric = {"rows": True}, process, None, "reward"
+    trial.begun, trial.over, trial.reported, trial.code, trial.record = True, False, 0, None, done
+    trial.late, trial.started = time.monotonic() + 5, time.monotonic()
+    assert [trial.step()["iteration"] for _ in range(2)] == [1, 2]
+    assert trial.step() == {"iteration": 3, "reward": 0.0, "reward_after": 0.5, "finished": True, "done": True}
+
+
+def test_a_driver_that_was_killed_at_the_end_of_a_trial_is_made_up_for(here: Path) -> None:
+    """The run's summary is there, the end of its attempt is not: the trial is not run again, and its record says so."""
+    pytest.importorskip("ray")
+    from pgdlab.sweep.trial import Trial
+
+    one = read(write(here / "x.yaml", POINTS, parameters={"seed": {"values": [0]}}))
+    trial = object.__new__(Trial)
+    trial.engine, trial.record = Engine(), record(one, one.grid()[0])
+    trial.record.folder.mkdir(parents=True)
+    (trial.record.folder / SUMMARY).write_text("{}")
+    began = (trial.record.folder / SUMMARY).stat().st_mtime - 3
+    trial.record.keep(
+        [{"begun": began - 9, "end": "killed", "seconds": 1}, {"begun": began, "end": None, "seconds": None}]
+    )
+    trial.begin()
+    trial.unlock()
+    assert (trial.over, trial.code) == (True, 0)
+    assert [(a["end"], a["seconds"]) for a in trial.record.attempts] == [("killed", 1), ("finished", pytest.approx(3))]
+
+
+def test_why_a_run_ended(tmp_path: Path) -> None:
+    """The signal; else the last error of this attempt, whatever was said after it, or the last line."""
+    from pgdlab.sweep.process import said
+
+    log = tmp_path / "x.log"
+    log.write_text("error: of the attempt before\n")
+    before = log.stat().st_size
+    assert said(3, log, before) == "exit code 3: it said nothing"
+    log.write_text(log.read_text() + "going on\n")
+    assert said(3, log, before) == "exit code 3: going on"
+    log.write_text(log.read_text() + "torch.cuda.OutOfMemoryError: no room\nleaked semaphores\n")
+    assert said(3, log, before) == "exit code 3: torch.cuda.OutOfMemoryError: no room"
+    assert said(-9, log, before).startswith("killed by SIGKILL")
+
+
+def test_faults_and_a_killed_driver_change_nothing(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    """Trials that raise, are killed and hang, a driver killed with SIGKILL, and one trial that cannot be mended."""
+    faults = ["none", "raise", "kill", "hang", "always"]
+    words = tiny("plan.iterations=3", FAULTY, "trainer=ppo", "penalty=target_kl")
+    parameters = {"reward.fault": {"values": faults}, "seed": {"values": [0]}, "heldout": {"value": "null"}}
+    write(here / "x.yaml", words, parameters=parameters, metric={"name": "reward_after", "goal": "maximize"})
+    (here / "memory").mkdir()
+    monkeypatch.setenv("PGDLAB_TEST_FAULTS", str(here / "memory"))
+    command = [sys.executable, str(ROOT / "run.py"), "task=sweep", "sweep=x.yaml", "engine.seconds=30"]
+    trials = account(here)
+    driver = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    late = time.monotonic() + 240
+    while not (any(t.summary for t in trials.values()) and any(f.name for f in (here / "memory").iterdir())):
+        assert driver.poll() is None
+        assert time.monotonic() < late
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    finished = {name: (t.folder / SUMMARY).stat().st_mtime_ns for name, t in trials.items() if t.summary}
+    assert 0 < len(finished) < 5
+
+    assert sweep("sweep=x.yaml", "engine.seconds=30") == 1
+    said = capfd.readouterr()
+    assert "5 trials: 4 finished, 1 failed" in said.out
+    assert "no comparison" not in said.err
+    for (name, trial), fault in zip(trials.items(), faults, strict=True):
+        assert trial.state == ("failed" if fault == "always" else "finished")
+        ends = [a["end"] for a in trial.attempts]
+        if name in finished:
+            assert (trial.folder / SUMMARY).stat().st_mtime_ns == finished[name]
+        if fault == "always":
+            assert "failed in" in trial.failure
+            assert "MemoryError" in trial.failure
+            assert len(ends) >= 3
+        else:
+            assert ends[-1] == "finished"
+            same(trial.folder, alone(here / "alone", trial, monkeypatch))
+        wanted = {"raise": "exit code 1: spoiled", "kill": "killed by SIGKILL", "hang": "no end after 30 s"}.get(
+            fault, ""
+        )
+        # an attempt that the driver's death ended has no end of its own
+        assert None in ends or any(wanted in (end or "") for end in ends)
+        assert fault in ("none", "always") or any(a["argv"] == [f"resume={trial.folder}"] for a in trial.attempts)
+    assert (here / "runs" / "compare-x" / "report.html").is_file()
+
+
+def test_random_trials_that_end_early_are_what_their_configs_say(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each trial is the run of its own config, up to where it was stopped; going on draws and runs nothing again. After the first
+    rung, at iteration 2, a run waits a while: one that ends before it is stopped has finished."""
+    lr = {"distribution": "log_uniform_values", "min": 1e-4, "max": 0.1}
+    early = {"type": "hyperband", "min_iter": 2, "eta": 2}
+    slow = {"reward.fault": {"value": "slow"}, "heldout": {"value": "null"}}
+    write(
+        here / "x.yaml", tiny("plan.iterations=6", "plan.checkpoint_every=1", FAULTY), method="random", run_cap=4,
+        parameters={"optimizer.lr": lr, "seed": {"min": 0, "max": 9}, **slow}, early_terminate=early,
+        metric={"name": "reward", "goal": "maximize"},
+    )  # fmt: skip
+    (here / "memory").mkdir()
+    monkeypatch.setenv("PGDLAB_TEST_FAULTS", str(here / "memory"))
+    assert sweep("sweep=x.yaml", "engine.trials=1") == 0
+    found = [json.loads(f.read_text()) for f in sorted((here / "runs" / "x" / "trials").glob("*.json"))]
+    assert len(found) == 4
+    states = []
+    for one in found:
+        trial = record(read(here / "x.yaml"), one["chosen"])
+        assert one["overrides"] == list(trial.overrides)
+        states.append(trial.state)
+        whole = alone(here / "alone", trial, monkeypatch)
+        own = rows(trial.folder)
+        assert own == rows(whole)[: len(own)]
+        if trial.state == "finished":
+            same(trial.folder, whole)
+        else:
+            assert (trial.folder / FAILURE).read_text().startswith("terminated early by the sweep after iteration")
+    assert set(states) == {"finished", "terminated early"}
+
+    before = {f: f.stat().st_mtime_ns for f in (here / "runs" / "x").glob("*/checkpoints/last.ckpt")}
+    assert sweep("sweep=x.yaml", "engine.trials=1") == 0
+    assert {f: f.stat().st_mtime_ns for f in (here / "runs" / "x").glob("*/checkpoints/last.ckpt")} == before
+    again = [json.loads(f.read_text()) for f in sorted((here / "runs" / "x" / "trials").glob("*.json"))]
+    assert again == found
+
+
+def test_early_termination_by_what_is_no_column_says_so(here: Path) -> None:
+    """A key of summary.json comes too late; its trials fail with the reason and the columns that there are."""
+    write(
+        here / "x.yaml", [*POINTS, "plan.iterations=3"], parameters={"seed": {"values": [0]}},
+        early_terminate={"type": "hyperband", "min_iter": 1}, metric={"name": "reward_after", "goal": "maximize"},
+    )  # fmt: skip
+    assert sweep("sweep=x.yaml", "engine.retries=0") == 1
+    (failure,) = (here / "runs" / "x").glob(f"*/{FAILURE}")
+    assert "early_terminate needs a column of metrics.csv; reward_after is none of dead_groups" in failure.read_text()
+
+
+def test_bayes_goes_on_from_what_it_knows(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = {
+        "method": "bayes", "metric": {"name": "reward_after", "goal": "maximize"},
+        "parameters": {"optimizer.lr": {"min": 0.001, "max": 0.1}, "seed": {"value": 0}},
+    }  # fmt: skip
+    words = [*POINTS, "plan.iterations=2"]
+    write(here / "x.yaml", words, run_cap=2, **content)
+    assert sweep("sweep=x.yaml", "engine.warm=false") == 0
+    folders = {f.parent: f.stat().st_mtime_ns for f in (here / "runs" / "x").glob(f"*/{SUMMARY}")}
+    write(here / "x.yaml", words, run_cap=4, **content)
+    assert sweep("sweep=x.yaml") == 0
+    after = {f.parent: f.stat().st_mtime_ns for f in (here / "runs" / "x").glob(f"*/{SUMMARY}")}
+    assert len(folders) == 2
+    assert len(after) == 4
+    assert folders.items() <= after.items()
+    for file in (here / "runs" / "x" / "trials").glob("*.json"):  # two in processes of their own, two in warm ones
+        trial = record(read(here / "x.yaml"), json.loads(file.read_text())["chosen"])
+        same(trial.folder, alone(here / "alone", trial, monkeypatch))
+
+
+def test_trials_of_two_processes_share_four_gpus(here: Path) -> None:
+    """The shipped file on a cluster that declares four GPUs: two trials at once, each with two of its own, each of two gloo
+    processes."""
+    from ray.cluster_utils import Cluster
+
+    content = yaml.safe_load((ROOT / "sweeps" / "multi_gpu.yaml").read_text())
+    words = [w for w in content["command"] if "=" in w and not w.startswith("experiment")]
+    assert "runtime=ddp" in words
+    write(
+        here / "x.yaml",
+        [*words, "runtime=ddp_cpu", *tiny(BRIGHT)],
+        parameters={"trainer": {"values": ["ppo", "grpo"]}, "seed": {"values": [0, 1]}},
+    )
+    cluster = Cluster(initialize_head=True, head_node_args={"num_gpus": 4, "num_cpus": 4, "include_dashboard": False})
+    try:
+        assert sweep("sweep=x.yaml", "engine=two_gpus", f"engine.address={cluster.address}") == 0
+    finally:
+        cluster.shutdown()
+    spans, devices = [], []
+    for trial in account(here).values():
+        (attempt,) = trial.attempts
+        assert trial.processes == 2
+        devices.append({*attempt["CUDA_VISIBLE_DEVICES"].split(",")})
+        spans.append((attempt["begun"], attempt["begun"] + attempt["seconds"]))
+        assert len(rows(trial.folder)) == 2
+    pairs = [(i, j) for i in range(4) for j in range(i) if spans[i][0] < spans[j][1] and spans[j][0] < spans[i][1]]
+    assert pairs  # some were there at the same time
+    assert all(not devices[i] & devices[j] for i, j in pairs)
+    assert all(len(d) == 2 for d in devices)

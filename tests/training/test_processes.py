@@ -1,0 +1,97 @@
+"""Two gloo processes give what one gives on the same global batch: gradients, weights, figures, and one run folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pgdlab import cli
+from pgdlab.config.runs import METRICS, SUMMARY
+from pgdlab.processes import Processes
+from tests.two_processes import SCENARIOS
+from tests.worlds import BRIGHT, distance, fitted, recorder, tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scenarios' results in two processes."""
+    folder = tmp_path_factory.mktemp("both")
+    done = python("-m", "tests.two_processes", str(folder), cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_two_processes_give_what_one_gives(name: str, both: Path, tmp_path: Path) -> None:
+    """The gradient of the first update that has one; the weights after three iterations of AdamW, which amplifies tiny
+    gradients: in fp64 only."""
+    double, overrides = SCENARIOS[name]
+    two = torch.load(both / f"{name}.pt", weights_only=False)
+    one = fitted(tmp_path, *overrides, double=double)
+    first = next(k for k, gradient in enumerate(one.gradients) if any(g.any() for g in gradient.values()))
+    assert distance(two["gradients"][first], one.gradients[first]) < (1e-9 if double else 1e-5)
+    assert not double or distance(two["weights"], one.weights[-1]) < 1e-8
+    for a, b in zip(two["history"], one.history, strict=True):
+        assert a.keys() == b.keys()
+        assert a == pytest.approx(
+            b | {"seconds": a["seconds"]}, rel=1e-6 if double else 1e-3, abs=1e-9 if double else 1e-6
+        )
+
+
+@pytest.mark.parametrize("name", [n for n, (_, some) in SCENARIOS.items() if any("Patchy" in s for s in some)])
+def test_the_ranks_measure_unequal_numbers(name: str, tmp_path: Path) -> None:
+    """What the scenarios above rest on: else a mean of the ranks' means would pass too."""
+    double, overrides = SCENARIOS[name]
+    module, _ = recorder(*overrides, double=double)
+    experience = module.algorithm.collect(module.world, 0)
+    measured = experience.measured if hasattr(experience, "measured") else experience.weight > 0
+    first, second = measured.chunk(2)
+    assert 0 < int(first.sum()) != int(second.sum()) > 0
+
+
+def test_the_shares_of_the_processes() -> None:
+    shares = [Processes(rank, 3).share(12) for rank in range(3)]
+    assert [i for share in shares for i in share] == list(range(12))
+    with pytest.raises(ValueError, match="10 samples do not divide among 3 processes"):
+        Processes(0, 3).share(10)
+
+
+def test_the_shipped_runtime_makes_one_run(tmp_path: Path) -> None:
+    done = python(str(ROOT / "run.py"), *tiny(BRIGHT, "runtime=ddp_cpu", "name=two"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [f.name for f in (tmp_path / "runs").iterdir()] == ["two"]
+    with (tmp_path / "runs" / "two" / METRICS).open(newline="") as file:
+        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    assert [float(row["iteration"]) for row in rows] == [1, 2]
+    assert [float(row["queries"]) for row in rows] == [8, 16]
+    assert json.loads((tmp_path / "runs" / "two" / SUMMARY).read_text())["reward_queries"] == 16
+    assert done.stderr.count("parameters:") == 1  # one doctor
+    assert "Initializing" not in done.stderr
+    assert "Warning" not in done.stderr
+    assert "deprecated" not in done.stderr
+    assert done.stderr.count("iteration 2/2") == 1
+    assert done.stdout.count("reward queries") == 1
+
+
+def test_what_does_not_divide_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(tiny(BRIGHT, "runtime=ddp_cpu", "plan.samples=9", "plan.group=3")) == 2
+    assert "9 samples do not divide among 2 processes" in capsys.readouterr().err
+    assert not torch.distributed.is_initialized()
