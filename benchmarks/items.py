@@ -48,7 +48,7 @@ class Latent(Domain):
 
     network: Literal["unet", "stub"] = "unet"
     width: int = 56
-    prompts: tuple[int, ...] = tuple(range(CLASSES))
+    train_conditions: tuple[int, ...] = tuple(range(CLASSES))
     name: str = field(default="latent", init=False)
     conditions: int = field(default=CLASSES, init=False)
     space: Space = field(default=Dense((CHANNELS, SIZE, SIZE)), init=False)
@@ -92,7 +92,7 @@ ITEMS: dict[str, tuple[str, ...]] = {
     "latent": LATENT,
     "latent_lora": (*LATENT, "policy=lora"),
     "latent_guided": (*LATENT, "policy.guidance=2.0"),
-    "latent_part": (*LATENT, "plan.steps={_target_: pgdlab.rollout.plan.RandomSteps, fraction: 0.3}"),
+    "latent_part": (*LATENT, "plan.trained_steps={_target_: pgdlab.rollout.plan.RandomSteps, fraction: 0.3}"),
     "latent_reinforce": (*LATENT, "trainer=reinforce", "penalty=none"),
     "digits": ("experiment=digits/ppo",),
     "digits_lora": ("experiment=digits/lora",),

@@ -189,7 +189,7 @@ def describe(name: str, module: SteeringModule, result: Rounds) -> str:
     """The item and its counts."""
     world, plan = module.world, module.world.plan
     policy, algorithm = world.policy, module.algorithm
-    updates, steps = algorithm.updates(plan), len(policy.stochastic_steps)
+    updates, steps = algorithm.updates_per_iteration(plan), len(policy.stochastic_steps)
     pairs = sum(call.rows for call in result.training)
     weights = [p.numel() for part in networks(world)[:1] for p in part.parameters()]
     trained = sum(p.numel() for group in module.trained() for p in group)

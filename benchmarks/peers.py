@@ -169,7 +169,7 @@ def describe(module: SteeringModule, result: Turns) -> str:
             f"  {who:5} {passes[0]} sampling passes of {rows[0]:,} rows, {passes[1]} training passes of {rows[1]:,} rows"
         )
         assert rows[0] == rows[1], "not the same work"
-    updates = module.algorithm.updates(module.world.plan)
+    updates = module.algorithm.updates_per_iteration(module.world.plan)
     return f"  {updates} optimiser steps each"
 
 

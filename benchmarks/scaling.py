@@ -25,7 +25,7 @@ from benchmarks.loop import Rounds, measure
 from benchmarks.passes import Call
 
 ROOT = Path(__file__).resolve().parent.parent
-FRACTION = "plan.steps={{_target_: pgdlab.rollout.plan.RandomSteps, fraction: {}}}"
+FRACTION = "plan.trained_steps={{_target_: pgdlab.rollout.plan.RandomSteps, fraction: {}}}"
 AXES: dict[str, tuple[str, tuple[Any, ...]]] = {  # what varies: its override, and its values
     "samples": ("plan.samples={}", (16, 32, 48, 64)),
     "steps": ("policy.steps={}", (5, 10, 15, 20)),

@@ -11,7 +11,7 @@ from pgdlab.diffusion.values import Value
 from pgdlab.domains.base import Domain
 from pgdlab.penalties.base import Penalty
 from pgdlab.processes import Processes
-from pgdlab.rewards.base import Reward, begun_ahead
+from pgdlab.rewards.base import Reward, prefetching
 from pgdlab.rollout.memory import rows_that_fit
 from pgdlab.rollout.noise import Noise
 from pgdlab.rollout.plan import Plan
@@ -48,9 +48,9 @@ class World:
         plan = self.plan
         if not (plan.rollout_batch and plan.pass_size):
             x = torch.zeros(2, *self.policy.space.shape, dtype=dtype_of(self.policy), device=device)
-            most = rows_that_fit(self.policy, x, torch.tensor(self.domain.prompts[:1] * 2, device=device))
+            most = rows_that_fit(self.policy, x, torch.tensor(self.domain.train_conditions[:1] * 2, device=device))
             # a slow reward looks at a batch while the next one is sampled
-            batch = -(-plan.samples // 4) if begun_ahead(self.reward) else most
+            batch = -(-plan.samples // 4) if prefetching(self.reward) else most
             batch = plan.rollout_batch or min(batch, most)
             self.plan = replace(plan, rollout_batch=batch, pass_size=plan.pass_size or most)
         return self

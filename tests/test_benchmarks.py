@@ -38,7 +38,7 @@ def test_queries_to_a_level_by_hand() -> None:
 def test_the_sizes_of_a_scaling_run() -> None:
     plan = build_world(compose(list(words(samples=16, steps=5, fraction=0.5)))).plan
     assert (plan.samples, plan.group) == (16, 4)
-    assert len(plan.steps.select(list(range(10)), torch.Generator())) == 5
+    assert len(plan.trained_steps.select(list(range(10)), torch.Generator())) == 5
 
 
 def test_a_device_s_rate_is_of_the_rows_that_were_passed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -29,9 +29,8 @@ from pgdlab.training.build import build_module
 from pgdlab.training.fit import fit
 from pgdlab.training.module import SteeringModule
 from pgdlab.training.optimizer import AdamW
-
-from .tiny import tiny_policy, tiny_world
-from .worlds import base
+from tests.tiny import tiny_policy, tiny_world
+from tests.worlds import base
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -147,9 +146,9 @@ def summary_names(summary: dict[str, Any]) -> set[str]:
 
 RUNS = {
     "joint, any class": (
-        "initial=diagonal", "reward=any_class", "domain.prompts=[0,1]", "penalty=target_kl",
+        "initial=diagonal", "reward=any_class", "domain.train_conditions=[0,1]", "penalty=target_kl",
     ),
-    "rwr, gated": ("trainer=rwr", "penalty=none", "reward=gated_jpeg", "heldout=quality", "trainer.steps=2"),
+    "rwr, gated": ("trainer=rwr", "penalty=none", "reward=gated_jpeg", "heldout=quality", "trainer.updates=2"),
 }  # fmt: skip
 
 
@@ -179,7 +178,7 @@ def test_every_reward_part_and_check_is_documented() -> None:
         for call in calls:
             for part in call.keywords if ast.unparse(call.func) == "Score.of" else []:
                 assert f"`{part.arg}`" in rewards, (file.name, part.arg)
-    doctor = (ROOT / "pgdlab" / "doctor.py").read_text()
+    doctor = (ROOT / "pgdlab" / "training" / "checks.py").read_text()
     for name in re.findall(r'(?:Check|_check)\("([^"]+)"', doctor):
         assert f"| {name} |" in metrics, name
 
@@ -197,7 +196,7 @@ def test_every_option_and_argument_is_named(group: str) -> None:
                     assert f"`{key}`" in ALL or f".{key}`" in ALL or key in FROM_THE_PROGRAM, (name, key)
 
 
-FROM_THE_PROGRAM = {"denoiser", "space", "initial", "null", "conditions", "std", "folder", "cfg", "done"}
+FROM_THE_PROGRAM = {"denoiser", "space", "initial", "unconditional", "conditions", "std", "folder", "cfg", "done"}
 
 
 def nodes(value: Any) -> Iterator[dict[str, Any]]:

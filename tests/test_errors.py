@@ -350,5 +350,5 @@ def test_debug_shows_the_traceback(here: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_resuming_another_model_by_overrides(run: Path, capsys: Any) -> None:
-    for override in ("policy=lora", "initial=diagonal", "domain.prompts=[1]", "seed=1"):
+    for override in ("policy=lora", "initial=diagonal", "domain.train_conditions=[1]", "seed=1"):
         refused([f"resume={run}", override], "cannot change when a run resumes", capsys)

@@ -96,7 +96,7 @@ class TinyDomain(Domain):
     name: str = "tiny"
     space: Space = field(default_factory=lambda: Dense((2,)))
     conditions: int = 2
-    prompts: tuple[int, ...] = (0,)
+    train_conditions: tuple[int, ...] = (0,)
 
     def base(self) -> Denoiser:
         return GaussianDenoiser(tiny_schedule())
@@ -158,21 +158,21 @@ def tiny_policy(
 
 def tiny_world(
     policy: Policy | None = None, reference: Policy | None = None, reward: Reward | None = None,
-    penalty: Penalty | None = None, noise: Noise | None = None, prompts: tuple[int, ...] = (0,), **plan: Any,
+    penalty: Penalty | None = None, noise: Noise | None = None, train_conditions: tuple[int, ...] = (0,), **plan: Any,
 ) -> World:  # fmt: skip
     """A world around a policy (as it starts) and its reference; the plan's sizes as keywords."""
     policy = tiny_policy() if policy is None else policy
     sizes = {"samples": 16, "group": 4, "rollout_batch": 10**9, "pass_size": 10**9} | plan
     return World(
-        domain=TinyDomain(prompts=prompts), policy=policy, reference=reference or policy.reference(),
+        domain=TinyDomain(train_conditions=train_conditions), policy=policy, reference=reference or policy.reference(),
         reward=reward or Quadratic(), heldout=None, penalty=penalty or NoPenalty(), plan=Plan(**sizes),
         noise=noise or Noise(0),
     )  # fmt: skip
 
 
-def every(rows: int, kept: int) -> tuple[Tensor, Tensor]:
+def every(rows: int, trained: int) -> tuple[Tensor, Tensor]:
     """Row and column of every pair."""
-    return torch.arange(rows).repeat_interleave(kept), torch.arange(kept).repeat(rows)
+    return torch.arange(rows).repeat_interleave(trained), torch.arange(trained).repeat(rows)
 
 
 def gradient(world: World, algorithm: Any, experience: Any = None, update: int = 0) -> dict[str, Tensor]:

@@ -24,15 +24,18 @@ SCENARIOS: dict[str, tuple[bool, tuple[str, ...]]] = {
         True,
         ("trainer=grpo", "penalty=none", "policy=lora", *PATCHY, "plan.iterations=3", "plan.rollout_batch=3"),
     ),
-    "rwr": (True, ("trainer=rwr", "penalty=none", *PATCHY, "plan.iterations=3", "trainer.steps=3", "trainer.batch=6")),
-    # two prompts, one a process: all that the second (or first) one has fails, and it has no pass and no ratio to log
+    "rwr": (
+        True,
+        ("trainer=rwr", "penalty=none", *PATCHY, "plan.iterations=3", "trainer.updates=3", "trainer.batch=6"),
+    ),
+    # two conditions, one a process: all that the second (or first) one has fails, and it has no pass and no ratio to log
     "failing": (
         True,
         (
             *JOINT,
             "reward={_target_: tests.worlds.OneClass}",
             "plan.max_failed=0.6",
-            "domain.prompts=[0,1]",
+            "domain.train_conditions=[0,1]",
             "trainer.minibatches=1",
             "plan.iterations=3",
         ),

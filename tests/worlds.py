@@ -51,7 +51,7 @@ def graphs() -> tuple[str, ...]:
 
     folder = Path(_FOLDERS.name) / "graphs"
     QM9(width=8, pair_width=4, heads=2, layers=1).fresh(torch.Generator().manual_seed(0)).save(folder)
-    return ("domain=qm9", f"domain.weights={folder}", "domain.prompts=[1,4]", "heldout=sensible")
+    return ("domain=qm9", f"domain.weights={folder}", "domain.train_conditions=[1,4]", "heldout=sensible")
 
 
 class Bright(Reward):

@@ -91,7 +91,7 @@ def moved(policy: Policy) -> Policy:
 def linear_problem(world: World, lam: float, lam0: float) -> linear_gaussian.Problem:
     """The linear-quadratic problem of a world, a replica for every prompt."""
     assert isinstance(world.reward, Quadratic)
-    reference = linear_gaussian.affine_chain(world.reference, torch.tensor(world.domain.prompts))
+    reference = linear_gaussian.affine_chain(world.reference, torch.tensor(world.domain.train_conditions))
     slope, curvature = world.reward.slope, world.reward.curvature.diag()
     trains = world.policy.trains_denoiser, world.policy.trains_initial
     return linear_gaussian.Problem(reference, slope, curvature, lam, lam0, *trains)
@@ -99,7 +99,7 @@ def linear_problem(world: World, lam: float, lam0: float) -> linear_gaussian.Pro
 
 def linear(world: World, lam: float, lam0: float) -> Truth:
     """In closed form."""
-    problem, cond = linear_problem(world, lam, lam0), torch.tensor(world.domain.prompts)
+    problem, cond = linear_problem(world, lam, lam0), torch.tensor(world.domain.train_conditions)
     best = linear_gaussian.optimum(problem)
 
     def measure(policy: Policy) -> Figures:
@@ -116,7 +116,7 @@ def gridded(world: World, lam: float, lam0: float) -> Truth:
         reference=world.reference, reward=lambda x: world.reward.score(x, none.expand(len(x))).value, lam=lam, lam0=lam0,
         trains_denoiser=world.policy.trains_denoiser, trains_initial=world.policy.trains_initial,
     )  # fmt: skip
-    parts = [replace(problem, cond=prompt) for prompt in world.domain.prompts]
+    parts = [replace(problem, cond=prompt) for prompt in world.domain.train_conditions]
     best, base = grid.attainable(problem), grid.evaluate(world.reference, problem)
 
     def measure(policy: Policy) -> Figures:
@@ -132,6 +132,6 @@ def ideal_gain(world: World) -> float:
     reward, penalty = world.reward, world.penalty
     assert isinstance(reward, Quadratic)
     assert isinstance(penalty, PathKL)
-    chain = linear_gaussian.affine_chain(world.reference, torch.tensor(world.domain.prompts[:1]))
+    chain = linear_gaussian.affine_chain(world.reference, torch.tensor(world.domain.train_conditions[:1]))
     covariance = linear_gaussian.moments(chain)[-1][1][0]
     return (reward.slope @ covariance @ reward.slope / penalty.coefficient).item()

@@ -12,6 +12,7 @@ import numpy as np
 from pgdlab.comparison import statistics as stats
 from pgdlab.comparison.folders import Found, Run
 from pgdlab.comparison.methods import (  # fmt: skip
+    distinguished,
     grouped,
     hashed,
     method_label,
@@ -19,7 +20,6 @@ from pgdlab.comparison.methods import (  # fmt: skip
     option,
     problem_label,
     problem_of,
-    told_apart,
 )
 from pgdlab.comparison.scale import Optimum, optimum
 from pgdlab.comparison.statistics import Interval
@@ -158,7 +158,7 @@ def problems(found: Found, options: Comparison) -> list[Problem]:
     """The runs by problem; nothing that differs in base, sampler, reward, evaluation or budget shares one."""
     groups = grouped(found.runs, problem_of)
     keys = {k: problem_of(runs[0]) for k, runs in groups.items()}
-    labels = told_apart({k: problem_label(runs[0]) for k, runs in groups.items()}, keys)
+    labels = distinguished({k: problem_label(runs[0]) for k, runs in groups.items()}, keys)
     return sorted((problem(labels[k], runs, options) for k, runs in groups.items()), key=lambda p: p.label)
 
 
@@ -166,7 +166,7 @@ def problem(label: str, runs: list[Run], options: Comparison) -> Problem:
     """One problem with its methods."""
     own = grouped(runs, lambda run: {"": run.config["task"] == "best_of_n", **method_of(run, options.by)})
     keys = {k: method_of(found[0], options.by) for k, found in own.items()}
-    labels = told_apart({k: method_label(found[0], options.by) for k, found in own.items()}, keys)
+    labels = distinguished({k: method_label(found[0], options.by) for k, found in own.items()}, keys)
     known, ceiling = optimum(runs), options.ceilings.get(option("domain", runs[0].config.get("domain")))
     scale = "optimum" if runs[0].score is not None or known else "reward" if ceiling is None else "ceiling"
     notes: list[str] = []

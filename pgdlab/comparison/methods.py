@@ -144,7 +144,7 @@ def stated(node: Any) -> Flat:
     return {k: v for k, v in plain.items() if defaults.get(k) != v and "." not in str(v).strip("0123456789.")}
 
 
-def told_apart(labels: dict[Hashable, str], keys: dict[Hashable, Flat]) -> dict[Hashable, str]:
+def distinguished(labels: dict[Hashable, str], keys: dict[Hashable, Flat]) -> dict[Hashable, str]:
     """Labels, where several have the same one with the keys in which they differ."""
     out = dict(labels)
     for label in set(labels.values()):

@@ -8,19 +8,19 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pgdlab.credit.critic import Critic, Perceptron, at_kept
+from pgdlab.credit.critic import Critic, Perceptron, at_trained
 from pgdlab.credit.reward_to_go import Credit, Credited
 from pgdlab.diffusion.values import Value
 from pgdlab.functional.credit import discount_factors, gae, td_targets
-from pgdlab.rewards.base import Paid
+from pgdlab.rewards.base import StepRewards
 from pgdlab.rollout.trajectory import Trajectory
 from pgdlab.world import World
 
 
-def between(values: Float[Tensor, "B H"], kept: tuple[int, ...]) -> Float[Tensor, "B K1"]:
-    """Sums of columns: before the first kept step, then from each kept step to the next one (the last one to the end)."""
+def between(values: Float[Tensor, "B H"], trained: tuple[int, ...]) -> Float[Tensor, "B K1"]:
+    """Sums of columns: before the first trained step, then from each trained step to the next one (the last one to the end)."""
     total = torch.cat([values.new_zeros(len(values), 1), values.cumsum(1)], 1)
-    bounds = [0, *kept, values.shape[1]]
+    bounds = [0, *trained, values.shape[1]]
     return total[:, bounds[1:]] - total[:, bounds[:-1]]
 
 
@@ -39,7 +39,7 @@ class ActorCritic(Credit):
     returns, 0 r_h - c_h + gamma V(s_{h+1}), else the lambda-return. gamma: rewards and penalty of step h count gamma^h.
     weighted_states: the gamma^h of the true gradient on step h's terms; without it the gradient is biased (Nota & Thomas
     2020, arXiv:1906.07073). rho is the action before step 0: it gets the lambda-return of s_0 and never V(s_0) as baseline.
-    Steps that are not kept belong to the kept one before them. Docs: docs/trainers/actor_critic.md has the derivations.
+    Steps that are not trained belong to the trained one before them. Docs: docs/trainers/actor_critic.md has the derivations.
     """
 
     critic: Critic = field(default_factory=Perceptron)
@@ -63,24 +63,24 @@ class ActorCritic(Credit):
     def build_critic(self, world: World) -> Value:
         return self.critic.build(world)
 
-    def assign(self, world: World, trajectory: Trajectory, paid: Paid) -> Credited:
-        kept, charge = list(trajectory.kept), world.penalty.charge(trajectory)
+    def assign(self, world: World, trajectory: Trajectory, paid: StepRewards) -> Credited:
+        trained, charge = list(trajectory.trained), world.penalty.charge(trajectory)
         assert world.critic is not None, "SteeringModule makes the critic"
-        value = at_kept(world.critic, trajectory, world.plan.pass_size)
+        value = at_trained(world.critic, trajectory, world.plan.pass_size)
         # everything in units of the start: with gamma^h r_h and gamma^h V_h the recursions are those of gamma 1, whatever
-        # steps are kept, and the advantage of step h carries the gamma^h of the gradient
+        # steps are trained, and the advantage of step h carries the gamma^h of the gradient
         factors = discount_factors(charge.shape[1] - 1, self.gamma).to(value.device)
-        earned = between((paid.values.double() - charge[:, 1:]) * factors, trajectory.kept)
-        first, steps, scaled = earned[:, 0], earned[:, 1:], value * factors[kept]
+        earned = between((paid.values.double() - charge[:, 1:]) * factors, trajectory.trained)
+        first, steps, scaled = earned[:, 0], earned[:, 1:], value * factors[trained]
         states = torch.cat([scaled, torch.zeros_like(first)[:, None]], 1)
         advantage = gae(steps, states, 1.0, self.advantage_lambda, True)
-        weight = factors[kept] if self.weighted_states else torch.ones_like(factors[kept])
+        weight = factors[trained] if self.weighted_states else torch.ones_like(factors[trained])
         table = charge.new_zeros(charge.shape)
         # (1 - l) V(s_0) + l G^l_0, G^l_0 = V(s_0) + A_0
         rho = scaled[:, 0] + self.advantage_lambda * advantage[:, 0]
         table[:, 0] = paid.initial.double() - charge[:, 0] + first + rho
-        table[:, [h + 1 for h in kept]] = advantage / factors[kept] * weight
-        targets = td_targets(steps, states, 1.0, self.target_lambda, True) / factors[kept]
-        returns = td_targets(steps, states, 1.0, 1.0, True) / factors[kept]
+        table[:, [h + 1 for h in trained]] = advantage / factors[trained] * weight
+        targets = td_targets(steps, states, 1.0, self.target_lambda, True) / factors[trained]
+        returns = td_targets(steps, states, 1.0, 1.0, True) / factors[trained]
         gathered = (world.processes.gather(x) for x in (returns, value, paid.measured))
         return Credited(table, weight, targets, {"critic_explained": explained(*gathered)})

@@ -56,18 +56,18 @@ def at_pairs(value: Value, trajectory: Trajectory, pairs: Pairs) -> Float[Tensor
 
 
 @torch.no_grad()
-def at_kept(value: Value, trajectory: Trajectory, size: int) -> Float[Tensor, "B K"]:
-    """The values of all states before kept actions, `size` pairs at a time. fp64."""
-    rows, kept = len(trajectory.cond), len(trajectory.kept)
-    cells = torch.arange(rows * kept, device=trajectory.states.device)
-    parts = (trajectory.pairs(some) for some in split(cells, size))
-    return torch.cat([at_pairs(value, trajectory, some).double() for some in parts]).reshape(rows, kept)
+def at_trained(value: Value, trajectory: Trajectory, size: int) -> Float[Tensor, "B K"]:
+    """The values of all states before trained actions, `size` pairs at a time. fp64."""
+    rows, trained = len(trajectory.cond), len(trajectory.trained)
+    indices = torch.arange(rows * trained, device=trajectory.states.device)
+    parts = (trajectory.pairs(some) for some in split(indices, size))
+    return torch.cat([at_pairs(value, trajectory, some).double() for some in parts]).reshape(rows, trained)
 
 
 def fit_loss(
     value: Value, trajectory: Trajectory, targets: Float[Tensor, "B K"], pairs: Pairs
 ) -> tuple[Float[Tensor, ""], dict[str, tuple[Tensor, float]]]:
     """Sum over the pairs of (V - target)^2 / 2, targets constant   (Sutton & Barto 2018, sec. 9.3 and 12.2)."""
-    off = at_pairs(value, trajectory, pairs).double() - pick(targets, pairs.cell)
+    off = at_pairs(value, trajectory, pairs).double() - pick(targets, pairs.index)
     loss = off.square().sum() / 2
     return loss, {"critic_loss": (2 * loss.detach(), float(len(off)))}

@@ -11,7 +11,7 @@ from torch import Tensor
 from pgdlab.credit.reward_to_go import Credit, Credited, RewardToGo
 from pgdlab.diffusion.values import Value
 from pgdlab.functional.returns import advantages
-from pgdlab.rewards.base import Paid
+from pgdlab.rewards.base import StepRewards
 from pgdlab.rewards.combine import Sum
 from pgdlab.rollout.trajectory import Trajectory
 from pgdlab.world import World
@@ -41,14 +41,14 @@ class PerPart(Credit):
     def build_critic(self, world: World) -> Value | None:
         return self.credit.build_critic(world)
 
-    def assign(self, world: World, trajectory: Trajectory, paid: Paid) -> Credited:
+    def assign(self, world: World, trajectory: Trajectory, paid: StepRewards) -> Credited:
         values = torch.zeros_like(paid.values)
         values[:, -1] = self.together(world, paid)
         return self.credit.assign(
             world, trajectory, replace(paid, values=values, initial=torch.zeros_like(paid.initial))
         )
 
-    def together(self, world: World, paid: Paid) -> Float[Tensor, " B"]:
+    def together(self, world: World, paid: StepRewards) -> Float[Tensor, " B"]:
         """The sum of the parts, each centred and divided by its spread in the group, of this process's rows."""
         assert isinstance(world.reward, Sum)
         plan, processes, weights = world.plan, world.processes, world.reward.weights

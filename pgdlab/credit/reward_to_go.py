@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pgdlab.diffusion.values import Value
 from pgdlab.functional.returns import reward_to_go
-from pgdlab.rewards.base import Paid
+from pgdlab.rewards.base import StepRewards
 from pgdlab.rollout.trajectory import Trajectory
 from pgdlab.world import World
 
@@ -20,8 +20,8 @@ from pgdlab.world import World
 class Credited:
     """This process's rows. table: what advantages are made of, column 0 rho's, column h + 1 action h's; fp64.
 
-    weight: of a kept step's differentiated penalty, (K,), None for 1. targets: what the critic is fitted to at the kept steps,
-    (B, K), or (B, 0) where there is none.
+    weight: of a trained step's differentiated penalty, (K,), None for 1. targets: what the critic is fitted to at the
+    trained steps, (B, K), or (B, 0) where there is none.
     """
 
     table: Float[Tensor, "B H1"]
@@ -42,11 +42,11 @@ class Credit(ABC):
         """The untrained critic, if it needs one."""
 
     @abstractmethod
-    def assign(self, world: World, trajectory: Trajectory, paid: Paid) -> Credited:
+    def assign(self, world: World, trajectory: Trajectory, paid: StepRewards) -> Credited:
         """Under the policy, and the critic, that the trajectories were drawn with."""
 
 
-def returns_table(paid: Paid) -> Float[Tensor, "B H1"]:
+def returns_table(paid: StepRewards) -> Float[Tensor, "B H1"]:
     """Column 0: rho's return. Column h + 1: the reward-to-go of action h."""
     return torch.cat([paid.total[:, None].double(), reward_to_go(paid.values)], 1)
 
@@ -61,6 +61,6 @@ class RewardToGo(Credit):
     def build_critic(self, world: World) -> None:
         return None
 
-    def assign(self, world: World, trajectory: Trajectory, paid: Paid) -> Credited:
+    def assign(self, world: World, trajectory: Trajectory, paid: StepRewards) -> Credited:
         table = returns_table(paid) - world.penalty.shape(trajectory)
         return Credited(table, None, table[:, :0])

@@ -49,7 +49,7 @@ class Atoms(Space):
     def dof(self, cond: Tensor) -> Int[Tensor, " P"]:
         return cond * self.types + 3 * (cond - 1)
 
-    def log_volume(self, log_std: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
+    def sum_over_dof(self, log_std: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
         each = (log_std * self.real(cond).to(log_std)[..., None]).sum(1)
         n = cond.to(each)
         return each[:, : self.types].sum(1) + each[:, self.types :].sum(1) * (n - 1) / n
@@ -73,7 +73,7 @@ class AtomDenoiser(Denoiser):
     sampler of some tens of steps takes as it is. hidden, layers: of the network.
     """
 
-    hides = False
+    supports_unconditional = False
 
     def __init__(self, space: Atoms, schedule: Schedule, *, hidden: int = 256, layers: int = 9) -> None:
         super().__init__()

@@ -23,11 +23,11 @@ scheduler = DDIMScheduler.from_pretrained("{name}", subfolder="scheduler")
 
 
 class Denoiser(nn.Module, ABC):
-    """Estimates x_0 from x_t (P, *D) at times t (P,) under conditions cond (P, ...). hides: whether the condition may be hidden,
-    that is be the number of conditions; not where it is the size of a sample."""
+    """Estimates x_0 from x_t (P, *D) at times t (P,) under conditions cond (P, ...). supports_unconditional: whether an
+    unconditional estimate exists (cond == number of conditions); False where cond is the size of a sample."""
 
     schedule: Schedule
-    hides: ClassVar[bool] = True
+    supports_unconditional: ClassVar[bool] = True
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
@@ -53,7 +53,7 @@ class Denoiser(nn.Module, ABC):
 
 def refuse_to_hide(denoiser: Denoiser, advice: str) -> None:
     """Raises ValueError where the condition is no part of the network's input that could be left out."""
-    if not all(m.hides for m in denoiser.modules() if isinstance(m, Denoiser)):
+    if not all(m.supports_unconditional for m in denoiser.modules() if isinstance(m, Denoiser)):
         raise ValueError(f"the condition is the size of a sample, and cannot be hidden: set {advice}")
 
 
@@ -107,19 +107,19 @@ class ClassifierFreeGuidance(Denoiser):
     ValueError where the condition cannot be hidden.
     """
 
-    def __init__(self, denoiser: Denoiser, scale: float, null: int) -> None:
+    def __init__(self, denoiser: Denoiser, scale: float, unconditional: int) -> None:
         super().__init__()
         refuse_to_hide(denoiser, "policy.guidance=1")
-        self.denoiser, self.scale, self.null = denoiser, scale, null
+        self.denoiser, self.scale, self.unconditional = denoiser, scale, unconditional
         self.schedule = denoiser.schedule
 
     def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
-        both = torch.cat([cond, torch.full_like(cond, self.null)])
+        both = torch.cat([cond, torch.full_like(cond, self.unconditional)])
         given, null = self.denoiser(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
         return torch.lerp(null, given, self.scale)
 
     def frozen(self) -> Denoiser:
-        return ClassifierFreeGuidance(self.denoiser.frozen(), self.scale, self.null)
+        return ClassifierFreeGuidance(self.denoiser.frozen(), self.scale, self.unconditional)
 
     def save(self, folder: Path) -> str:
         return self.denoiser.save(folder)

@@ -69,7 +69,7 @@ class Graphs(Space):
     def dof(self, cond: Tensor) -> Int[Tensor, " P"]:
         return cond * self.types + cond * (cond - 1) // 2 * self.bonds
 
-    def log_volume(self, log_std: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
+    def sum_over_dof(self, log_std: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
         return (log_std * self.mask(cond, log_std)).sum(1)
 
     def orbits(self) -> Int[Tensor, " D"]:
@@ -107,7 +107,7 @@ class GraphDenoiser(Denoiser):
     valence: of the node classes; bond class k counts k.
     """
 
-    hides = False
+    supports_unconditional = False
     shares: Tensor
     bond_shares: Tensor
     valence: Tensor

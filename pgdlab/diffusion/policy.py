@@ -95,7 +95,7 @@ def build_policy(
     denoiser: Denoiser,
     space: Space,
     initial: InitialDistribution,
-    null: int,
+    unconditional: int,
     kernel: Kernel,
     tuning: Tuning,
     steps: int = 20,
@@ -103,11 +103,11 @@ def build_policy(
 ) -> Policy:
     """A policy from a pretrained denoiser.
 
-    null: the condition that means "none", the number of classes. kernel: the sampler. tuning: what is trained. steps: H.
+    unconditional: the condition that means "none", the number of classes. kernel: the sampler. tuning: what is trained. steps: H.
     guidance: scale of classifier-free guidance, 1 for none.
     """
-    tuned = tuning.apply(denoiser, Chain.of(denoiser.schedule, kernel, steps), space, null)
-    guided = tuned if guidance == 1.0 else ClassifierFreeGuidance(tuned, guidance, null)
+    tuned = tuning.apply(denoiser, Chain.of(denoiser.schedule, kernel, steps), space, unconditional)
+    guided = tuned if guidance == 1.0 else ClassifierFreeGuidance(tuned, guidance, unconditional)
     return Policy(guided, space, initial, kernel, steps)
 
 

@@ -33,7 +33,7 @@ class Space(ABC):
         """Degrees of freedom."""
 
     @abstractmethod
-    def log_volume(self, log_std: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
+    def sum_over_dof(self, log_std: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
         """Sum of a per-coordinate quantity over the true degrees of freedom."""
 
     @abstractmethod
@@ -61,7 +61,7 @@ class Dense(Space):
     def dof(self, cond: Tensor) -> Int[Tensor, " P"]:
         return torch.full((len(cond),), math.prod(self.shape), device=cond.device)
 
-    def log_volume(self, log_std: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
+    def sum_over_dof(self, log_std: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
         return log_std.flatten(1).sum(1)
 
     def orbits(self) -> Int[Tensor, "*D"]:

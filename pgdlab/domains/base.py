@@ -21,7 +21,7 @@ class Domain(ABC):
     name: str
     space: Space
     conditions: int  # number of classes; cond == conditions means "no class"
-    prompts: tuple[int, ...]  # what training and evaluation condition on, drawn uniformly
+    train_conditions: tuple[int, ...]  # what training and evaluation condition on, drawn uniformly
 
     @abstractmethod
     def base(self) -> Denoiser:

@@ -44,12 +44,12 @@ def stratified(labels: Int[Tensor, " N"], parts: int, seed: int) -> list[Int[Ten
 class ImageDomain(Domain):
     """Images (B, 1, S, S), scaled to [-1, 1] for the denoiser and to [0, 1] for rewards and people.
 
-    prompts: the classes that training and evaluation draw from; 10 stands for "no class". weights: a folder with
+    train_conditions: the classes that training and evaluation draw from; 10 stands for "no class". weights: a folder with
     diffusers' unet/ and scheduler/, or null for the base that ships. Splits: "train" and "test", and the stratified
     disjoint thirds of train that the three classifiers see: "reward", "heldout", "features".
     """
 
-    prompts: tuple[int, ...] = tuple(range(10))
+    train_conditions: tuple[int, ...] = tuple(range(10))
     weights: str | None = None
     conditions: int = field(default=10, init=False)
     name: str = field(init=False)
@@ -60,9 +60,11 @@ class ImageDomain(Domain):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "space", Dense((1, self.size, self.size)))
-        unknown = [p for p in self.prompts if not 0 <= p <= self.conditions]
-        if unknown or not self.prompts:
-            raise ValueError(f"prompts is {list(self.prompts)}; classes are 0 to 9, {self.conditions} means no class")
+        unknown = [p for p in self.train_conditions if not 0 <= p <= self.conditions]
+        if unknown or not self.train_conditions:
+            raise ValueError(
+                f"train_conditions is {list(self.train_conditions)}; classes are 0 to 9, {self.conditions} means no class"
+            )
 
     @abstractmethod
     def images(self) -> tuple[Tensor, Int[Tensor, " N"], Int[Tensor, " M"]]:

@@ -36,7 +36,7 @@ class PointDomain(Domain):
         return self.replicas
 
     @property
-    def prompts(self) -> tuple[int, ...]:  # type: ignore[override]
+    def train_conditions(self) -> tuple[int, ...]:  # type: ignore[override]
         return tuple(range(self.replicas))
 
     @property

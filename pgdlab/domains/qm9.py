@@ -41,13 +41,13 @@ def spaced(shares: dict[int, int]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QM9(Domain):
-    """The condition of a molecule is its number of heavy atoms; prompts are those of training and evaluation, by default as
-    they are shared among the data. weights: a folder with config.json and model.safetensors, or null for the base that ships.
-    fcd: whether metrics compute the Frechet ChemNet distance (needs the extra molecules). width, pair_width, heads, layers:
-    of a network before pretraining.
+    """The condition of a molecule is its number of heavy atoms. train_conditions: those of training and evaluation, by
+    default as they are shared among the data. weights: a folder with config.json and model.safetensors, or null for the
+    base that ships. fcd: whether metrics compute the Frechet ChemNet distance (needs the extra molecules). width,
+    pair_width, heads, layers: of a network before pretraining.
     """
 
-    prompts: tuple[int, ...] = spaced(SIZES)
+    train_conditions: tuple[int, ...] = spaced(SIZES)
     weights: str | None = None
     fcd: bool = False
     width: int = 96
@@ -59,8 +59,10 @@ class QM9(Domain):
     space: Graphs = field(default=Graphs(qm9.ATOMS, len(TYPE_SHARES), len(BOND_SHARES)), init=False)
 
     def __post_init__(self) -> None:
-        if not self.prompts or any(not 1 <= p <= qm9.ATOMS for p in self.prompts):
-            raise ValueError(f"prompts is {list(self.prompts)}; they are numbers of heavy atoms, 1 to {qm9.ATOMS}")
+        if not self.train_conditions or any(not 1 <= p <= qm9.ATOMS for p in self.train_conditions):
+            raise ValueError(
+                f"train_conditions is {list(self.train_conditions)}; they must be numbers of heavy atoms, 1 to {qm9.ATOMS}"
+            )
 
     def build(self, **network: int) -> GraphDenoiser:
         """A denoiser with untrained weights."""

@@ -28,12 +28,13 @@ SIZES = {  # of 100 training molecules, how many have that many atoms; fewer tha
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QM9InSpace(Domain):
-    """The condition of a molecule is its number of atoms, hydrogens included; prompts are those of training and evaluation,
-    as they are shared among the data by default. weights: a folder with config.json and model.safetensors; none ships.
+    """The condition of a molecule is its number of atoms, hydrogens included; train_conditions: those of training and
+    evaluation, as they are shared among the data by default. weights: a folder with config.json and model.safetensors;
+    none ships.
     hidden, layers: of a network before pretraining (EDM's by default). fcd: whether metrics() has the FCD.
     """
 
-    prompts: tuple[int, ...] = spaced(SIZES)
+    train_conditions: tuple[int, ...] = spaced(SIZES)
     weights: str | None = None
     hidden: int = 256
     layers: int = 9
@@ -43,8 +44,10 @@ class QM9InSpace(Domain):
     space: Atoms = field(default=Atoms(qm9.ALL_ATOMS, len(ELEMENTS)), init=False)
 
     def __post_init__(self) -> None:
-        if not self.prompts or any(not 2 <= p <= qm9.ALL_ATOMS for p in self.prompts):
-            raise ValueError(f"prompts is {list(self.prompts)}; they are numbers of atoms, 2 to {qm9.ALL_ATOMS}")
+        if not self.train_conditions or any(not 2 <= p <= qm9.ALL_ATOMS for p in self.train_conditions):
+            raise ValueError(
+                f"train_conditions is {list(self.train_conditions)}; they must be numbers of atoms, 2 to {qm9.ALL_ATOMS}"
+            )
 
     def fresh(self, generator: torch.Generator) -> AtomDenoiser:
         with torch.random.fork_rng():

@@ -16,7 +16,7 @@ from pgdlab.rewards.base import part_mean
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout.noise import Noise, Stream
 from pgdlab.rollout.trajectory import Trajectory, initial_kl
-from pgdlab.trainers.interaction import episode
+from pgdlab.trainers.interaction import outcome
 from pgdlab.training.fit import load, require_base, require_fit
 from pgdlab.world import World
 
@@ -40,7 +40,7 @@ def measure(world: World, policy: Policy) -> Measured:
     noise = Noise(world.noise.seed, Stream.EVALUATE)
     ode = not policy.stochastic_steps
     compared = not ode and policy.trains_denoiser  # a frozen denoiser's KL is 0
-    trajectory = evaluation_rollout(world, policy, noise, reference=compared, tuned_last=ode)
+    trajectory = evaluation_rollout(world, policy, noise, reference=compared, tuned_deterministic=ode)
     rho = initial_kl(policy, world.reference, trajectory.cond).double()
     exact = not ode or not policy.trains_denoiser
     return judge(world, trajectory, (trajectory.kl.sum(1).double() + rho).mean().item() if exact else None)
@@ -48,7 +48,7 @@ def measure(world: World, policy: Policy) -> Measured:
 
 def judge(world: World, trajectory: Trajectory, kl_nats: float | None) -> Measured:
     """What given samples are worth. kl_nats: how far from the base they were made, None where that is not known."""
-    seen = episode(world, trajectory)
+    seen = outcome(world, trajectory)
     paid = guarded(world.reward, seen, world.plan.max_failed)
     reward = paid.total
     figures: dict[str, Any] = mean_and_error("reward", reward[paid.measured])

@@ -15,11 +15,13 @@ from pgdlab.world import World
 
 
 def evaluation_rollout(
-    world: World, policy: Policy, noise: Noise, reference: bool, tuned_last: bool = False
+    world: World, policy: Policy, noise: Noise, reference: bool, tuned_deterministic: bool = False
 ) -> Trajectory:
     """plan.eval_samples trajectories; the same noise for the same seed, whatever the policy."""
-    plan, cond = world.plan, in_turn(world.domain.prompts, world.plan.eval_samples)
-    extras = Extras(reference=reference, estimates=world.reward.needs_estimates(), tuned_last=tuned_last)
+    plan, cond = world.plan, in_turn(world.domain.train_conditions, world.plan.eval_samples)
+    extras = Extras(
+        reference=reference, estimates=world.reward.needs_estimates(), tuned_deterministic=tuned_deterministic
+    )
     base = world.reference
     if policy.kernel != base.kernel:
         base = base.with_kernel(policy.kernel)
@@ -28,10 +30,10 @@ def evaluation_rollout(
 
 def draw(world: World, count: int, noise: Noise) -> tuple[Float[Tensor, "N *D"], Int[Tensor, " N"]]:
     """count samples of the world's policy, prompts in turn; as in measure(), an ODE uses the tuned network."""
-    cond = in_turn(world.domain.prompts, count)
+    cond = in_turn(world.domain.train_conditions, count)
     with torch.no_grad():
         trajectory = rollout(
             world.policy, world.reference, noise, 0, range(count), cond, [], world.plan.rollout_batch,
-            Extras(tuned_last=not world.policy.stochastic_steps),
+            Extras(tuned_deterministic=not world.policy.stochastic_steps),
         )  # fmt: skip
     return trajectory.sample, trajectory.cond

@@ -21,7 +21,7 @@ class Volume(Protocol):
     def dof(self, cond: Tensor) -> Tensor:
         """Degrees of freedom of each row: (P,)."""
 
-    def log_volume(self, log_std: Tensor, cond: Tensor) -> Tensor:
+    def sum_over_dof(self, log_std: Tensor, cond: Tensor) -> Tensor:
         """Sum of a quantity per coordinate (P, *D) over the degrees of freedom: (P,)."""
 
 
@@ -67,7 +67,7 @@ def log_prob(g: Gaussian, x: Float[Tensor, "P *D"], space: Volume, cond: Tensor)
     """
     log_std = g.std.log() + 0.5 * math.log(2 * math.pi)
     one = one_a_row(g.std)
-    volume = space.dof(cond) * log_std.reshape(-1) if one else space.log_volume(log_std.expand_as(g.mean), cond)
+    volume = space.dof(cond) * log_std.reshape(-1) if one else space.sum_over_dof(log_std.expand_as(g.mean), cond)
     return torch.add(-volume, mahalanobis(x, g.mean, g.std, space, cond), alpha=-0.5)
 
 
@@ -78,7 +78,7 @@ def kl(p: Gaussian, q: Gaussian, space: Volume, cond: Tensor) -> Float[Tensor, "
     """
     log_ratio = (p.std.log() - q.std.log()).expand_as(p.mean)
     spread = 0.5 * torch.expm1(2 * log_ratio) - log_ratio
-    return 0.5 * mahalanobis(p.mean, q.mean, q.std, space, cond) + space.log_volume(spread, cond)
+    return 0.5 * mahalanobis(p.mean, q.mean, q.std, space, cond) + space.sum_over_dof(spread, cond)
 
 
 def kl_same_std(

@@ -14,7 +14,7 @@ from pgdlab.rewards.guard import guarded
 from pgdlab.rollout.noise import Noise
 from pgdlab.rollout.sampler import Extras, rollout
 from pgdlab.rollout.trajectory import TENSORS, Trajectory
-from pgdlab.trainers.interaction import ahead, episode, evaluations
+from pgdlab.trainers.interaction import ahead, evaluations, outcome
 from pgdlab.world import World
 
 
@@ -49,7 +49,7 @@ def best_of_n(world: World, cond: Int[Tensor, " N"], noise: Noise, samples: int)
         found = rollout(
             base, base, noise, k, range(count), cond[:count], [], plan.rollout_batch, extras, ahead(world)
         )  # fmt: skip
-        paid = guarded(world.reward, episode(world, found), plan.max_failed)
+        paid = guarded(world.reward, outcome(world, found), plan.max_failed)
         new = Best(found, paid.total.masked_fill(~paid.measured, -math.inf), paid.queries, cost * count)
         best = new if best is None else better(best, new)
         yield best

@@ -53,7 +53,7 @@ class Penalty(nn.Module, ABC):
         """Current coefficients."""
 
     def needs_means(self) -> bool:
-        """Whether the rollout must keep the sampling policy's means at kept steps."""
+        """Whether the rollout must keep the sampling policy's means at trained steps."""
         return False
 
     def trusted(self, kl: Float[Tensor, " P"]) -> Bool[Tensor, " P"]:
@@ -77,7 +77,7 @@ class NoPenalty(Penalty):
         return False
 
     def charge(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:
-        rows, steps = len(trajectory.cond), len(trajectory.slot) - 1
+        rows, steps = len(trajectory.cond), len(trajectory.stored_at) - 1
         return trajectory.initial_log_prob.new_zeros(rows, steps + 1).double()
 
     def shape(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:

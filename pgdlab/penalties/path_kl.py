@@ -58,7 +58,7 @@ class PathKL(Penalty):
     def charge(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:
         steps = trajectory.kl if self.form == "A" else trajectory.log_ratio
         if not steps.shape[1]:  # the denoiser is frozen, or the coefficient is 0
-            steps = steps.new_zeros(len(steps), len(trajectory.slot) - 1)
+            steps = steps.new_zeros(len(steps), len(trajectory.stored_at) - 1)
         first = self.initial_coefficient * trajectory.initial_log_ratio.double() * (self.form == "B")
         return torch.cat([first[:, None], self.coefficient * steps.double()], 1)
 

@@ -30,7 +30,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Episode:
+class Outcome:
     """What a reward may see of B trajectories of H steps.
 
     sample: the decoded final samples (a batch that slices: a tensor or a list). estimate(h): the decoded x0 estimate of
@@ -45,7 +45,7 @@ class Episode:
     def __len__(self) -> int:
         return len(self.cond)
 
-    def rows(self, start: int, stop: int) -> Episode:
+    def rows(self, start: int, stop: int) -> Outcome:
         """The trajectories start..stop-1."""
         estimate = self.estimate
         part = None if estimate is None else lambda h: estimate(h)[start:stop]
@@ -53,7 +53,7 @@ class Episode:
 
 
 @dataclass(frozen=True)
-class Paid:
+class StepRewards:
     """Rewards of B trajectories: values[:, h] is paid for action h, that is for state h+1.
 
     initial: (B,) what the initial distribution earns on top of the sum of values (a reward on s_0). queries: the rows that
@@ -66,10 +66,10 @@ class Paid:
     parts: Mapping[str, Tensor]
     queries: int = 0
 
-    def to(self, device: torch.device) -> Paid:
+    def to(self, device: torch.device) -> StepRewards:
         """The same, there."""
         values, initial, measured = (x.to(device) for x in (self.values, self.initial, self.measured))
-        return Paid(values, initial, measured, {n: p.to(device) for n, p in self.parts.items()}, self.queries)
+        return StepRewards(values, initial, measured, {n: p.to(device) for n, p in self.parts.items()}, self.queries)
 
     @property
     def total(self) -> Float[Tensor, " B"]:
@@ -102,11 +102,11 @@ def require_shape(reward: Reward, given: Mapping[str, Any], *shape: int) -> None
 class Reward(nn.Module, ABC):
     """score() values decoded samples; forward() pays trajectories. By default the final sample is paid at the last step.
 
-    asked: how often a reward that keeps its answers has had to find a new one, so far in this process; None where it keeps
+    cache_misses: how often a reward that keeps its answers has had to find a new one, so far in this process; None where it keeps
     none.
     """
 
-    asked: int | None = None
+    cache_misses: int | None = None
 
     @abstractmethod
     def score(self, sample: Any, cond: Tensor) -> Score:
@@ -117,8 +117,10 @@ class Reward(nn.Module, ABC):
         return False
 
     def unique_queries(self) -> int | None:
-        """The largest `asked` of this reward and those in it: a sample that several look at counts once."""
-        counts = [part.asked for part in self.modules() if isinstance(part, Reward) and part.asked is not None]
+        """The largest `cache_misses` of this reward and those in it: a sample that several look at counts once."""
+        counts = [
+            part.cache_misses for part in self.modules() if isinstance(part, Reward) and part.cache_misses is not None
+        ]
         return max(counts, default=None)
 
     def scored(self, sample: Any, cond: Tensor) -> Score:
@@ -132,29 +134,29 @@ class Reward(nn.Module, ABC):
         require_shape(self, {"values": score.value, "measured": score.measured, **score.parts}, len(cond))
         return score
 
-    def forward(self, episode: Episode) -> Paid:
-        return terminal(self.scored(episode.sample, episode.cond), episode.steps)
+    def forward(self, outcome: Outcome) -> StepRewards:
+        return terminal(self.scored(outcome.sample, outcome.cond), outcome.steps)
 
 
-class Ahead(Reward):
+class Prefetch(Reward):
     """A reward that can begin before it is asked: it takes long, and elsewhere."""
 
     @abstractmethod
-    def prepare(self, sample: Any, cond: Tensor) -> None:
+    def submit(self, sample: Any, cond: Tensor) -> None:
         """Begins with decoded samples that score() will be asked about, and returns at once."""
 
 
-def begun_ahead(reward: Reward) -> list[Ahead]:
+def prefetching(reward: Reward) -> list[Prefetch]:
     """The rewards in a reward, itself among them, that can begin before they are asked."""
-    return [part for part in reward.modules() if isinstance(part, Ahead)]
+    return [part for part in reward.modules() if isinstance(part, Prefetch)]
 
 
-def terminal(score: Score, steps: int) -> Paid:
+def terminal(score: Score, steps: int) -> StepRewards:
     """Pays the whole value for the last action."""
     value = score.value.double()
     values = value.new_zeros(len(value), steps)
     values[:, -1] = value
-    return Paid(values, torch.zeros_like(value), score.measured, score.parts)
+    return StepRewards(values, torch.zeros_like(value), score.measured, score.parts)
 
 
 class NoReward(Reward):

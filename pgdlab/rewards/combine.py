@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pgdlab.rewards.base import Episode, Paid, Reward, Score, terminal
+from pgdlab.rewards.base import Outcome, Reward, Score, StepRewards, terminal
 
 
 def named(name: str, value: Tensor, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -42,13 +42,13 @@ class Sum(Reward):
         measured = torch.stack([s.measured for s in scores.values()]).all(0)
         return Score(value, measured, _merged({name: named(name, s.value, s.parts) for name, s in scores.items()}))
 
-    def forward(self, episode: Episode) -> Paid:
-        paid = {name: r(episode) for name, r in self._each().items()}
+    def forward(self, outcome: Outcome) -> StepRewards:
+        paid = {name: r(outcome) for name, r in self._each().items()}
         values = torch.stack([self.weights[name] * p.values for name, p in paid.items()]).sum(0)
         initial = torch.stack([self.weights[name] * p.initial for name, p in paid.items()]).sum(0)
         measured = torch.stack([p.measured for p in paid.values()]).all(0)
         parts = _merged({name: named(name, p.total, p.parts) for name, p in paid.items()})
-        return Paid(values, initial, measured, parts)
+        return StepRewards(values, initial, measured, parts)
 
 
 def _merged(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -81,7 +81,7 @@ class Gate(Reward):
         more = {"ungated": inner.value, "gate": gate.value, "open": is_open.to(inner.value.dtype)}
         return Score(torch.where(is_open, inner.value, 0.0), measured, {**inner.parts, **more})
 
-    def forward(self, episode: Episode) -> Paid:
-        paid = self.reward(episode)
-        inner, gate = Score(paid.total, paid.measured, paid.parts), self.gate.scored(episode.sample, episode.cond)
-        return terminal(self._gated(inner, gate), episode.steps)
+    def forward(self, outcome: Outcome) -> StepRewards:
+        paid = self.reward(outcome)
+        inner, gate = Score(paid.total, paid.measured, paid.parts), self.gate.scored(outcome.sample, outcome.cond)
+        return terminal(self._gated(inner, gate), outcome.steps)

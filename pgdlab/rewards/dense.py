@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgdlab.rewards.base import Episode, Paid, Reward, Score
+from pgdlab.rewards.base import Outcome, Reward, Score, StepRewards
 
 
-def estimate_score(reward: Reward, episode: Episode, h: int) -> Score:
+def estimate_score(reward: Reward, outcome: Outcome, h: int) -> Score:
     """The reward of state h: of its x0 estimate, and for h = H of the sample itself."""
-    if h == episode.steps:
-        return reward.scored(episode.sample, episode.cond)
-    if episode.estimate is None:
-        raise ValueError(f"{type(reward).__name__} looks at intermediate states: the episode came without estimates")
-    return reward.scored(episode.estimate(h), episode.cond)
+    if h == outcome.steps:
+        return reward.scored(outcome.sample, outcome.cond)
+    if outcome.estimate is None:
+        raise ValueError(f"{type(reward).__name__} looks at intermediate states: the outcome came without estimates")
+    return reward.scored(outcome.estimate(h), outcome.cond)
 
 
 class EveryStep(Reward):
@@ -35,12 +35,12 @@ class EveryStep(Reward):
     def score(self, sample: Any, cond: Tensor) -> Score:
         return self.reward.score(sample, cond)
 
-    def forward(self, episode: Episode) -> Paid:
-        scores = [estimate_score(self.reward, episode, h + 1) for h in range(episode.steps)]
+    def forward(self, outcome: Outcome) -> StepRewards:
+        scores = [estimate_score(self.reward, outcome, h + 1) for h in range(outcome.steps)]
         values = self.weight * torch.stack([s.value.double() for s in scores], 1)
         measured = torch.stack([s.measured for s in scores]).all(0)
         parts = {**scores[-1].parts, "final": scores[-1].value}
-        return Paid(values, torch.zeros_like(values[:, 0]), measured, parts)
+        return StepRewards(values, torch.zeros_like(values[:, 0]), measured, parts)
 
 
 class Shaped(Reward):
@@ -61,9 +61,9 @@ class Shaped(Reward):
     def score(self, sample: Any, cond: Tensor) -> Score:
         return self.reward.score(sample, cond)
 
-    def forward(self, episode: Episode) -> Paid:
-        paid = self.reward(episode)
-        scores = [estimate_score(self.potential, episode, h) for h in range(episode.steps)]
+    def forward(self, outcome: Outcome) -> StepRewards:
+        paid = self.reward(outcome)
+        scores = [estimate_score(self.potential, outcome, h) for h in range(outcome.steps)]
         phi = self.weight * torch.stack([s.value.double() for s in scores], 1)
         following = torch.cat([phi[:, 1:], torch.zeros_like(phi[:, :1])], 1)
         measured = torch.stack([paid.measured, *[s.measured for s in scores]]).all(0)

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from pgdlab.processes import alone
-from pgdlab.rewards.base import Episode, Paid, Reward, RewardError, ShapeError, require_shape
+from pgdlab.rewards.base import Outcome, Reward, RewardError, ShapeError, StepRewards, require_shape
 
 
-def guarded(reward: Reward, episode: Episode, max_failed: float, gather: Callable[[Tensor], Tensor] = alone) -> Paid:
-    """reward(episode) with failures masked: measured is False, the value 0, where the scorer raised or was not finite.
+def guarded(
+    reward: Reward, outcome: Outcome, max_failed: float, gather: Callable[[Tensor], Tensor] = alone
+) -> StepRewards:
+    """reward(outcome) with failures masked: measured is False, the value 0, where the scorer raised or was not finite.
 
     Where a batch raises it is halved until the samples at fault stand alone, so that one bad sample costs only itself;
     queries counts every row that was scored, those of a batch that raised included. All is moved to cond's device.
@@ -22,7 +24,7 @@ def guarded(reward: Reward, episode: Episode, max_failed: float, gather: Callabl
     """
     failures: list[Exception] = []
     with torch.no_grad():
-        paid = _attempt(reward, episode, failures)
+        paid = _attempt(reward, outcome, failures)
     finite = paid.values.isfinite().all(1) & paid.initial.isfinite()
     measured = paid.measured & finite
     everywhere = gather(measured)
@@ -42,28 +44,28 @@ def _why(failures: list[Exception]) -> str:
     return f"{why}. Mend the reward, or raise plan.max_failed to train on the rest"
 
 
-def _attempt(reward: Reward, episode: Episode, failures: list[Exception]) -> Paid:
+def _attempt(reward: Reward, outcome: Outcome, failures: list[Exception]) -> StepRewards:
     try:
-        paid = reward(episode)
-        require_shape(reward, {"values": paid.values}, len(episode), episode.steps)
-        require_shape(reward, {"initial": paid.initial, "measured": paid.measured, **paid.parts}, len(episode))
-        return replace(paid.to(episode.cond.device), queries=len(episode))
+        paid = reward(outcome)
+        require_shape(reward, {"values": paid.values}, len(outcome), outcome.steps)
+        require_shape(reward, {"initial": paid.initial, "measured": paid.measured, **paid.parts}, len(outcome))
+        return replace(paid.to(outcome.cond.device), queries=len(outcome))
     except ShapeError:
         raise
     except Exception as error:  # a scorer may raise anything; what it was is kept and reported
         failures.append(error)
-    if len(episode) == 1:
-        zero = torch.zeros(1, episode.steps, dtype=torch.float64, device=episode.cond.device)
-        return Paid(zero, zero[:, 0], torch.zeros(1, dtype=torch.bool, device=zero.device), {}, queries=1)
-    half = len(episode) // 2
-    joined = _join([_attempt(reward, episode.rows(a, b), failures) for a, b in ((0, half), (half, len(episode)))])
-    return replace(joined, queries=joined.queries + len(episode))
+    if len(outcome) == 1:
+        zero = torch.zeros(1, outcome.steps, dtype=torch.float64, device=outcome.cond.device)
+        return StepRewards(zero, zero[:, 0], torch.zeros(1, dtype=torch.bool, device=zero.device), {}, queries=1)
+    half = len(outcome) // 2
+    joined = _join([_attempt(reward, outcome.rows(a, b), failures) for a, b in ((0, half), (half, len(outcome)))])
+    return replace(joined, queries=joined.queries + len(outcome))
 
 
-def _join(parts: list[Paid]) -> Paid:
+def _join(parts: list[StepRewards]) -> StepRewards:
     names = sorted({name for p in parts for name in p.parts})
     unknown = {name: [p.parts.get(name, torch.full_like(p.initial, torch.nan)) for p in parts] for name in names}
-    return Paid(
+    return StepRewards(
         torch.cat([p.values for p in parts]),
         torch.cat([p.initial for p in parts]),
         torch.cat([p.measured for p in parts]),

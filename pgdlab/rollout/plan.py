@@ -9,15 +9,15 @@ import torch
 
 
 class Steps(ABC):
-    """Which stochastic steps of a rollout are kept and trained."""
+    """Which stochastic steps of a rollout are trained and trained."""
 
     @abstractmethod
     def select(self, stochastic: list[int], generator: torch.Generator) -> list[int]:
         """A sorted, non-empty part of the stochastic steps."""
 
-    def scale(self, stochastic: int, kept: int) -> float:
-        """What the sum over kept steps is multiplied by."""
-        return stochastic / kept
+    def scale(self, stochastic: int, trained: int) -> float:
+        """What the sum over trained steps is multiplied by."""
+        return stochastic / trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +39,8 @@ class RandomSteps(Steps):
             raise ValueError(f"fraction is {self.fraction}; it must be above 0 and at most 1")
 
     def select(self, stochastic: list[int], generator: torch.Generator) -> list[int]:
-        kept = max(1, round(self.fraction * len(stochastic)))
-        order = torch.randperm(len(stochastic), generator=generator)[:kept].tolist()
+        trained = max(1, round(self.fraction * len(stochastic)))
+        order = torch.randperm(len(stochastic), generator=generator)[:trained].tolist()
         return sorted(stochastic[i] for i in order)
 
 
@@ -52,12 +52,12 @@ class Window(Steps):
     stop: int = 10
 
     def select(self, stochastic: list[int], generator: torch.Generator) -> list[int]:
-        kept = [h for h in stochastic if self.start <= h < self.stop]
-        if not kept:
+        trained = [h for h in stochastic if self.start <= h < self.stop]
+        if not trained:
             raise ValueError(f"the window {self.start}..{self.stop} holds none of the stochastic steps {stochastic}")
-        return kept
+        return trained
 
-    def scale(self, stochastic: int, kept: int) -> float:
+    def scale(self, stochastic: int, trained: int) -> float:
         return 1.0
 
 
@@ -66,7 +66,7 @@ class Plan:
     """Sizes, the same for every trainer.
 
     iterations: rollouts, each followed by its updates. samples: trajectories an iteration, over all processes.
-    group: consecutive samples that share a condition. steps: which steps are trained. rollout_batch: rows of a sampling
+    group: consecutive samples that share a condition. trained_steps: which steps are trained. rollout_batch: rows of a sampling
     pass; pass_size: (state, step) pairs of a training pass, which changes memory, not the gradient; 0: as many as fit in
     memory, see pgdlab.rollout.memory. eval_samples: fresh
     trajectories of the evaluation before and after. checkpoint_every: iterations between checkpoints. max_failed: share
@@ -76,7 +76,7 @@ class Plan:
     iterations: int = 40
     samples: int = 128
     group: int = 8
-    steps: Steps = field(default_factory=AllSteps)
+    trained_steps: Steps = field(default_factory=AllSteps)
     rollout_batch: int = 0
     pass_size: int = 0
     eval_samples: int = 256

@@ -14,20 +14,21 @@ from pgdlab.diffusion.policy import Policy
 from pgdlab.functional.gaussian import kl_same_std, log_prob
 from pgdlab.rollout.memory import halved, release
 from pgdlab.rollout.noise import Noise
-from pgdlab.rollout.trajectory import Trajectory, concatenate, dtype_of, slots
+from pgdlab.rollout.trajectory import Trajectory, concatenate, dtype_of, stored_at
 
 
 class Extras(NamedTuple):
     """What a rollout computes besides the samples. The first two cost a reference pass a step.
 
-    reference: KL, log-ratio and the reference's means at kept steps. estimates: the reference's x0 estimates.
-    tuned_last: take deterministic steps with the tuned network instead of the reference. means: the policy's own at kept
-    steps. graph: log_prob and kl keep theirs at kept steps, as long as memory lasts; actions are constants in it.
+    reference: KL, log-ratio and the reference's means at trained steps. estimates: the reference's x0 estimates.
+    tuned_deterministic: take deterministic steps with the tuned network instead of the reference. means: the policy's
+    own at trained steps. graph: log_prob and kl keep theirs at trained steps, as long as memory lasts; actions are
+    constants in it.
     """
 
     reference: bool = False
     estimates: bool = False
-    tuned_last: bool = False
+    tuned_deterministic: bool = False
     means: bool = False
     graph: bool = False
 
@@ -38,13 +39,13 @@ SAMPLES = Extras()
 @torch.no_grad()
 def rollout(
     policy: Policy, reference: Policy, noise: Noise, iteration: int, index: range, cond: Tensor,
-    kept: list[int], batch: int, extras: Extras = SAMPLES, watch: Callable[[Trajectory], None] | None = None,
+    trained: list[int], batch: int, extras: Extras = SAMPLES, watch: Callable[[Trajectory], None] | None = None,
 ) -> Trajectory:  # fmt: skip
     """Samples the trajectories of the global sample indices `index` under cond (B, ...), `batch` rows at a time; where memory
     runs out without a graph, then half as many.
 
     Deterministic steps are taken by the frozen reference (they have no density, and an infinite KL once their network
-    moves) unless extras.tuned_last. watch: is shown every batch before the next one begins.
+    moves) unless extras.tuned_deterministic. watch: is shown every batch before the next one begins.
     """
     parts: list[Trajectory] = []
     done = 0
@@ -54,7 +55,7 @@ def rollout(
         try:
             drawn = noise.normal(iteration, rows, policy.steps + 1, policy.space.shape)
             drawn = drawn.to(device=policy.device, dtype=dtype_of(policy))
-            part = _Sampler(policy, reference, some, kept, extras).run(drawn)
+            part = _Sampler(policy, reference, some, trained, extras).run(drawn)
         except RuntimeError as error:
             smaller = halved(len(rows), error)
             part, batch = None, batch if extras.graph else smaller
@@ -75,9 +76,9 @@ def rollout(
 class _Sampler:
     """One batch of a rollout."""
 
-    def __init__(self, policy: Policy, reference: Policy, cond: Tensor, kept: list[int], extras: Extras) -> None:
-        self.policy, self.reference, self.cond, self.kept, self.extras = policy, reference, cond, kept, extras
-        self.slot = slots(kept, policy.steps)
+    def __init__(self, policy: Policy, reference: Policy, cond: Tensor, trained: list[int], extras: Extras) -> None:
+        self.policy, self.reference, self.cond, self.trained, self.extras = policy, reference, cond, trained, extras
+        self.stored_at = stored_at(trained, policy.steps)
 
     def run(self, drawn: Float[Tensor, "B S *D"]) -> Trajectory:
         policy, cond, steps = self.policy, self.cond, self.policy.steps
@@ -85,14 +86,16 @@ class _Sampler:
         rho, prior = policy.initial(cond), self.reference.initial(cond)
         x = rho.sample(policy.space.project(drawn[:, 0], cond)).to(drawn.dtype)
         score, scored = log_prob(rho, x, policy.space, cond), steps if self.extras.reference else 0
-        full = self.slot == tuple(range(steps + 1))  # a state then takes the place of the noise that it was made with
+        full = self.stored_at == tuple(
+            range(steps + 1)
+        )  # a state then takes the place of the noise that it was made with
         out = Trajectory(
-            cond=cond, initial=x, kept=tuple(self.kept), slot=self.slot,
-            states=drawn if full else drawn.new_empty(rows, max(self.slot) + 1, *shape), sample=x,
-            log_prob=drawn.new_empty(rows, len(self.kept)),
+            cond=cond, initial=x, trained=tuple(self.trained), stored_at=self.stored_at,
+            states=drawn if full else drawn.new_empty(rows, max(self.stored_at) + 1, *shape), sample=x,
+            log_prob=drawn.new_empty(rows, len(self.trained)),
             initial_log_prob=score, initial_log_ratio=score - log_prob(prior, x, policy.space, cond),
-            reference_mean=drawn.new_empty(rows, len(self.kept) if scored else 0, *shape),
-            own_mean=drawn.new_empty(rows, len(self.kept) if self.extras.means else 0, *shape),
+            reference_mean=drawn.new_empty(rows, len(self.trained) if scored else 0, *shape),
+            own_mean=drawn.new_empty(rows, len(self.trained) if self.extras.means else 0, *shape),
             kl=drawn.new_zeros(rows, scored), log_ratio=drawn.new_zeros(rows, scored),
             estimates=drawn.new_empty(rows, steps if self.extras.estimates else 0, *shape),
         )  # fmt: skip
@@ -103,19 +106,19 @@ class _Sampler:
         return replace(out, sample=x)
 
     def store(self, out: Trajectory, x: Tensor, h: int) -> None:
-        if self.slot[h] >= 0:
-            out.states[:, self.slot[h]] = x
+        if self.stored_at[h] >= 0:
+            out.states[:, self.stored_at[h]] = x
 
     def advance(self, out: Trajectory, x: Tensor, h: int, drawn: Tensor) -> Tensor:
         """One step; scores the action as stored."""
         policy, cond, stochastic = self.policy, self.cond, h in self.policy.stochastic_steps
         at = torch.full((len(x),), h, device=x.device)
         compared = self.extras.estimates or (self.extras.reference and stochastic)
-        own = stochastic or self.extras.tuned_last
+        own = stochastic or self.extras.tuned_deterministic
         base = self.reference.estimate(x, at, cond) if compared or not own else x  # x: not used
         if self.extras.estimates:
             out.estimates[:, h] = base
-        graph = self.extras.graph and h in self.kept
+        graph = self.extras.graph and h in self.trained
         if graph:
             torch.clear_autocast_cache()  # torch before 2.10 uses weights again that were cast without a graph
         with torch.set_grad_enabled(graph):
@@ -125,15 +128,15 @@ class _Sampler:
             return action
         with torch.set_grad_enabled(graph):
             score = log_prob(g, action, policy.space, cond)
-            if h in self.kept:
-                out.log_prob[:, self.kept.index(h)] = score
-        if h in self.kept and self.extras.means:
-            out.own_mean[:, self.kept.index(h)] = g.mean
+            if h in self.trained:
+                out.log_prob[:, self.trained.index(h)] = score
+        if h in self.trained and self.extras.means:
+            out.own_mean[:, self.trained.index(h)] = g.mean
         if self.extras.reference:
             pre = policy.step(x, base, at)
             with torch.set_grad_enabled(graph):
                 out.kl[:, h] = kl_same_std(g.mean, pre.mean, g.std, policy.space, cond)
             out.log_ratio[:, h] = score - log_prob(pre, action, policy.space, cond)
-            if h in self.kept:
-                out.reference_mean[:, self.kept.index(h)] = pre.mean
+            if h in self.trained:
+                out.reference_mean[:, self.trained.index(h)] = pre.mean
         return action

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,13 +16,13 @@ from pgdlab.functional.gaussian import Gaussian, kl, log_prob
 
 @dataclass(frozen=True, kw_only=True)
 class Trajectory:
-    """B trajectories, rows first, one preallocated tensor a field; H steps, of which K are kept for training.
+    """B trajectories, rows first, one preallocated tensor a field; H steps, of which K are trained.
 
-    states holds only the M states that the kept steps need: state h is states[:, slot[h]] where slot[h] >= 0, and
+    states holds only the M states that the trained steps need: state h is states[:, stored[h]] where stored[h] >= 0, and
     action h is state h + 1. log_prob is that of the stored (rounded) actions. kl and log_ratio (sampled
-    log pi/pi_pre) cover all H steps, kept or not, 0 at deterministic ones; they and reference_mean have 0 columns
-    unless the reference was asked for. own_mean: the sampling policy's at kept steps, or empty. estimates: the
-    reference's x0 estimates of states 0..H-1, or empty. log_prob and the kl of kept steps may have a gradient: has_graph.
+    log pi/pi_pre) cover all H steps, trained or not, 0 at deterministic ones; they and reference_mean have 0 columns
+    unless the reference was asked for. own_mean: the sampling policy's at trained steps, or empty. estimates: the
+    reference's x0 estimates of states 0..H-1, or empty. log_prob and the kl of trained steps may have a gradient: has_graph.
     """
 
     cond: Tensor
@@ -37,17 +37,17 @@ class Trajectory:
     log_ratio: Float[Tensor, "B H0"]
     initial_log_ratio: Float[Tensor, " B"]
     estimates: Float[Tensor, "B E *D"]
-    kept: tuple[int, ...]
-    slot: tuple[int, ...]
+    trained: tuple[int, ...]
+    stored_at: tuple[int, ...]
 
     @functools.cached_property
     def lookup(self) -> Int[Tensor, "4 BK"]:
-        """Of every cell: row, step, and where its state and its action are among all states. Made once, so that no pass waits
+        """Of every index: row, step, and where its state and its action are among all states. Made once, so that no pass waits
         for a copy."""
         b, m = self.states.shape[:2]
-        kept, slot = torch.tensor(self.kept, dtype=torch.long), torch.tensor(self.slot)
-        row, h = torch.arange(b).repeat_interleave(len(kept)), kept.repeat(b)
-        return torch.stack([row, h, row * m + slot[h], row * m + slot[h + 1]]).to(self.states.device)
+        trained, stored = torch.tensor(self.trained, dtype=torch.long), torch.tensor(self.stored_at)
+        row, h = torch.arange(b).repeat_interleave(len(trained)), trained.repeat(b)
+        return torch.stack([row, h, row * m + stored[h], row * m + stored[h + 1]]).to(self.states.device)
 
     @property
     def has_graph(self) -> bool:
@@ -59,30 +59,30 @@ class Trajectory:
         self.log_prob.detach_()
         self.kl.detach_()
 
-    def pairs(self, cells: Int[Tensor, " P"]) -> Pairs:
-        """What a pass over some cells looks up."""
-        row, step, state, action = self.lookup.index_select(1, cells).unbind()
-        return Pairs(cells, row, step, state, action, self.cond[row])
+    def pairs(self, indices: Int[Tensor, " P"]) -> Pairs:
+        """What a pass over some indices looks up."""
+        row, step, state, action = self.lookup.index_select(1, indices).unbind()
+        return Pairs(indices, row, step, state, action, self.cond[row])
 
 
-TENSORS = tuple(f.name for f in fields(Trajectory) if f.name not in ("kept", "slot"))
+TENSORS = tuple(f.name for f in fields(Trajectory) if f.name not in ("trained", "stored_at"))
 
 
 def concatenate(parts: list[Trajectory]) -> Trajectory:
-    """Trajectories of the same kept steps, one after another. Empties the list: one field at a time, so that not all is there
+    """Trajectories of the same trained steps, one after another. Empties the list: one field at a time, so that not all is there
     twice for a moment."""
     if len(parts) == 1:
         return parts[0]
-    kept, slot = parts[0].kept, parts[0].slot
+    trained, stored = parts[0].trained, parts[0].stored_at
     columns: dict[str, list[Any]] = {name: [getattr(part, name) for part in parts] for name in TENSORS}
     parts.clear()
-    return Trajectory(kept=kept, slot=slot, **{name: torch.cat(columns.pop(name)) for name in TENSORS})
+    return Trajectory(trained=trained, stored_at=stored, **{name: torch.cat(columns.pop(name)) for name in TENSORS})
 
 
-def slots(kept: list[int], steps: int) -> tuple[int, ...]:
-    """Where state h is stored, -1 where it is not: the states before and after every kept step; all where that leaves out
+def stored_at(trained: list[int], steps: int) -> tuple[int, ...]:
+    """Where state h is stored, -1 where it is not: the states before and after every trained step; all where that leaves out
     the last one at most."""
-    needed = sorted({h for k in kept for h in (k, k + 1)})
+    needed = sorted({h for k in trained for h in (k, k + 1)})
     if needed[:steps] == list(range(steps)):
         return tuple(range(steps + 1))
     return tuple(needed.index(h) if h in needed else -1 for h in range(steps + 1))
@@ -94,11 +94,12 @@ def dtype_of(policy: Policy) -> torch.dtype:
     return torch.float64 if double else torch.float32
 
 
-class Pairs(NamedTuple):
-    """P pairs of a trajectory and a kept step of it, each (P,). cell: row times K plus column of what is (B, K), as log_prob
-    and reference_mean; row; step: h; state, action: row times M plus slot; cond (P, ...)."""
+@dataclass(frozen=True)
+class Pairs:
+    """P pairs of a trajectory and a trained step of it, each (P,). index: row times K plus column of what is (B, K), as log_prob
+    and reference_mean; row; step: h; state, action: row times M plus where it is stored; cond (P, ...)."""
 
-    cell: Int[Tensor, " P"]
+    index: Int[Tensor, " P"]
     row: Int[Tensor, " P"]
     step: Int[Tensor, " P"]
     state: Int[Tensor, " P"]
@@ -106,19 +107,19 @@ class Pairs(NamedTuple):
     cond: Tensor
 
 
-def pick(x: Float[Tensor, "B C *D"], cell: Int[Tensor, " P"]) -> Float[Tensor, "P *D"]:
-    """x[cell // C, cell % C]; three times as fast where a cell is many numbers, which are then copied as one."""
-    return x.flatten(0, 1).index_select(0, cell)
+def pick(x: Float[Tensor, "B C *D"], index: Int[Tensor, " P"]) -> Float[Tensor, "P *D"]:
+    """x[index // C, index % C]; three times as fast where a index is many numbers, which are then copied as one."""
+    return x.flatten(0, 1).index_select(0, index)
 
 
-def all_cells(rows: Int[Tensor, " R"], kept: int) -> Int[Tensor, " P"]:
-    """Every kept step of the given trajectories."""
-    return (rows[:, None] * kept + torch.arange(kept, device=rows.device)).flatten()
+def pair_indices(rows: Int[Tensor, " R"], trained: int) -> Int[Tensor, " P"]:
+    """Every trained step of the given trajectories."""
+    return (rows[:, None] * trained + torch.arange(trained, device=rows.device)).flatten()
 
 
-def split(cells: Int[Tensor, " P"], size: int) -> tuple[Tensor, ...]:
-    """The cells in equal parts, of at most `size`."""
-    return cells.tensor_split(-(-len(cells) // size))
+def split(indices: Int[Tensor, " P"], size: int) -> tuple[Tensor, ...]:
+    """The indices in equal parts, of at most `size`."""
+    return indices.tensor_split(-(-len(indices) // size))
 
 
 def replay(policy: Policy, trajectory: Trajectory, pairs: Pairs) -> tuple[Gaussian, Float[Tensor, " P"]]:

@@ -60,7 +60,7 @@ def require_budget(cfg: Any, slots: int) -> None:
 def search(world: World, loggers: list[Any]) -> tuple[Best, float, dict[str, int]]:
     """The best candidates, the seconds that they took, and their costs; a row of metrics.csv after each round."""
     plan, started = world.plan, time.perf_counter()
-    cond = in_turn(world.domain.prompts, plan.eval_samples)
+    cond = in_turn(world.domain.train_conditions, plan.eval_samples)
     before = world.reward.unique_queries()
     noise, costs = Noise(world.noise.seed, Stream.EVALUATE), {}
     for number, best in enumerate(best_of_n(world, cond, noise, plan.iterations * plan.samples), 1):

@@ -34,7 +34,7 @@ class Algorithm(ABC):
     dropout: ClassVar[bool] = False
 
     @abstractmethod
-    def updates(self, plan: Plan) -> int:
+    def updates_per_iteration(self, plan: Plan) -> int:
         """Optimiser steps an iteration."""
 
     def build_critic(self, world: World) -> Value | None:

@@ -52,7 +52,7 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class DenoisingAlgorithm(Algorithm):
-    """Weighted denoising regression. steps: updates an iteration; batch: samples an update, over all processes;
+    """Weighted denoising regression. updates: optimiser steps an iteration; batch: samples an update, over all processes;
     drop: probability that the condition is hidden, for classifier-free guidance.
 
     Batches run through the samples in an order that is drawn anew every epoch. Where batch divides their number an epoch
@@ -60,12 +60,12 @@ class DenoisingAlgorithm(Algorithm):
     next epoch begins as far into its own: some samples are seen twice, some not at all.
     """
 
-    steps: int = 100
+    updates: int = 100
     batch: int = 128
     drop: float = 0.15
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch"):
+        for name in ("updates", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1")
 
@@ -74,8 +74,8 @@ class DenoisingAlgorithm(Algorithm):
         if self.drop:
             refuse_to_hide(world.policy.denoiser, "trainer.drop=0")
 
-    def updates(self, plan: Plan) -> int:
-        return self.steps
+    def updates_per_iteration(self, plan: Plan) -> int:
+        return self.updates
 
     def release(self, experience: Samples) -> None:
         """There is nothing of the kind."""
@@ -147,8 +147,8 @@ class Pretrain(DenoisingAlgorithm):
 
     def figures(self, world: World) -> dict[str, float]:
         """The domain's figures of `probe` samples; every process draws all of them."""
-        policy, prompts = world.policy, world.domain.prompts
-        cond = in_turn(prompts, self.probe).to(world.device)
+        policy, train_conditions = world.policy, world.domain.train_conditions
+        cond = in_turn(train_conditions, self.probe).to(world.device)
         dropout = policy.training
         noise = Noise(world.noise.seed, Stream.EVALUATE)
         drawn = rollout(policy.eval(), policy, noise, 0, range(self.probe), cond, [], world.plan.rollout_batch)

@@ -32,7 +32,7 @@ class Eager(Reinforce):
                 "distribution: set initial=standard penalty=none"
             )
 
-    def differentiates_sampling(self, world: World, cells: int) -> bool:
+    def differentiates_sampling(self, world: World, pairs: int) -> bool:
         return False  # sampling estimates, and does not score, the sample
 
     def step_loss(
@@ -42,5 +42,5 @@ class Eager(Reinforce):
         trajectory, policy = experience.trajectory, world.policy
         x, x0 = pick(trajectory.states, pairs.state), trajectory.sample[pairs.row]
         off = policy.denoiser.loss(x, x0, policy.times[pairs.step], pairs.cond)
-        advantage = pick(experience.advantage, pairs.cell).to(off.dtype)
+        advantage = pick(experience.advantage, pairs.index).to(off.dtype)
         return (advantage * off).double().sum(), {"denoising_loss": (off.detach().sum(), float(len(off)))}

@@ -14,8 +14,8 @@ from pgdlab.rollout.trajectory import Pairs, Trajectory
 class Experience:
     """This process's trajectories with their credit.
 
-    advantage: (B, K) for the kept steps, initial_advantage: (B,) for rho; fp64. objective_scale multiplies the whole
-    objective. step_scale multiplies the sum over kept steps. cost_weight: (K,), of their differentiated penalty, None for 1.
+    advantage: (B, K) for the trained steps, initial_advantage: (B,) for rho; fp64. objective_scale multiplies the whole
+    objective. step_scale multiplies the sum over trained steps. cost_weight: (K,), of their differentiated penalty, None for 1.
     targets: what the critic is fitted to, see trainers.credit. order: (epochs, samples) global sample indices, shuffled;
     measured: (samples,) all processes'; both on the CPU, where minibatches are cut without waiting for the device.
     index: the global indices of the rows here.

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pgdlab.functional.returns import dead_rows
-from pgdlab.rewards.base import Episode, Paid, RewardError, begun_ahead, part_mean
+from pgdlab.rewards.base import Outcome, RewardError, StepRewards, part_mean, prefetching
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout.sampler import Extras
 from pgdlab.rollout.trajectory import Trajectory, initial_kl
@@ -19,7 +19,7 @@ from pgdlab.world import World
 
 def draw_conditions(world: World, iteration: int) -> Int[Tensor, " N"]:
     """The conditions of all processes' samples: one prompt a group, every prompt equally often, in random order."""
-    plan, prompts = world.plan, torch.tensor(world.domain.prompts)
+    plan, prompts = world.plan, torch.tensor(world.domain.train_conditions)
     groups, generator = plan.samples // plan.group, world.noise.generator(iteration, 2)
     rounds = [torch.randperm(len(prompts), generator=generator) for _ in range(-(-groups // len(prompts)))]
     return prompts[torch.cat(rounds)[:groups]].repeat_interleave(plan.group).to(world.device)
@@ -32,17 +32,17 @@ def in_turn(conditions: Sequence[int], count: int) -> Int[Tensor, " N"]:
 
 def ahead(world: World) -> Callable[[Trajectory], None] | None:
     """What a rollout shows its batches to, so that slow rewards work while the next one is sampled; None without such."""
-    slow = begun_ahead(world.reward)
+    slow = prefetching(world.reward)
 
     def watch(batch: Trajectory) -> None:
         decoded = world.domain.decode(batch.sample)
         for part in slow:
-            part.prepare(decoded, batch.cond)
+            part.submit(decoded, batch.cond)
 
     return watch if slow else None
 
 
-def episode(world: World, trajectory: Trajectory) -> Episode:
+def outcome(world: World, trajectory: Trajectory) -> Outcome:
     """What the reward sees: everything decoded once. Raises RewardError for samples that are not finite: decoded, they might
     look like bad ones."""
     if not trajectory.sample.isfinite().all():
@@ -50,12 +50,12 @@ def episode(world: World, trajectory: Trajectory) -> Episode:
     estimates = trajectory.estimates
     decode = world.domain.decode
     seen = [decode(estimates[:, h]) for h in range(estimates.shape[1])]
-    steps = len(trajectory.slot) - 1
-    return Episode(decode(trajectory.sample), trajectory.cond, steps, seen.__getitem__ if seen else None)
+    steps = len(trajectory.stored_at) - 1
+    return Outcome(decode(trajectory.sample), trajectory.cond, steps, seen.__getitem__ if seen else None)
 
 
 def summarise(
-    world: World, trajectory: Trajectory, seen: Episode, paid: Paid, groups: Int[Tensor, " N"]
+    world: World, trajectory: Trajectory, seen: Outcome, paid: StepRewards, groups: Int[Tensor, " N"]
 ) -> dict[str, float]:
     """Means over all processes' measured samples; formulas in docs/metrics.md."""
     gather = world.processes.gather
@@ -84,7 +84,7 @@ def summarise(
     return logs
 
 
-def queries(world: World, paid: Paid) -> int:
+def queries(world: World, paid: StepRewards) -> int:
     """Rows that the reward has scored, over all processes."""
     return int(world.processes.gather(torch.tensor([paid.queries], device=world.device)).sum())
 

@@ -19,7 +19,7 @@ def trust(
     world: World, trajectory: Trajectory, pairs: Pairs, g: Gaussian
 ) -> tuple[Bool[Tensor, " P"], dict[str, tuple[Tensor, float]]]:
     """Which pairs are inside the trust region; for the logs the exact KL to the sampling policy and who is outside."""
-    old = pick(trajectory.own_mean, pairs.cell)
+    old = pick(trajectory.own_mean, pairs.index)
     moved = kl_same_std(g.mean, old, g.std, world.policy.space, pairs.cond)
     inside, n = world.penalty.trusted(moved), float(len(moved))
     return inside, {"old_kl_nats": (moved.double().sum(), n), "untrusted": ((~inside).sum(), n)}
@@ -35,7 +35,7 @@ def final_costs(world: World, trajectory: Trajectory) -> Float[Tensor, " N"]:
 
 def reference_samples(world: World, count: int) -> tuple[Float[Tensor, "N *D"], Int[Tensor, " N"]]:
     """Final samples of the reference, evenly over the prompts, on noise that nothing else sees; each process draws a part."""
-    index, cond = world.processes.share(count), in_turn(world.domain.prompts, count).to(world.device)
+    index, cond = world.processes.share(count), in_turn(world.domain.train_conditions, count).to(world.device)
     noise, mine = Noise(world.noise.seed, Stream.REFERENCE), cond[index.start : index.stop]
     drawn = rollout(world.reference, world.reference, noise, 0, index, mine, [], world.plan.rollout_batch)
     return world.processes.gather(drawn.sample), cond

@@ -19,10 +19,10 @@ from pgdlab.functional.gaussian import kl_same_std, log_prob
 from pgdlab.functional.returns import Baseline, Scale, advantages
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout.sampler import Extras, rollout
-from pgdlab.rollout.trajectory import Pairs, all_cells, initial_kl, pick, replay, split
+from pgdlab.rollout.trajectory import Pairs, initial_kl, pair_indices, pick, replay, split
 from pgdlab.trainers.base import Algorithm, Loss, refuse_ode
 from pgdlab.trainers.experience import Experience, Piece
-from pgdlab.trainers.interaction import ahead, draw_conditions, episode, evaluations, queries, summarise
+from pgdlab.trainers.interaction import ahead, draw_conditions, evaluations, outcome, queries, summarise
 from pgdlab.trainers.nearness import final_costs, reference_evaluations, trust
 from pgdlab.world import World
 
@@ -36,7 +36,7 @@ class PolicyGradient(Algorithm):
     baseline, scale: see functional.returns.advantages. ratio: per_dimension divides log-ratios by the degrees of freedom,
     as the peers do: the weight is then w^(1/D), which is no importance weight and biased below 1. epochs: passes over an
     iteration's trajectories. minibatches: optimiser steps an epoch, each on a random part of the trajectories with all
-    their kept steps. credit: what returns are made of.
+    their trained steps. credit: what returns are made of.
     """
 
     baseline: Baseline = "leave_one_out"
@@ -54,19 +54,19 @@ class PolicyGradient(Algorithm):
     def diagnostics(self, log_ratio: Float[Tensor, " P"]) -> dict[str, tuple[Tensor, float]]:
         """What to log of the ratios: name -> (sum, count)."""
 
-    def updates(self, plan: object) -> int:
+    def updates_per_iteration(self, plan: object) -> int:
         return self.epochs * self.minibatches
 
     def build_critic(self, world: World) -> Value | None:
         return self.credit.build_critic(world)
 
-    def differentiates_sampling(self, world: World, cells: int) -> bool:
+    def differentiates_sampling(self, world: World, pairs: int) -> bool:
         """Whether the graph of sampling takes the place of a replay: the one update is that of the policy which sampled, and
-        all `cells` of this process, rows times kept steps, fit in one pass."""
+        all `pairs` of this process, rows times trained steps, fit in one pass."""
         return (
             world.once
-            and self.updates(world.plan) == 1
-            and 0 < cells <= world.plan.pass_size
+            and self.updates_per_iteration(world.plan) == 1
+            and 0 < pairs <= world.plan.pass_size
             and not world.penalty.needs_means()
         )
 
@@ -81,7 +81,7 @@ class PolicyGradient(Algorithm):
         world.processes.share(world.plan.samples)
         refuse_ode(world.policy)
         self.credit.refuse(world)
-        if world.penalty.needs_means() and self.updates(world.plan) == 1:
+        if world.penalty.needs_means() and self.updates_per_iteration(world.plan) == 1:
             text = "one update per rollout: the policy is the one that sampled, no step is outside a trust region"
             warnings.warn(text, stacklevel=2)
 
@@ -90,19 +90,19 @@ class PolicyGradient(Algorithm):
         plan, policy, shuffle = world.plan, world.policy, world.noise.generator(iteration, 1)
         index = world.processes.share(plan.samples)
         groups = torch.arange(plan.samples, device=world.device) // plan.group
-        kept = plan.steps.select(policy.stochastic_steps, shuffle) if policy.trains_denoiser else []
+        trained = plan.trained_steps.select(policy.stochastic_steps, shuffle) if policy.trains_denoiser else []
         compared = world.penalty.needs_reference() and policy.trains_denoiser  # a frozen denoiser's KL is 0
-        cells = len(index) * len(kept)
-        graph = self.differentiates_sampling(world, cells)
+        pairs = len(index) * len(trained)
+        graph = self.differentiates_sampling(world, pairs)
         extras = Extras(compared, world.reward.needs_estimates(), means=world.penalty.needs_means(), graph=graph)
         cond = draw_conditions(world, iteration)
         trajectory = rollout(
-            policy, world.reference, world.noise, iteration, index, cond[index.start : index.stop], kept,
+            policy, world.reference, world.noise, iteration, index, cond[index.start : index.stop], trained,
             plan.rollout_batch, extras, ahead(world),
         )  # fmt: skip
         if graph and not trajectory.has_graph:  # memory ran out: not again
-            world.plan = plan = replace(plan, pass_size=cells - 1)
-        seen = episode(world, trajectory)
+            world.plan = plan = replace(plan, pass_size=pairs - 1)
+        seen = outcome(world, trajectory)
         gather = world.processes.gather
         paid = guarded(world.reward, seen, plan.max_failed, gather)
         measured = gather(paid.measured)
@@ -116,9 +116,9 @@ class PolicyGradient(Algorithm):
         local = advantage[index.start : index.stop]
         order = torch.stack([torch.randperm(plan.samples, generator=shuffle) for _ in range(self.epochs)])
         return Experience(
-            trajectory=trajectory, advantage=local[:, [h + 1 for h in kept]], initial_advantage=local[:, 0],
+            trajectory=trajectory, advantage=local[:, [h + 1 for h in trained]], initial_advantage=local[:, 0],
             objective_scale=scalar, measured=measured.cpu(), index=index, order=order,
-            step_scale=plan.steps.scale(len(policy.stochastic_steps), len(kept)) if kept else 1.0,
+            step_scale=plan.trained_steps.scale(len(policy.stochastic_steps), len(trained)) if trained else 1.0,
             cost_weight=credited.weight, targets=credited.targets,
             logs=logs | credited.logs | world.penalty.logs(), queries=queries(world, paid),
             evaluations=evaluations(world, extras) + (0 if iteration else reference_evaluations(world)),
@@ -135,7 +135,7 @@ class PolicyGradient(Algorithm):
         rows = torch.from_numpy(here).to(world.device, non_blocking=True)
         if not world.policy.trains_denoiser:
             return [Piece(None, rows, len(chosen))]
-        parts = split(all_cells(rows, len(trajectory.kept)), world.plan.pass_size)
+        parts = split(pair_indices(rows, len(trajectory.trained)), world.plan.pass_size)
         first = rows if world.policy.trains_initial else None
         return [Piece(trajectory.pairs(p), None if i else first, len(chosen)) for i, p in enumerate(parts)]
 
@@ -152,9 +152,9 @@ class PolicyGradient(Algorithm):
             logs |= {f"initial_{name}": entry for name, entry in more.items()}
         if pairs is not None and world.critic is not None:
             off, more = fit_loss(world.critic, experience.trajectory, experience.targets, pairs)
-            terms.append(off / (piece.count * len(experience.trajectory.kept)))
+            terms.append(off / (piece.count * len(experience.trajectory.trained)))
             logs |= more
-        rows = 0 if pairs is None or experience.trajectory.has_graph else len(pairs.cell)
+        rows = 0 if pairs is None or experience.trajectory.has_graph else len(pairs.index)
         return Loss(sum(terms[1:], terms[0]), rows, logs)
 
     def step_loss(
@@ -162,10 +162,10 @@ class PolicyGradient(Algorithm):
     ) -> tuple[Tensor, dict[str, tuple[Tensor, float]]]:
         """Sum over the pairs of penalty cost minus surrogate."""
         trajectory, penalty = experience.trajectory, world.penalty
-        sampled = pick(trajectory.log_prob, pairs.cell)
+        sampled = pick(trajectory.log_prob, pairs.index)
         g, score = (None, sampled) if trajectory.has_graph else replay(world.policy, trajectory, pairs)
         log_ratio = self.reduced(score - sampled.detach(), world, pairs.cond)
-        gain = self.surrogate(log_ratio, pick(experience.advantage, pairs.cell).to(score.dtype))
+        gain = self.surrogate(log_ratio, pick(experience.advantage, pairs.index).to(score.dtype))
         logs = self.diagnostics(log_ratio.detach())
         if g is not None and penalty.needs_means():
             inside, more = trust(world, trajectory, pairs, g)
@@ -175,11 +175,11 @@ class PolicyGradient(Algorithm):
         if g is None:
             kl = trajectory.kl[pairs.row, pairs.step]
         else:
-            mean = pick(trajectory.reference_mean, pairs.cell)
+            mean = pick(trajectory.reference_mean, pairs.index)
             kl = kl_same_std(g.mean, mean, g.std, world.policy.space, pairs.cond)
         cost = penalty.cost(kl)
         if experience.cost_weight is not None:
-            cost = cost * experience.cost_weight[pairs.cell % len(trajectory.kept)]
+            cost = cost * experience.cost_weight[pairs.index % len(trajectory.trained)]
         return (cost - gain).sum(dtype=torch.float64), logs
 
     def reduced(self, log_ratio: Float[Tensor, " P"], world: World, cond: Tensor) -> Float[Tensor, " P"]:

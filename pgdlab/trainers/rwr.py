@@ -11,7 +11,7 @@ from pgdlab.rewards.guard import guarded
 from pgdlab.rollout.sampler import Extras, rollout
 from pgdlab.trainers.base import refuse_ode
 from pgdlab.trainers.denoising import DenoisingAlgorithm, Samples
-from pgdlab.trainers.interaction import ahead, draw_conditions, episode, evaluations, queries, summarise
+from pgdlab.trainers.interaction import ahead, draw_conditions, evaluations, outcome, queries, summarise
 from pgdlab.world import World
 
 
@@ -24,7 +24,7 @@ class RewardWeightedRegression(DenoisingAlgorithm):
     """
 
     temperature: float = 0.1
-    steps: int = 8
+    updates: int = 8
     batch: int = 128
     drop: float = 0.0
 
@@ -53,7 +53,7 @@ class RewardWeightedRegression(DenoisingAlgorithm):
             world.policy, world.reference, world.noise, iteration, index, mine, [], plan.rollout_batch, extras,
             ahead(world),
         )  # fmt: skip
-        seen = episode(world, trajectory)
+        seen = outcome(world, trajectory)
         paid = guarded(world.reward, seen, plan.max_failed, processes.gather)
         total, measured = processes.gather(paid.total.double()), processes.gather(paid.measured)
         score = torch.where(measured, total / self.temperature, -torch.inf)

@@ -60,7 +60,7 @@ def build_policy_for(cfg: Any, domain: Domain, denoiser: Denoiser) -> Policy:
             std=denoiser.schedule.initial_std,
         )
         policy: Policy = make(
-            Policy, cfg.policy, denoiser=denoiser, space=domain.space, initial=initial, null=domain.conditions
+            Policy, cfg.policy, denoiser=denoiser, space=domain.space, initial=initial, unconditional=domain.conditions
         )
     return policy
 
@@ -105,7 +105,11 @@ def origin(cfg: Any, policy: Policy) -> dict[str, Any]:
     another initial distribution, is another policy."""
     nodes = OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["policy", "initial", "plan"]), resolve=True)
     assert isinstance(nodes, dict)
-    tuned = {"tuning": nodes["policy"].get("tuning"), "initial": nodes["initial"], "steps": nodes["plan"]["steps"]}
+    tuned = {
+        "tuning": nodes["policy"].get("tuning"),
+        "initial": nodes["initial"],
+        "trained_steps": nodes["plan"]["trained_steps"],
+    }
     return {
         "sampler": {key: nodes["policy"].get(key) for key in ("kernel", "steps", "guidance")},
         "tuned": tuned | {"stochastic_steps": len(policy.stochastic_steps)},

@@ -24,7 +24,7 @@ from pgdlab.training.loggers import record
 from pgdlab.training.module import SteeringModule
 
 
-class Average(WeightAveraging):
+class EMA(WeightAveraging):
     """Exponential moving average of the trained weights, saved beside the raw ones in every checkpoint.
 
     What is shared with the live module, as the base under adapters, is left out. Lightning's own keeps it where the module is
@@ -122,7 +122,7 @@ class GracefulStop(Callback):
         self.on_train_end(trainer, pl_module)
 
 
-class Spend(Callback):
+class BudgetStop(Callback):
     """Ends training after the iteration that spends the budget; all processes agree on it."""
 
     def __init__(self, budget: Budget) -> None:

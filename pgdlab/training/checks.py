@@ -19,7 +19,7 @@ from pgdlab.rewards.guard import RewardError, guarded
 from pgdlab.rollout.noise import Noise, Stream
 from pgdlab.rollout.sampler import Extras, rollout
 from pgdlab.rollout.trajectory import Trajectory, initial_kl, replay
-from pgdlab.trainers.interaction import episode, in_turn
+from pgdlab.trainers.interaction import in_turn, outcome
 from pgdlab.trainers.ppo import PPO
 from pgdlab.training.module import SteeringModule
 from pgdlab.world import World
@@ -89,10 +89,10 @@ def require(checks: list[Check]) -> None:
 
 def _rollout(world: World, noise: Noise) -> Trajectory:
     group = _group(world)
-    cond = in_turn(world.domain.prompts, -(-ROWS // group)).repeat_interleave(group)[:ROWS]
-    kept = world.policy.stochastic_steps
-    extras = Extras(reference=bool(kept), estimates=world.reward.needs_estimates())
-    return rollout(world.policy, world.reference, noise, 0, range(ROWS), cond, kept, ROWS, extras)
+    cond = in_turn(world.domain.train_conditions, -(-ROWS // group)).repeat_interleave(group)[:ROWS]
+    trained = world.policy.stochastic_steps
+    extras = Extras(reference=bool(trained), estimates=world.reward.needs_estimates())
+    return rollout(world.policy, world.reference, noise, 0, range(ROWS), cond, trained, ROWS, extras)
 
 
 def _group(world: World) -> int:
@@ -129,13 +129,15 @@ def _optimizer(module: SteeringModule) -> Iterator[Check]:
 
 @torch.no_grad()
 def _replayed(world: World, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
-    """By replay, for all rows and kept steps: the noise that the action took (ROWS, K, D), its log-probability (ROWS, K)."""
-    kept = trajectory.kept
-    if not kept:
+    """By replay, for all rows and trained steps: the noise that the action took (ROWS, K, D), its log-probability (ROWS, K)."""
+    trained = trajectory.trained
+    if not trained:
         return trajectory.initial.new_empty(ROWS, 0, trajectory.initial[0].numel()), trajectory.log_prob
-    g, score = replay(world.policy, trajectory, trajectory.pairs(torch.arange(ROWS * len(kept), device=world.device)))
-    actions = torch.stack([trajectory.states[:, trajectory.slot[h + 1]] for h in kept], 1).flatten(0, 1)
-    return ((actions - g.mean) / g.std).reshape(ROWS, len(kept), -1), score.reshape(ROWS, -1)
+    g, score = replay(
+        world.policy, trajectory, trajectory.pairs(torch.arange(ROWS * len(trained), device=world.device))
+    )
+    actions = torch.stack([trajectory.states[:, trajectory.stored_at[h + 1]] for h in trained], 1).flatten(0, 1)
+    return ((actions - g.mean) / g.std).reshape(ROWS, len(trained), -1), score.reshape(ROWS, -1)
 
 
 @torch.no_grad()
@@ -160,19 +162,19 @@ def _nearest(rows: Tensor) -> float:
 
 def _clip(module: SteeringModule) -> Iterator[Check]:
     if isinstance(module.algorithm, PPO):
-        updates = module.algorithm.updates(module.world.plan)
+        updates = module.algorithm.updates_per_iteration(module.world.plan)
         idle = "; the ratio stays 1 and the clip does nothing: trainer=reinforce is the same" if updates == 1 else ""
         yield Check("clip", "warning" if idle else "ok", f"{updates} updates a rollout{idle}")
 
 
 def _ratio(trajectory: Trajectory, score: Tensor) -> Iterator[Check]:
     """log pi(a|s) of replay minus that of the rollout, for every step: 0 before the first update."""
-    if not trajectory.kept:
+    if not trajectory.trained:
         yield Check("ratio", "ok", "no stochastic step: the initial distribution alone is trained")
         return
     off = (score - trajectory.log_prob).abs()
     worst, step = off.max(0).values.max(0)
-    message = f"log-ratio mean {off.mean():.1e}, worst {worst:.1e} nats at step {trajectory.kept[int(step)]}"
+    message = f"log-ratio mean {off.mean():.1e}, worst {worst:.1e} nats at step {trajectory.trained[int(step)]}"
     cause = "replay does not give the density that was sampled from (dropout, precision, conditioning order?)"
     yield _check("ratio", bool(worst < RATIO_LIMIT), message, cause)
 
@@ -222,8 +224,8 @@ def _kl_gradient(world: World, trajectory: Trajectory, trained: Sequence[Tensor]
     penalty, policy = world.penalty, world.policy
     total = penalty.initial_cost(initial_kl(policy, world.reference, trajectory.cond)).sum()
     if policy.trains_denoiser:
-        cells = torch.arange(ROWS * len(trajectory.kept), device=world.device)
-        pairs = trajectory.pairs(cells[:: max(1, len(cells) // PAIRS)])
+        indices = torch.arange(ROWS * len(trajectory.trained), device=world.device)
+        pairs = trajectory.pairs(indices[:: max(1, len(indices) // PAIRS)])
         g, _ = replay(policy, trajectory, pairs)
         with torch.no_grad():
             mean = replay(world.reference, trajectory, pairs)[0].mean
@@ -237,7 +239,7 @@ def _kl_gradient(world: World, trajectory: Trajectory, trained: Sequence[Tensor]
 
 def _reward(world: World, trajectory: Trajectory, sampling: float) -> Iterator[Check]:
     """Finite, the same twice, not equal in every group, and not slower than the policy."""
-    seen, limit = episode(world, trajectory), world.plan.max_failed
+    seen, limit = outcome(world, trajectory), world.plan.max_failed
     started = time.perf_counter()
     try:
         first = guarded(world.reward, seen, limit)
@@ -274,7 +276,7 @@ def _heldout(world: World, trajectory: Trajectory) -> Iterator[Check]:
     if world.heldout is None:
         return
     try:
-        held = guarded(world.heldout, episode(world, trajectory), world.plan.max_failed)
+        held = guarded(world.heldout, outcome(world, trajectory), world.plan.max_failed)
     except RewardError as error:
         yield Check("held-out", "failed" if isinstance(error, ShapeError) else "warning", str(error))
         return

@@ -22,7 +22,7 @@ from pgdlab.config.runs import LAST
 from pgdlab.diffusion.policy import Policy
 from pgdlab.processes import Processes
 from pgdlab.training.budget import Budget
-from pgdlab.training.callbacks import Average, Checkpoint, GracefulStop, Metrics, ProgressBar, Spend
+from pgdlab.training.callbacks import EMA, BudgetStop, Checkpoint, GracefulStop, Metrics, ProgressBar
 from pgdlab.training.loggers import resume_rows
 from pgdlab.training.module import SteeringModule, digest
 
@@ -62,11 +62,11 @@ def fit(
     more: further callbacks. cfg.runtime: lightning.Trainer with the machine's settings (accelerator, devices, strategy,
     precision). Afterwards the module holds the raw weights; the checkpoint has the averages too.
     """
-    plan, updates = module.world.plan, module.algorithm.updates(module.world.plan)
+    plan, updates = module.world.plan, module.algorithm.updates_per_iteration(module.world.plan)
     loggers: list[Logger] = instantiate(cfg.logger)(folder, cfg, resume_rows(folder, done))
     checkpoint = Checkpoint(folder / LAST, plan.checkpoint_every, plan.iterations, done)
-    stops = [GracefulStop(), Spend(stated(Budget, cfg, "budget"))]
-    average = Average(module.optimizer.ema_decay(plan.iterations * updates))
+    stops = [GracefulStop(), BudgetStop(stated(Budget, cfg, "budget"))]
+    average = EMA(module.optimizer.ema_decay(plan.iterations * updates))
     trainer = make_trainer(
         cfg.runtime,
         max_epochs=plan.iterations,

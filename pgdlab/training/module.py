@@ -79,13 +79,13 @@ class SteeringModule(lightning.LightningModule):
         optimizer = self.optimizer.build(self.world)
         if not self.optimizer.warmup and self.optimizer.final_lr == 1:
             return optimizer
-        updates = self.world.plan.iterations * self.algorithm.updates(self.world.plan)
+        updates = self.world.plan.iterations * self.algorithm.updates_per_iteration(self.world.plan)
         course = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: self.optimizer.lr_factor(k, updates))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": course, "interval": "step"}}
 
     def train_dataloader(self) -> range:
         """The numbers of an iteration's updates."""
-        return range(self.algorithm.updates(self.world.plan))
+        return range(self.algorithm.updates_per_iteration(self.world.plan))
 
     def on_fit_start(self) -> None:
         """Eval mode unless pretraining: dropout at replay would move the ratio. What is not a submodule follows to the device."""
@@ -179,7 +179,7 @@ class SteeringModule(lightning.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """After the last update: counts and logs the iteration, before any callback asks for it."""
-        if batch_idx + 1 < self.algorithm.updates(self.world.plan):
+        if batch_idx + 1 < self.algorithm.updates_per_iteration(self.world.plan):
             return
         experience = self.experience
         self.iterations += 1
@@ -212,7 +212,7 @@ class SteeringModule(lightning.LightningModule):
     def iteration_logs(self) -> Iterator[tuple[str, float]]:
         """What is logged of an iteration; names and formulas in docs/metrics.md."""
         yield from self.experience.logs.items()
-        updates = self.algorithm.updates(self.world.plan)
+        updates = self.algorithm.updates_per_iteration(self.world.plan)
         for name, (total, count) in sorted(self.all_sums().items()):
             yield f"train/{name}", total / (count or updates)
         yield "iteration", float(self.iterations)

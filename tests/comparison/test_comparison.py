@@ -63,11 +63,11 @@ def test_where_and_how_a_run_was_run_does_not_matter(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     ["reward.target=4", "plan.eval_samples=4", "plan.iterations=8", "policy.kernel.eta=0.5", "policy.steps=10",
-     "domain.prompts=[1]", "heldout=null", "policy.guidance=2.0"],
+     "domain.train_conditions=[1]", "heldout=null", "policy.guidance=2.0"],
 )  # fmt: skip
 def test_problems_are_never_mixed(change: str, tmp_path: Path) -> None:
-    run(tmp_path / "a", "domain.prompts=[10]")
-    run(tmp_path / "b", "domain.prompts=[10]", change)
+    run(tmp_path / "a", "domain.train_conditions=[10]")
+    run(tmp_path / "b", "domain.train_conditions=[10]", change)
     problems = found(tmp_path)
     assert [labels(p) for p in problems] == [{"ppo": [0]}, {"ppo": [0]}]
     assert problems[0].label != problems[1].label

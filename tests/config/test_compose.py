@@ -12,8 +12,7 @@ from omegaconf import OmegaConf
 
 from pgdlab import cli
 from pgdlab.config.compose import ConfigError, compose, draft, instantiate, load_run, options
-
-from . import toys
+from tests import toys
 
 FILES = {
     "config.yaml": """

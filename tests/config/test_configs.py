@@ -19,7 +19,7 @@ from tests.worlds import POINTS, base, fitted, graphs
 GROUPS = sorted(folder.name for folder in CONFIGS.iterdir() if folder.is_dir() and any(folder.rglob("*.yaml")))
 OPTIONS = [(group, name) for group in GROUPS for name in options(group)]
 SMALL = ["policy.steps=3", "plan.samples=4", "plan.group=2", "plan.iterations=1", "plan.eval_samples=4"]
-FEW = ["trainer.steps=2", "trainer.batch=4"]
+FEW = ["trainer.updates=2", "trainer.batch=4"]
 MOLECULES = ["reward=valid", "heldout=null"]  # the quickstart's rewards are of images
 # what an option cannot do without
 WITH = {

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from pgdlab.config.compose import compose
 from pgdlab.credit.actor_critic import ActorCritic, between, explained
-from pgdlab.credit.critic import Perceptron, Quadratic, at_kept, fit_loss
+from pgdlab.credit.critic import Perceptron, Quadratic, at_trained, fit_loss
 from pgdlab.diffusion.policy import Policy
 from pgdlab.diffusion.values import QuadraticValue, Value
 from pgdlab.functional.credit import discount_factors
 from pgdlab.oracle.linear_gaussian import AffineChain, Problem, affine_chain, evaluate, optimum, values
 from pgdlab.penalties.base import NoPenalty
 from pgdlab.penalties.path_kl import PathKL
-from pgdlab.rewards.base import Paid
+from pgdlab.rewards.base import StepRewards
 from pgdlab.rewards.dense import EveryStep
 from pgdlab.rollout.noise import Noise
 from pgdlab.rollout.plan import RandomSteps, Window
@@ -151,9 +151,9 @@ def test_what_is_biased_is_seen(wrong: str) -> None:
 class ValueAsRhosBaseline(ActorCritic):
     """V(s_0) subtracted from rho's return: it depends on rho's own action."""
 
-    def assign(self, world: World, trajectory: Any, paid: Paid) -> Any:
+    def assign(self, world: World, trajectory: Any, paid: StepRewards) -> Any:
         out = super().assign(world, trajectory, paid)
-        out.table[:, 0] -= at_kept(world.critic, trajectory, 10**9)[:, 0]
+        out.table[:, 0] -= at_trained(world.critic, trajectory, 10**9)[:, 0]
         return out
 
 
@@ -244,12 +244,12 @@ def learned(world: World, algorithm: Any, iterations: int, lr: float) -> Value:
     optimizer = torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.99))
     for k in range(iterations):
         experience = algorithm.collect(world, k)
-        for update in range(algorithm.updates(world.plan)):
+        for update in range(algorithm.updates_per_iteration(world.plan)):
             optimizer.param_groups[0]["lr"] = lr * (1 - k / iterations) ** 2
             optimizer.zero_grad()
             for piece in algorithm.passes(experience, update, world):
                 loss, _ = fit_loss(world.critic, experience.trajectory, experience.targets, piece.pairs)
-                (loss / len(piece.pairs.cell)).backward()
+                (loss / len(piece.pairs.index)).backward()
             optimizer.step()
     return world.critic
 
@@ -260,7 +260,7 @@ def unexplained(world: World, truth: Value) -> Tensor:
     cond = torch.zeros(n, dtype=torch.long)
     out = rollout(world.policy, world.reference, FastNoise(9), 0, range(n), cond, [0, 1, 2], n)
     assert world.critic is not None
-    ours, exact_ = (at_kept(v, out, 10**9) for v in (world.critic, truth))
+    ours, exact_ = (at_trained(v, out, 10**9) for v in (world.critic, truth))
     return (ours - exact_).square().mean(0) / exact_.var(0)
 
 
@@ -283,7 +283,7 @@ def test_a_critic_learns_the_exact_value(critic: Any, trace: float, iterations: 
 def test_earnings_between_kept_steps() -> None:
     table = torch.tensor([[1.0, 2, 4, 8, 16]])
     assert between(table, (0, 1, 2, 3, 4)).tolist() == [[0, 1, 2, 4, 8, 16]]
-    assert between(table, (1, 3)).tolist() == [[1, 6, 24]], "a step that is not kept belongs to the one before it"
+    assert between(table, (1, 3)).tolist() == [[1, 6, 24]], "a step that is not trained belongs to the one before it"
 
 
 def test_explained_variance_by_hand() -> None:
@@ -302,30 +302,30 @@ def hand_world(form: Any = "A", steps: Any = None) -> World:
     )
     world.reward = EveryStep(reward=Bowl(), weight=0.5)
     if steps is not None:
-        world.plan = replace(world.plan, steps=steps)
+        world.plan = replace(world.plan, trained_steps=steps)
     return with_critic(world, wrong_critic())
 
 
 def loops(world: World, experience: Any, trace: float, gamma: float, paid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Advantages, lambda-targets and rho's return as the definitions say it, in sums over n-step returns
     G^n_h = sum_{i<n} gamma^i (r - c)_{h+i} + gamma^n V(s_{h+n}) (Sutton & Barto 2018, eq. 12.1 to 12.3)."""
-    out, kept = experience.trajectory, list(experience.trajectory.kept)
-    value = at_kept(world.critic, out, 10**9)
+    out, trained = experience.trajectory, list(experience.trajectory.trained)
+    value = at_trained(world.critic, out, 10**9)
     net = paid - LAM * (out.kl if world.penalty.form == "A" else out.log_ratio)
-    horizon, columns = net.shape[1], len(kept)
+    horizon, columns = net.shape[1], len(trained)
 
     def lambda_return(i: int) -> Tensor:
         n_step = []
         for j in range(i + 1, columns + 1):
-            end = kept[j] if j < columns else horizon
-            total = sum(gamma ** (t - kept[i]) * net[:, t] for t in range(kept[i], end))
-            n_step.append(total + (gamma ** (end - kept[i]) * value[:, j] if j < columns else 0))
+            end = trained[j] if j < columns else horizon
+            total = sum(gamma ** (t - trained[i]) * net[:, t] for t in range(trained[i], end))
+            n_step.append(total + (gamma ** (end - trained[i]) * value[:, j] if j < columns else 0))
         weights = [(1 - trace) * trace**n for n in range(len(n_step) - 1)] + [trace ** (len(n_step) - 1)]
         return sum(w * g for w, g in zip(weights, n_step, strict=True))
 
     targets = torch.stack([lambda_return(i) for i in range(columns)], 1)
-    before = sum((gamma**t * net[:, t] for t in range(kept[0])), torch.zeros(len(net)).double())
-    rho = before + gamma ** kept[0] * ((1 - trace) * value[:, 0] + trace * targets[:, 0])
+    before = sum((gamma**t * net[:, t] for t in range(trained[0])), torch.zeros(len(net)).double())
+    rho = before + gamma ** trained[0] * ((1 - trace) * value[:, 0] + trace * targets[:, 0])
     if world.penalty.form == "B":
         rho = rho - LAM0 * out.initial_log_ratio
     return targets - value, targets, rho
@@ -343,14 +343,14 @@ def test_credit_by_its_definition(form: str, steps: Any, trace: float, gamma: fl
     paid = torch.stack([0.5 * Bowl().score(x, out.cond).value for x in seen(world, out)], 1)
     advantage, _, rho = loops(world, experience, trace, gamma, paid)
     _, targets, _ = loops(world, experience, 0.4, gamma, paid)
-    weight = discount_factors(4, gamma)[list(out.kept)]
+    weight = discount_factors(4, gamma)[list(out.trained)]
     torch.testing.assert_close(experience.targets, targets, **EXACT)
     torch.testing.assert_close(experience.advantage, weight * advantage, **EXACT)
     torch.testing.assert_close(experience.initial_advantage, rho, **EXACT)
     torch.testing.assert_close(experience.cost_weight, weight, **EXACT)
     dropped = Reinforce(baseline="none", credit=replace(credit, weighted_states=False)).collect(world, 0)
     torch.testing.assert_close(dropped.advantage, advantage, **EXACT)
-    assert torch.equal(dropped.cost_weight, torch.ones(len(out.kept)).double())
+    assert torch.equal(dropped.cost_weight, torch.ones(len(out.trained)).double())
 
 
 def seen(world: World, out: Any) -> list[Tensor]:
@@ -386,9 +386,9 @@ def test_a_run_trains_the_critic_and_its_checkpoint_carries_it(tmp_path: Path) -
     fit(module, cfg, tmp_path)
     saved = load(tmp_path / LAST)
     for part in ("state_dict", "current_model_state"):
-        kept = {n.removeprefix("critic."): p for n, p in saved[part].items() if n.startswith("critic.")}
-        assert kept.keys() == before.keys()
-        assert all(not torch.equal(kept[n], before[n]) for n in kept)
+        trained = {n.removeprefix("critic."): p for n, p in saved[part].items() if n.startswith("critic.")}
+        assert trained.keys() == before.keys()
+        assert all(not torch.equal(trained[n], before[n]) for n in trained)
     groups = saved["optimizer_states"][0]["param_groups"]
     assert [g["lr"] for g in groups] == [1e-4, 1e-2, 3e-3]
     row = module.history[-1]

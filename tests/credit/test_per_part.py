@@ -7,7 +7,7 @@ import torch
 
 from pgdlab.credit.actor_critic import ActorCritic
 from pgdlab.credit.per_part import PerPart
-from pgdlab.rewards.base import Paid
+from pgdlab.rewards.base import StepRewards
 from pgdlab.rewards.combine import Sum
 from pgdlab.rewards.dense import EveryStep
 from pgdlab.trainers.ppo import PPO
@@ -31,7 +31,7 @@ def test_by_hand():
     bowl = torch.tensor([0.0, 0.0, 4.0, 4.0, 1.0, 3.0, 1.0, torch.nan])
     zero = torch.zeros(8, dtype=torch.float64)
     measured = torch.arange(8) < 7
-    paid = Paid(zero[:, None], zero, measured, {"line": line, "bowl": bowl})
+    paid = StepRewards(zero[:, None], zero, measured, {"line": line, "bowl": bowl})
     first = torch.tensor([-8 / 3, -4 / 3, 0.0, 4.0]) / (14 / 3) ** 0.5
     second = 2 * torch.tensor([-1.0, -1.0, 1.0, 1.0]) * (8 / 3) / (16 / 3) ** 0.5
     third = 2 * torch.tensor([-1.0, 2.0, -1.0]) / (4 / 3) ** 0.5

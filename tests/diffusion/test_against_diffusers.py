@@ -47,7 +47,7 @@ def ours(settings: dict[str, Any], eta: float, steps: int) -> Policy:
 
 def sampled(policy: Policy, drawn: Tensor) -> Tensor:
     """A whole chain through rollout()."""
-    extras = Extras(tuned_last=True)
+    extras = Extras(tuned_deterministic=True)
     return rollout(policy, policy.reference(), Listed(drawn), 0, range(ROWS), COND, [], ROWS, extras).sample
 
 

@@ -88,7 +88,7 @@ def base() -> Denoiser:
 def policy(tuning: Tuning, eta: float = 0.8) -> Policy:
     space = Dense((2,))
     return build_policy(
-        denoiser=base(), space=space, initial=Standard(space=space, conditions=3, std=1.0), null=3, kernel=DDIM(eta=eta),
+        denoiser=base(), space=space, initial=Standard(space=space, conditions=3, std=1.0), unconditional=3, kernel=DDIM(eta=eta),
         tuning=tuning, steps=6,
     )  # fmt: skip
 

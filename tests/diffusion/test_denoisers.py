@@ -81,7 +81,7 @@ def test_guidance_freezes_what_it_guides() -> None:
     d = tuned(Full(), denoiser())
     frozen = ClassifierFreeGuidance(d, 2.0, NULL).frozen()
     assert isinstance(frozen, ClassifierFreeGuidance)
-    assert (frozen.scale, frozen.null) == (2.0, NULL)
+    assert (frozen.scale, frozen.unconditional) == (2.0, NULL)
     before = frozen(points(), T, COND)
     randomise(list(d.parameters()))
     assert torch.equal(frozen(points(), T, COND), before)

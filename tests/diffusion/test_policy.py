@@ -29,7 +29,7 @@ def built(
         denoiser=denoiser(),
         space=SPACE,
         initial=rho,
-        null=2,
+        unconditional=2,
         kernel=DDIM(eta=eta),
         tuning=tuning,
         steps=5,

@@ -150,10 +150,10 @@ def test_the_shipped_digits_are_of_the_class_asked_for_and_look_like_the_data():
 
 
 def test_prompts_are_classes_or_none():
-    assert Digits(prompts=(10,)).prompts == (10,)
-    for prompts in ((11,), (-1,), ()):
+    assert Digits(train_conditions=(10,)).train_conditions == (10,)
+    for train_conditions in ((11,), (-1,), ()):
         with pytest.raises(ValueError, match="10 means no class"):
-            Digits(prompts=prompts)
+            Digits(train_conditions=train_conditions)
 
 
 def test_metrics_know_real_images_copies_noise_and_one_class_only():

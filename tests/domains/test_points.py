@@ -31,7 +31,7 @@ def test_with_little_signal_the_estimate_is_the_mean_of_the_data(domain: PointDo
 def test_gaussian_data_has_the_covariance_asked_for() -> None:
     data, _ = DOMAINS[0].data("train")
     assert torch.allclose(data.T.cov(), torch.tensor([[1.0, 0.6], [0.6, 0.8]]).double(), atol=0.1)  # 4.5 errors of .022
-    assert DOMAINS[0].prompts == (0, 1, 2)
+    assert DOMAINS[0].train_conditions == (0, 1, 2)
     assert DOMAINS[0].conditions == 3
 
 

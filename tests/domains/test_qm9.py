@@ -89,21 +89,21 @@ def test_networks_that_cannot_be_are_refused(sizes: dict[str, int]) -> None:
 
 
 def test_sizes_are_drawn_as_in_the_data() -> None:
-    """5,000 test molecules against the hundredths of the prompts: half a hundredth of rounding, 4.5 errors of .0053."""
+    """5,000 test molecules against the hundredths of the train_conditions: half a hundredth of rounding, 4.5 errors of .0053."""
     counts = Counter(len(m.mol.GetAtoms()) for m in Molecules.from_smiles(known.test_sample()))
-    prompts = QM9().prompts
-    assert len(prompts) == 100
+    train_conditions = QM9().train_conditions
+    assert len(train_conditions) == 100
     for size in range(1, 10):
-        assert prompts.count(size) / 100 == pytest.approx(counts[size] / 5000, abs=0.005 + 0.024)
-    runs = [Counter(prompts[i : i + 25]) for i in range(0, 100, 25)]  # each has about the shares
-    assert all(abs(run[size] - prompts.count(size) / 4) <= 1 for run in runs for size in (6, 7, 8, 9))
+        assert train_conditions.count(size) / 100 == pytest.approx(counts[size] / 5000, abs=0.005 + 0.024)
+    runs = [Counter(train_conditions[i : i + 25]) for i in range(0, 100, 25)]  # each has about the shares
+    assert all(abs(run[size] - train_conditions.count(size) / 4) <= 1 for run in runs for size in (6, 7, 8, 9))
     assert spaced({1: 2, 2: 1}) == (1, 2, 1)
 
 
-@pytest.mark.parametrize("prompts", [(), (0,), (9, 10)])
-def test_sizes_that_are_none_are_refused(prompts: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("train_conditions", [(), (0,), (9, 10)])
+def test_sizes_that_are_none_are_refused(train_conditions: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="numbers of heavy atoms, 1 to 9"):
-        QM9(prompts=prompts)
+        QM9(train_conditions=train_conditions)
 
 
 def test_the_base_that_ships_is_as_good_as_its_card_says() -> None:
@@ -112,7 +112,7 @@ def test_the_base_that_ships_is_as_good_as_its_card_says() -> None:
     card = json.loads((known.ASSETS / "README.md").read_text().split("```json")[1].split("```")[0])["quality"]
     rho = Standard(space=domain.space, conditions=domain.conditions, std=1.0)
     policy = Policy(domain.base(), domain.space, rho, DDIM(), 20)
-    cond = torch.tensor([domain.prompts[i % 100] for i in range(300)])
+    cond = torch.tensor([domain.train_conditions[i % 100] for i in range(300)])
     sample = rollout(policy, policy, Noise(5), 0, range(300), cond, [], 300).sample
     molecules = domain.decode(sample)
     share = card["valid"]

@@ -94,7 +94,7 @@ def test_prompts_are_sizes() -> None:
     assert len(spaced(SIZES)) == 100
     for bad in ((), (1,), (30,)):
         with pytest.raises(ValueError, match="numbers of atoms, 2 to 29"):
-            QM9InSpace(prompts=bad)
+            QM9InSpace(train_conditions=bad)
 
 
 def test_no_base_ships_and_a_wrong_one_is_refused(tmp_path: Path) -> None:

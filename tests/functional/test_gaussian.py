@@ -90,7 +90,7 @@ class ZeroCentre(Space):
     def dof(self, cond: Tensor) -> Tensor:
         return torch.full((len(cond),), 3 * (self.shape[0] - 1))
 
-    def log_volume(self, log_std: Tensor, cond: Tensor) -> Tensor:
+    def sum_over_dof(self, log_std: Tensor, cond: Tensor) -> Tensor:
         return log_std.mean((1, 2)) * 3 * (self.shape[0] - 1)
 
     def orbits(self) -> Tensor:
@@ -116,7 +116,7 @@ class Symmetric(Space):
         n = self.shape[0]
         return torch.full((len(cond),), n * (n - 1) // 2)
 
-    def log_volume(self, log_std: Tensor, cond: Tensor) -> Tensor:
+    def sum_over_dof(self, log_std: Tensor, cond: Tensor) -> Tensor:
         return log_std.triu(1).sum((1, 2))
 
     def orbits(self) -> Tensor:

@@ -25,8 +25,8 @@ def trajectory() -> Trajectory:
     return Trajectory(
         cond=torch.zeros(1, dtype=torch.long), states=empty, sample=empty.sum(1), initial=empty.sum(1),
         log_prob=torch.zeros(1, 0), initial_log_prob=torch.zeros(1), reference_mean=empty, own_mean=empty, kl=torch.tensor(KL),
-        log_ratio=torch.tensor(LOG_RATIO), initial_log_ratio=torch.tensor([7.0]), estimates=empty, kept=(),
-        slot=(-1,) * 5,
+        log_ratio=torch.tensor(LOG_RATIO), initial_log_ratio=torch.tensor([7.0]), estimates=empty, trained=(),
+        stored_at=(-1,) * 5,
     )  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def test_the_kl_gradient_is_zero_on_the_reference_and_not_off_it() -> None:
     """Trap 5: one framework trained for months with a KL computed without gradient. No reward here but noise-free 0."""
     policy = tiny_policy(0.7, rho=True)
     reference = policy.reference()
-    world = tiny_world(policy, reference, penalty=PathKL(coefficient=1.0), samples=64, steps=AllSteps())
+    world = tiny_world(policy, reference, penalty=PathKL(coefficient=1.0), samples=64, trained_steps=AllSteps())
 
     def kl_gradient() -> float:
         trained = [p for p in policy.parameters() if p.requires_grad]

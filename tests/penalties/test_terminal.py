@@ -34,7 +34,7 @@ ETA, WIDTH, WEIGHT = 0.7, 0.9, 0.7
 NOTHING = Bowl((0.0, 0.0), (0.0, 0.0))
 
 
-def world_of(penalty: Any = None, prompts: tuple[int, ...] = (0,), **more: Any) -> World:
+def world_of(penalty: Any = None, train_conditions: tuple[int, ...] = (0,), **more: Any) -> World:
     policy = tiny_policy(ETA, rho=True)
     reference = policy.reference()
     penalty = (
@@ -42,7 +42,9 @@ def world_of(penalty: Any = None, prompts: tuple[int, ...] = (0,), **more: Any) 
         if penalty is None
         else penalty
     )
-    return tiny_world(moved(policy), reference, penalty=penalty, prompts=prompts, **({"samples": 24} | more))
+    return tiny_world(
+        moved(policy), reference, penalty=penalty, train_conditions=train_conditions, **({"samples": 24} | more)
+    )
 
 
 def final_moments(policy: Any) -> tuple[Tensor, Tensor]:
@@ -90,9 +92,9 @@ def test_the_gradient_is_that_of_the_closed_form(credit: Any) -> None:
 
 
 def test_conditions_are_compared_with_their_own() -> None:
-    """Energy distance, two prompts: the cost of a row is the witness among its condition's rows and reference samples."""
+    """Energy distance, two conditions: the cost of a row is the witness among its condition's rows and reference samples."""
     inner = PathKL(coefficient=0.5)
-    world = world_of(Terminal(penalty=inner, weight=WEIGHT, samples=10), prompts=(0, 1), group=4)
+    world = world_of(Terminal(penalty=inner, weight=WEIGHT, samples=10), train_conditions=(0, 1), group=4)
     experience = Reinforce(baseline="none").collect(world, 0)
     out = experience.trajectory
     y, cond = reference_samples(world, 10)
@@ -142,7 +144,7 @@ def test_the_median_bandwidth() -> None:
 def test_what_failed_costs_nothing_and_two_processes_agree() -> None:
     def make() -> World:
         penalty = TrustRegion(penalty=Terminal(penalty=PathKL(coefficient=0.5), weight=WEIGHT, samples=16), limit=0.1)
-        return world_of(penalty, prompts=(0, 1), reward=Failing(Bowl(), above=-0.4), max_failed=0.99)
+        return world_of(penalty, train_conditions=(0, 1), reward=Failing(Bowl(), above=-0.4), max_failed=0.99)
 
     algorithm, alone = PPO(), make()
     experience = algorithm.collect(alone, 0)
@@ -159,7 +161,7 @@ def test_what_it_cannot_do_is_refused() -> None:
         with pytest.raises(ValueError, match="a bandwidth, above 0, is for kernel=rbf"):
             Terminal(penalty=NoPenalty(), **wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"set plan\.group to 3 or more"):
-        Reinforce().collect(world_of(prompts=(0, 1), samples=4, group=2), 0)
+        Reinforce().collect(world_of(train_conditions=(0, 1), samples=4, group=2), 0)
 
 
 def test_a_trained_policy_ends_at_the_optimum_of_the_closed_form(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def world_of(limit: float) -> World:
 
 
 def kl_to_old(world: World, experience: Any) -> torch.Tensor:
-    """||mean - mean_old||^2 / (2 std^2) of every kept pair, from the policy and a copy of it as it sampled."""
+    """||mean - mean_old||^2 / (2 std^2) of every trained pair, from the policy and a copy of it as it sampled."""
     out = experience.trajectory
     row, step = every(64, 3)
     new = world.policy(out.states[row, step], step, out.cond[row]).mean

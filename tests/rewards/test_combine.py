@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pgdlab.functional.returns import reward_to_go
-from pgdlab.rewards.base import Episode, Paid, Reward, Score
+from pgdlab.rewards.base import Outcome, Reward, Score, StepRewards
 from pgdlab.rewards.combine import Gate, Sum
 from pgdlab.rewards.dense import EveryStep, Shaped
 
@@ -31,9 +31,9 @@ class Dense(Power):
     def needs_estimates(self):
         return True
 
-    def forward(self, episode):
-        ones = torch.ones(len(episode), episode.steps, dtype=torch.float64)
-        return Paid(ones, 10 * ones[:, 0], torch.ones(len(episode), dtype=torch.bool), {})
+    def forward(self, outcome):
+        ones = torch.ones(len(outcome), outcome.steps, dtype=torch.float64)
+        return StepRewards(ones, 10 * ones[:, 0], torch.ones(len(outcome), dtype=torch.bool), {})
 
 
 def test_sum_weighs_the_values_and_keeps_unweighted_parts():
@@ -45,7 +45,7 @@ def test_sum_weighs_the_values_and_keeps_unweighted_parts():
 
 def test_sum_of_a_final_and_a_dense_reward_pays_each_where_it_is_due():
     both = Sum(rewards={"one": Power(1), "dense": Dense(1)}, weights={"dense": 2.0})
-    paid = both(Episode(SAMPLE, COND, steps=2))
+    paid = both(Outcome(SAMPLE, COND, steps=2))
     assert both.needs_estimates()
     assert not Sum(rewards={"one": Power(1)}).needs_estimates()
     assert paid.values.tolist() == [[2.0, 3.0], [2.0, 4.0], [2.0, 6.0]]
@@ -56,7 +56,7 @@ def test_sum_of_a_final_and_a_dense_reward_pays_each_where_it_is_due():
 def test_sum_is_measured_where_all_are():
     both = Sum(rewards={"one": Power(1), "two": Power(2, lame=True)})
     assert both.score(SAMPLE, COND).measured.tolist() == [True, True, False]
-    assert both(Episode(SAMPLE, COND, steps=2)).measured.tolist() == [True, True, False]
+    assert both(Outcome(SAMPLE, COND, steps=2)).measured.tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("weights", [{"tow": 1.0}, None])
@@ -71,12 +71,12 @@ def test_gate_pays_nothing_below_the_threshold_and_the_threshold_itself_passes()
     assert score.value.tolist() == [0.0, 4.0, 16.0]
     assert score.parts["open"].tolist() == [0.0, 1.0, 1.0]
     assert score.parts["ungated"].tolist() == [1.0, 4.0, 16.0]
-    assert gate(Episode(SAMPLE, COND, steps=2)).values.tolist() == [[0.0, 0.0], [0.0, 4.0], [0.0, 16.0]]
+    assert gate(Outcome(SAMPLE, COND, steps=2)).values.tolist() == [[0.0, 0.0], [0.0, 4.0], [0.0, 16.0]]
 
 
 def test_gate_pays_all_of_it_at_the_end():
     """Intermediate and initial pay too: whether it is open is only decided there."""
-    paid = Gate(reward=Dense(1), gate=Power(1), threshold=2.0)(Episode(SAMPLE, COND, steps=2))
+    paid = Gate(reward=Dense(1), gate=Power(1), threshold=2.0)(Outcome(SAMPLE, COND, steps=2))
     assert paid.values.tolist() == [[0.0, 0.0], [0.0, 12.0], [0.0, 12.0]]
     assert paid.initial.tolist() == [0.0, 0.0, 0.0]
 
@@ -110,7 +110,7 @@ def test_the_reward_to_go_of_a_gate_gives_the_gradient_of_its_return(reward):
     states = torch.stack(
         [torch.full((4,), 0.7), 0.7 + actions[:, 0], 0.7 + actions @ torch.tensor([1.0, 2.0]).double()]
     )
-    paid = gate(Episode(states[2], torch.zeros(4, dtype=torch.long), 2, lambda h: states[h]))
+    paid = gate(Outcome(states[2], torch.zeros(4, dtype=torch.long), 2, lambda h: states[h]))
     log_pi = torch.distributions.Bernoulli(logits=theta).log_prob(actions)
     probability = log_pi.sum(1).exp()
     (exact,) = torch.autograd.grad((probability * paid.total).sum(), theta, retain_graph=True)

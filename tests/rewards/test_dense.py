@@ -1,9 +1,9 @@
-"""EveryStep and Shaped against MATH.md's indices, on a three-step episode worked out by hand."""
+"""EveryStep and Shaped against MATH.md's indices, on a three-step outcome worked out by hand."""
 
 import pytest
 import torch
 
-from pgdlab.rewards.base import Episode, Reward, Score
+from pgdlab.rewards.base import Outcome, Reward, Score
 from pgdlab.rewards.dense import EveryStep, Shaped
 
 COND = torch.zeros(2, dtype=torch.long)
@@ -23,12 +23,12 @@ class Itself(Reward):
         return Score(self.scale * sample, sample <= self.broken, {"itself": sample})
 
 
-def episode() -> Episode:
-    return Episode(SAMPLE, COND, 3, lambda h: ESTIMATES[h])
+def outcome() -> Outcome:
+    return Outcome(SAMPLE, COND, 3, lambda h: ESTIMATES[h])
 
 
 def test_every_step_is_paid_for_the_state_it_leads_to():
-    paid = EveryStep(reward=Itself(), weight=10.0)(episode())
+    paid = EveryStep(reward=Itself(), weight=10.0)(outcome())
     # action 0 leads to state 1, action 1 to state 2, action 2 to the sample; state 0 is nobody's doing
     torch.testing.assert_close(paid.values, 10 * torch.tensor([[0.2, 0.4, 0.8], [0.5, 0.3, 0.9]], dtype=torch.float64))
     assert paid.initial.tolist() == [0.0, 0.0]
@@ -36,7 +36,7 @@ def test_every_step_is_paid_for_the_state_it_leads_to():
 
 
 def test_shaping_pays_the_growth_of_the_potential_and_the_last_action_loses_it():
-    paid = Shaped(reward=Itself(), potential=Itself(2.0))(episode())
+    paid = Shaped(reward=Itself(), potential=Itself(2.0))(outcome())
     # by hand for the first: 2 (.2 - .1), 2 (.4 - .2), .8 + 0 - 2 * .4
     torch.testing.assert_close(paid.values[0], torch.tensor([0.2, 0.4, 0.0], dtype=torch.float64))
     torch.testing.assert_close(paid.values[1], torch.tensor([-0.4, -0.4, 0.3], dtype=torch.float64))
@@ -44,7 +44,7 @@ def test_shaping_pays_the_growth_of_the_potential_and_the_last_action_loses_it()
 
 def test_shaping_leaves_the_return_of_the_initial_distribution_unchanged():
     # telescoping is exact up to the rounding of fp64
-    plain, shaped = Itself()(episode()), Shaped(reward=Itself(), potential=Itself(3.0))(episode())
+    plain, shaped = Itself()(outcome()), Shaped(reward=Itself(), potential=Itself(3.0))(outcome())
     torch.testing.assert_close(shaped.total, plain.total, rtol=0, atol=1e-15)
     # and the reward-to-go of action h differs by -Phi(s_h) only, which no action from h on can change
     to_go = [p.values.flip(1).cumsum(1).flip(1) for p in (shaped, plain)]
@@ -53,15 +53,15 @@ def test_shaping_leaves_the_return_of_the_initial_distribution_unchanged():
 
 def test_shaping_an_every_step_reward_keeps_its_total_too():
     every = EveryStep(reward=Itself())
-    shaped = Shaped(reward=every, potential=Itself(), weight=0.5)(episode())
-    torch.testing.assert_close(shaped.total, every(episode()).total, rtol=0, atol=1e-15)
+    shaped = Shaped(reward=every, potential=Itself(), weight=0.5)(outcome())
+    torch.testing.assert_close(shaped.total, every(outcome()).total, rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("make", [lambda r: EveryStep(reward=r), lambda r: Shaped(reward=Itself(), potential=r)])
 def test_one_failed_step_makes_the_trajectory_unmeasured(make):
     # only the estimate of state 1 of trajectory 1 (0.5) is above the limit besides the final samples
     wrapped = make(Itself(broken=0.45))
-    seen = Episode(torch.zeros(2, dtype=torch.float64), COND, 3, lambda h: ESTIMATES[h] * (1 if h else 0))
+    seen = Outcome(torch.zeros(2, dtype=torch.float64), COND, 3, lambda h: ESTIMATES[h] * (1 if h else 0))
     assert wrapped(seen).measured.tolist() == [True, False]
 
 
@@ -70,4 +70,4 @@ def test_both_say_that_they_need_estimates_and_score_like_what_they_wrap():
         assert wrapped.needs_estimates()
         assert wrapped.score(SAMPLE, COND).value.tolist() == SAMPLE.tolist()
         with pytest.raises(ValueError, match="without estimates"):
-            wrapped(Episode(SAMPLE, COND, 3))
+            wrapped(Outcome(SAMPLE, COND, 3))

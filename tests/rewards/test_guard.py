@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgdlab.rewards.base import Episode, Paid, Reward, Score, ShapeError, terminal
+from pgdlab.rewards.base import Outcome, Reward, Score, ShapeError, StepRewards, terminal
 from pgdlab.rewards.combine import Gate
 from pgdlab.rewards.dense import EveryStep
 from pgdlab.rewards.guard import RewardError, _attempt, guarded
@@ -32,8 +32,8 @@ class Scripted(Reward):
         return self.change(sample)
 
 
-def episode(*values: float, steps: int = 3) -> Episode:
-    return Episode(torch.tensor(values, dtype=torch.float32), torch.zeros(len(values), dtype=torch.long), steps)
+def outcome(*values: float, steps: int = 3) -> Outcome:
+    return Outcome(torch.tensor(values, dtype=torch.float32), torch.zeros(len(values), dtype=torch.long), steps)
 
 
 def plain(x: Tensor) -> Score:
@@ -50,7 +50,7 @@ def raises_at(bad: float) -> Callable[[Tensor], Score]:
 
 
 def test_nothing_fails() -> None:
-    paid = guarded(Scripted(plain), episode(1, 2, 3), 0.0)
+    paid = guarded(Scripted(plain), outcome(1, 2, 3), 0.0)
     assert paid.values.tolist() == [[0, 0, 1], [0, 0, 2], [0, 0, 3]]
     assert paid.measured.tolist() == [True] * 3
     assert paid.parts["double"].tolist() == [2, 4, 6]
@@ -59,13 +59,13 @@ def test_nothing_fails() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_values_that_are_not_finite_are_masked(bad: float) -> None:
-    paid = guarded(Scripted(plain), episode(1, bad, 3, 4), 0.25)
+    paid = guarded(Scripted(plain), outcome(1, bad, 3, 4), 0.25)
     assert paid.measured.tolist() == [True, False, True, True]
     assert paid.total.tolist() == [1, 0, 3, 4]
 
 
 def test_a_scorer_may_say_that_it_failed() -> None:
-    paid = guarded(Scripted(lambda x: Score(x, x < 3)), episode(1, 2, 3, 4), 0.5)
+    paid = guarded(Scripted(lambda x: Score(x, x < 3)), outcome(1, 2, 3, 4), 0.5)
     assert paid.measured.tolist() == [True, True, False, False]
     assert paid.total.tolist() == [1, 2, 0, 0]
 
@@ -76,12 +76,12 @@ class StartPays(Reward):
     def score(self, sample: Any, cond: Tensor) -> Score:
         return plain(sample)
 
-    def forward(self, episode: Episode) -> Paid:
-        return Paid(torch.zeros(len(episode), 3).double(), episode.sample.double(), episode.cond == 0, {})
+    def forward(self, outcome: Outcome) -> StepRewards:
+        return StepRewards(torch.zeros(len(outcome), 3).double(), outcome.sample.double(), outcome.cond == 0, {})
 
 
 def test_what_the_initial_state_earns_is_masked_too() -> None:
-    paid = guarded(StartPays(), episode(1, math.nan, 3), 0.5)
+    paid = guarded(StartPays(), outcome(1, math.nan, 3), 0.5)
     assert paid.measured.tolist() == [True, False, True]
     assert paid.initial.tolist() == [1, 0, 3]
 
@@ -90,7 +90,7 @@ def test_what_the_initial_state_earns_is_masked_too() -> None:
 def test_one_sample_that_raises_costs_only_itself(at: int) -> None:
     values = [float(i) for i in range(7)]
     reward = Scripted(raises_at(at))
-    paid = guarded(reward, episode(*values), 0.2)
+    paid = guarded(reward, outcome(*values), 0.2)
     assert paid.measured.tolist() == [i != at for i in range(7)]
     assert paid.total.tolist() == [0.0 if i == at else i for i in range(7)]
     rest = [i for i in range(7) if i != at]
@@ -106,13 +106,13 @@ def test_estimates_are_cut_with_the_samples() -> None:
         def needs_estimates(self) -> bool:
             return True
 
-        def forward(self, episode: Episode) -> Paid:
-            assert episode.estimate is not None
-            self.score(episode.sample, episode.cond)
-            early = episode.estimate(0).double()
-            return Paid(early[:, None].expand(-1, 3), torch.zeros_like(early), torch.ones_like(early) > 0, {})
+        def forward(self, outcome: Outcome) -> StepRewards:
+            assert outcome.estimate is not None
+            self.score(outcome.sample, outcome.cond)
+            early = outcome.estimate(0).double()
+            return StepRewards(early[:, None].expand(-1, 3), torch.zeros_like(early), torch.ones_like(early) > 0, {})
 
-    seen = Episode(torch.arange(5.0), torch.zeros(5, dtype=torch.long), 3, lambda h: 10 * torch.arange(5.0) + h)
+    seen = Outcome(torch.arange(5.0), torch.zeros(5, dtype=torch.long), 3, lambda h: 10 * torch.arange(5.0) + h)
     paid = guarded(Early(raises_at(3.0)), seen, 0.5)
     assert paid.values[:, 0].tolist() == [0, 10, 20, 0, 40]
 
@@ -124,7 +124,7 @@ def test_a_reward_that_always_raises_stops_the_run_and_says_why() -> None:
     with pytest.raises(
         RewardError, match=r"reward Scripted failed on 100% of 4 samples .*KeyError\('no such property'\)"
     ) as e:
-        guarded(Scripted(broken), episode(1, 2, 3, 4), 0.25)
+        guarded(Scripted(broken), outcome(1, 2, 3, 4), 0.25)
     assert isinstance(e.value.__cause__, KeyError)
 
 
@@ -132,7 +132,7 @@ def test_too_many_nans_stop_the_run() -> None:
     with pytest.raises(
         RewardError, match=r"failed on 50% of 4 samples \(plan.max_failed allows 25%\); values were not"
     ):
-        guarded(Scripted(lambda x: Score.of(torch.where(x > 2, torch.nan, x))), episode(1, 2, 3, 4), 0.25)
+        guarded(Scripted(lambda x: Score.of(torch.where(x > 2, torch.nan, x))), outcome(1, 2, 3, 4), 0.25)
 
 
 SHAPES = {
@@ -153,7 +153,7 @@ def test_what_is_no_value_a_sample_is_named(said: str, inside: str | None, monke
     """As a user's run sees it: without the checks of annotations that tests have. No sample is tried by itself."""
     monkeypatch.setitem(jaxtyping.config.__dict__, "jaxtyping_disable", True)
     bad: Reward = Scripted(SHAPES[said])
-    seen = episode(1, 2, 3, 4)
+    seen = outcome(1, 2, 3, 4)
     if inside == "EveryStep":
         bad, seen = EveryStep(reward=bad), replace(seen, estimate=lambda h: seen.sample)
     if inside == "Gate":
@@ -164,20 +164,20 @@ def test_what_is_no_value_a_sample_is_named(said: str, inside: str | None, monke
 
 def test_what_a_reward_of_its_own_forward_pays_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     class Own(Scripted):
-        def forward(self, seen: Episode) -> Paid:
+        def forward(self, seen: Outcome) -> StepRewards:
             return terminal(self.scored(seen.sample, seen.cond), seen.steps + 1)
 
     with pytest.raises(ShapeError, match=r"reward Own returned values of shape \(2, 4\), expected \(2, 3\)"):
-        guarded(Own(plain), episode(1, 2), 0.9)
+        guarded(Own(plain), outcome(1, 2), 0.9)
 
 
 @pytest.mark.parametrize(("failed", "of"), [(3, 10), (1, 10), (7, 10), (1, 3), (29, 100)])
 def test_the_limit_itself_is_allowed(failed: int, of: int) -> None:
     """1 - mean(measured) would be 0.30000000000000004 for 3 of 10."""
     values = [math.nan] * failed + [1.0] * (of - failed)
-    assert int(guarded(Scripted(plain), episode(*values), failed / of).measured.sum()) == of - failed
+    assert int(guarded(Scripted(plain), outcome(*values), failed / of).measured.sum()) == of - failed
     with pytest.raises(RewardError):
-        guarded(Scripted(plain), episode(*values), (failed - 0.5) / of)
+        guarded(Scripted(plain), outcome(*values), (failed - 0.5) / of)
 
 
 def test_interrupts_are_not_swallowed() -> None:
@@ -185,13 +185,13 @@ def test_interrupts_are_not_swallowed() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        guarded(Scripted(stop), episode(1, 2), 1.0)
+        guarded(Scripted(stop), outcome(1, 2), 1.0)
 
 
 def test_no_gradient_reaches_a_reward() -> None:
     """A reward network in a policy-gradient run is never differentiated."""
     weight = torch.ones((), requires_grad=True)
-    paid = guarded(Scripted(lambda x: Score.of(weight * x)), episode(1, 2), 0.0)
+    paid = guarded(Scripted(lambda x: Score.of(weight * x)), outcome(1, 2), 0.0)
     assert not paid.values.requires_grad
 
 
@@ -199,13 +199,13 @@ def test_no_gradient_reaches_a_reward() -> None:
 def test_every_row_that_was_scored_is_counted(at: int) -> None:
     """Halving scores rows again: a batch of 64 with one bad sample costs 64 + 2 (32 + 16 + ... + 1) rows, not 64."""
     reward = Scripted(raises_at(at))
-    paid = guarded(reward, episode(*[float(i) for i in range(64)]), 0.25)
+    paid = guarded(reward, outcome(*[float(i) for i in range(64)]), 0.25)
     assert paid.queries == sum(reward.sizes) == (64 if at < 0 else 64 + 2 * 63)
 
 
 def test_what_a_reward_pays_is_moved_to_where_the_conditions_are() -> None:
     """A scorer may work on the CPU while the policy is on a GPU; the meta device stands for that one here."""
-    seen = replace(episode(1, 2), cond=torch.zeros(2, dtype=torch.long, device="meta"))
+    seen = replace(outcome(1, 2), cond=torch.zeros(2, dtype=torch.long, device="meta"))
     paid = _attempt(Scripted(plain), seen, [])
     every = (paid.values, paid.initial, paid.measured, *paid.parts.values())
     assert {x.device.type for x in every} == {"meta"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pgdlab.molecules.batch import Molecules
-from pgdlab.rewards.base import Episode
+from pgdlab.rewards.base import Outcome
 from pgdlab.rewards.combine import Gate, Sum
 from pgdlab.rewards.dense import EveryStep
 from pgdlab.rewards.guard import guarded
@@ -51,9 +51,9 @@ def test_a_batch_without_valid_molecules_asks_nothing():
 def test_copies_and_remembered_molecules_are_asked_about_once():
     reward = Plain()
     reward.score(*batch("CCO", "OCC", "CC"))  # the first two are one molecule
-    assert (reward.calls, reward.asked) == (["CCO", "CC"], 2)
+    assert (reward.calls, reward.cache_misses) == (["CCO", "CC"], 2)
     assert reward.score(*batch("CC", "CCO", "bad", "CCC")).value.tolist() == [0.2, 0.3, 0.0, 0.3]
-    assert (reward.calls, reward.asked) == (["CCO", "CC", "CCC"], 3)
+    assert (reward.calls, reward.cache_misses) == (["CCO", "CC", "CCC"], 3)
 
 
 def test_what_was_used_longest_ago_is_forgotten_first():
@@ -63,9 +63,9 @@ def test_what_was_used_longest_ago_is_forgotten_first():
     reward.score(*batch("CCC"))
     assert list(reward.answers) == ["C", "CCC"]
     reward.score(*batch("C"))
-    assert reward.asked == 3
+    assert reward.cache_misses == 3
     reward.score(*batch("CC"))
-    assert reward.asked == 4
+    assert reward.cache_misses == 4
 
 
 def test_a_batch_may_be_larger_than_the_memory():
@@ -85,13 +85,13 @@ def test_a_failing_oracle_is_not_measured_costs_its_molecule_only_and_is_shown_o
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not reward.score(*batch("C")).measured.any()
-    assert reward.asked == 3  # the failure is an answer, too
+    assert reward.cache_misses == 3  # the failure is an answer, too
 
 
 def test_a_failure_reaches_the_masks_of_training():
     molecules, cond = batch("CCC", "C", "bad", "CCCC")
     with pytest.warns(RuntimeWarning):
-        paid = guarded(Treacherous(), Episode(molecules, cond, steps=2), max_failed=0.25)
+        paid = guarded(Treacherous(), Outcome(molecules, cond, steps=2), max_failed=0.25)
     assert paid.measured.tolist() == [True, False, True, True]
     assert paid.values[:, -1].tolist() == [0.3, 0.0, 0.0, 0.4]
 
@@ -99,11 +99,11 @@ def test_a_failure_reaches_the_masks_of_training():
 def test_a_molecule_that_several_parts_look_at_counts_once():
     both = Sum(rewards={"one": Plain(), "two": Gate(reward=Plain(), gate=Plain(), threshold=0.15)})
     assert both.unique_queries() == 0
-    both(Episode(*batch("C", "CC", "CC"), steps=1))
+    both(Outcome(*batch("C", "CC", "CC"), steps=1))
     assert both.unique_queries() == 2
     steps = EveryStep(reward=Plain())
     molecules, cond = batch("CCCC")
-    steps(Episode(molecules, cond, 3, lambda h: batch("C" * (h % 2 + 1))[0]))
+    steps(Outcome(molecules, cond, 3, lambda h: batch("C" * (h % 2 + 1))[0]))
     assert steps.unique_queries() == 3  # the estimates CC (h = 1) and C (h = 2), and the sample
 
 
@@ -111,14 +111,14 @@ def test_unique_queries_are_logged_and_saved_and_evaluations_are_not_in_them(tmp
     small = ["policy.steps=3", "plan.samples=8", "plan.group=2", "plan.iterations=3", "plan.eval_samples=4"]
     module = fitted(tmp_path, *graphs(), "reward=novel_valid", *small)
     seen = [row["unique_queries"] for row in module.history]
-    assert 0 < seen[0] <= seen[1] <= seen[2] == module.world.reward.asked
+    assert 0 < seen[0] <= seen[1] <= seen[2] == module.world.reward.cache_misses
     assert all(count <= row["queries"] for count, row in zip(seen, module.history, strict=True))
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=False)["current_model_state"]
     assert float(saved["unique_queries"]) == seen[2]
     # a resumed run goes on from the saved count, and remembers nothing: half of its samples are single atoms, all valid
     resumed, cfg = recorder(*graphs(), "reward=novel_valid", *small, "plan.iterations=4")
     fit(resumed, cfg, tmp_path, done=3)
-    assert resumed.history[0]["unique_queries"] == seen[2] + resumed.world.reward.asked > seen[2]
+    assert resumed.history[0]["unique_queries"] == seen[2] + resumed.world.reward.cache_misses > seen[2]
 
 
 def test_rewards_without_memory_log_no_count(tmp_path):

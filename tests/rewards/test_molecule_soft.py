@@ -6,7 +6,7 @@ import torch
 from pgdlab.domains.qm9 import QM9
 from pgdlab.molecules.batch import Molecules
 from pgdlab.molecules.qm9 import ATOMS, PAIRS
-from pgdlab.rewards.base import Episode
+from pgdlab.rewards.base import Outcome
 from pgdlab.rewards.dense import EveryStep
 from pgdlab.rewards.molecule.soft import SoftValence, mean_excess
 
@@ -62,8 +62,8 @@ def test_expectations_and_their_gradient():
 def test_the_probabilities_are_cut_with_the_batch():
     molecules = Molecules(decoded([0, 0], {(0, 1): 1}).each * 3, torch.cat([0 * mixture(), mixture(), mixture()]))
     assert SoftValence().score(molecules[1:2], torch.zeros(1)).value.tolist() == [-0.5]
-    episode = Episode(molecules, torch.zeros(3), 2, lambda h: molecules).rows(1, 3)
-    paid = EveryStep(reward=SoftValence(), weight=0.1)(episode)
+    outcome = Outcome(molecules, torch.zeros(3), 2, lambda h: molecules).rows(1, 3)
+    paid = EveryStep(reward=SoftValence(), weight=0.1)(outcome)
     torch.testing.assert_close(paid.values, torch.full((2, 2), -0.05).double(), atol=1e-7, rtol=0)
 
 

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from pgdlab.rewards.base import Ahead, Episode, RewardError, Score
+from pgdlab.rewards.base import Outcome, Prefetch, RewardError, Score
 from pgdlab.rewards.guard import guarded
 from pgdlab.rewards.molecule.energy import Strain
 from pgdlab.rewards.molecule.workers import Workers
@@ -42,12 +42,12 @@ def test_hanging_crashing_and_raising_calls_cost_their_molecule_only(made):
     assert time.perf_counter() - begun < 60
     assert score.value.tolist() == [0.3, 0.0, 0.0, 0.0, 0.0, 0.4, 0.0, 0.0, 0.3, 0.3]
     assert score.measured.tolist() == [True, False, False, False, True, True, False, False, True, True]
-    assert workers.asked == 8
+    assert workers.cache_misses == 8
     # the workers that died were replaced, and nothing is asked twice
     assert workers.score(*batch("CCCCC", "CCCCCC")).value.tolist() == [0.5, 0.6]
     begun = time.perf_counter()
     torch.testing.assert_close(workers.score(molecules, cond).value, score.value)
-    assert (time.perf_counter() - begun, workers.asked) < (0.5, 11)
+    assert (time.perf_counter() - begun, workers.cache_misses) < (0.5, 11)
 
 
 def test_many_crashes_in_a_row_do_not_end_the_pool(made):
@@ -69,16 +69,16 @@ def test_what_is_prepared_is_begun_at_once_and_computed_once(made, tmp_path):
     file = tmp_path / "calls"
     workers = made(Process(file=file), workers=1)
     molecules, cond = batch("CC", "bad", "C", "CC")
-    workers.prepare(molecules, cond)
+    workers.submit(molecules, cond)
     patience = time.perf_counter() + 60
     while not (file.exists() and len(file.read_text().splitlines()) == 2):
         assert time.perf_counter() < patience, "nothing was begun"
         time.sleep(0.05)
-    assert workers.asked == 0
+    assert workers.cache_misses == 0
     assert workers.score(molecules, cond).measured.all()
-    workers.prepare(molecules, cond)  # remembered: nothing to do
+    workers.submit(molecules, cond)  # remembered: nothing to do
     assert not workers.pending
-    assert workers.asked == len(file.read_text().splitlines()) == 2
+    assert workers.cache_misses == len(file.read_text().splitlines()) == 2
 
 
 def test_processes_that_cannot_begin_are_given_up_and_hang_nothing(made):
@@ -87,7 +87,7 @@ def test_processes_that_cannot_begin_are_given_up_and_hang_nothing(made):
     molecules, cond = batch("C", "CC", "CCC", "CCCC")
     begun = time.perf_counter()
     with pytest.raises(RewardError, match="die before their first molecule"):
-        guarded(workers, Episode(molecules, cond, 1), max_failed=0.25)
+        guarded(workers, Outcome(molecules, cond, 1), max_failed=0.25)
     assert time.perf_counter() - begun < 60
 
 
@@ -114,15 +114,15 @@ def test_no_workers_and_no_time_are_refused(wrong):
         Workers(reward=Plain(), **wrong)
 
 
-class Diary(Ahead):
+class Diary(Prefetch):
     """Notes when it is shown and asked what."""
 
     def __init__(self):
         super().__init__()
         self.notes = []
 
-    def prepare(self, sample, cond):
-        self.notes.append(("prepare", sample))
+    def submit(self, sample, cond):
+        self.notes.append(("submit", sample))
 
     def score(self, sample, cond):
         self.notes.append(("score", sample))
@@ -135,11 +135,11 @@ def test_a_rollout_shows_each_batch_before_it_samples_the_next():
     world = tiny_world(tiny_policy(), samples=8, group=4, rollout_batch=3)
     diary, rows = Diary(), []
     world.reward = diary
-    note = diary.prepare
-    diary.prepare = lambda sample, cond: (rows.append(world.policy.denoiser.rows), note(sample, cond))
+    note = diary.submit
+    diary.submit = lambda sample, cond: (rows.append(world.policy.denoiser.rows), note(sample, cond))
     Reinforce().collect(world, 0)
     kinds, samples = zip(*diary.notes, strict=True)
-    assert kinds == ("prepare", "prepare", "prepare", "score")
+    assert kinds == ("submit", "submit", "submit", "score")
     assert [len(x) for x in samples] == [3, 3, 2, 8]
     torch.testing.assert_close(torch.cat(samples[:3]), samples[3])
     assert rows[0] < rows[1] < rows[2]

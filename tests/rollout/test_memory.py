@@ -25,28 +25,28 @@ def inputs(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_what_a_forward_keeps_is_what_the_profiler_sees_allocated() -> None:
     """What the forward allocated and did not release, but for its own result; the same number a row of any pass."""
     policy = build_world(compose(tiny(BRIGHT, "heldout=null", "plan.pass_size=1", "plan.rollout_batch=1"))).policy
-    kept = {rows: kept_for_backward(policy, *inputs(rows)) / rows for rows in (2, 16)}
-    assert kept[2] == pytest.approx(kept[16], rel=0.05)  # what does not grow with the rows is small
+    trained = {rows: kept_for_backward(policy, *inputs(rows)) / rows for rows in (2, 16)}
+    assert trained[2] == pytest.approx(trained[16], rel=0.05)  # what does not grow with the rows is small
     x, cond = inputs(16)
     h = torch.zeros(16, dtype=torch.long)
     with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
         g = policy(x.requires_grad_(), h, cond)
     allocated = sum(e.self_cpu_memory_usage for e in seen.key_averages())
-    known = x.untyped_storage().nbytes() + g.mean.untyped_storage().nbytes()  # allocated before; and kept by nobody
-    assert 16 * kept[16] == pytest.approx(allocated, abs=2 * known)
+    known = x.untyped_storage().nbytes() + g.mean.untyped_storage().nbytes()  # allocated before; and trained by nobody
+    assert 16 * trained[16] == pytest.approx(allocated, abs=2 * known)
     assert allocated > 20 * known
 
 
 def test_a_frozen_network_counts_as_if_it_were_trained() -> None:
     """Sampling takes less, but not none."""
     sizes = {"plan.pass_size=1", "plan.rollout_batch=1", "initial=diagonal"}
-    kept = [
+    trained = [
         kept_for_backward(
             build_world(compose(tiny(BRIGHT, "heldout=null", *sizes, f"policy={name}"))).policy, *inputs(4)
         )
         for name in ("full", "frozen")
     ]
-    assert 0.5 * kept[0] < kept[1] <= kept[0]
+    assert 0.5 * trained[0] < trained[1] <= trained[0]
 
 
 def test_a_plan_that_leaves_sizes_open_gets_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from pgdlab.diffusion.tuning import Full, LoRA, Tuning
 from pgdlab.functional.gaussian import Gaussian
 from pgdlab.rollout.noise import Noise
 from pgdlab.rollout.sampler import Extras, rollout
-from pgdlab.rollout.trajectory import Trajectory, all_cells, concatenate, dtype_of, pick, replay, slots, split
+from pgdlab.rollout.trajectory import Trajectory, concatenate, dtype_of, pair_indices, pick, replay, split, stored_at
 from tests.exact import steps_of
 from tests.networks import denoiser
 from tests.tiny import CLASS_MEANS, FastNoise, moved, tiny_policy
@@ -38,12 +38,12 @@ def pair_of_policies(eta: float = 0.7) -> tuple[Policy, Policy]:
 def run(
     policy: Policy,
     reference: Policy,
-    kept: list[int],
+    trained: list[int],
     extras: Extras = FULL,
     batch: int = 100,
     rows: range = range(ROWS),
 ) -> Trajectory:
-    return rollout(policy, reference, Noise(0), 5, rows, COND[rows.start : rows.stop], kept, batch, extras)
+    return rollout(policy, reference, Noise(0), 5, rows, COND[rows.start : rows.stop], trained, batch, extras)
 
 
 def test_what_is_stored_is_what_is_scored() -> None:
@@ -78,7 +78,7 @@ def test_replay_gives_the_rollouts_log_prob_in_fp32(tuning: Tuning) -> None:
     """Traps 1, 2 and 10, on a 16x16 network, with guidance and other batches: below 1e-3 nats, for a clip of .2."""
     space = Dense((1, 16, 16))
     policy = build_policy(
-        denoiser=denoiser(16, dropout=0.2), space=space, initial=Standard(space=space, conditions=2, std=1.0), null=2,
+        denoiser=denoiser(16, dropout=0.2), space=space, initial=Standard(space=space, conditions=2, std=1.0), unconditional=2,
         kernel=DDIM(eta=1.0), tuning=tuning, steps=10, guidance=2.0,
     )  # fmt: skip
     reference = policy.reference()
@@ -86,7 +86,7 @@ def test_replay_gives_the_rollouts_log_prob_in_fp32(tuning: Tuning) -> None:
         policy, reference, Noise(0), 0, range(6), COND[:6], policy.stochastic_steps, 4, Extras(reference=True)
     )
     assert out.log_prob.dtype == torch.float32
-    order = torch.randperm(6 * len(out.kept), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(6 * len(out.trained), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         score = replay(policy, out, out.pairs(order))[1]
     assert (score - out.log_prob.flatten()[order]).abs().max() < 1e-3
@@ -107,41 +107,41 @@ def test_any_pairs_in_any_order_give_the_same() -> None:
 
 def test_pairs_and_splits() -> None:
     out = run(*pair_of_policies(), [0, 1])
-    cells = all_cells(torch.tensor([4, 7]), 2)
-    assert cells.tolist() == [8, 9, 14, 15]
-    pairs = out.pairs(cells)
+    indices = pair_indices(torch.tensor([4, 7]), 2)
+    assert indices.tolist() == [8, 9, 14, 15]
+    pairs = out.pairs(indices)
     assert pairs.row.tolist() == [4, 4, 7, 7]
     assert pairs.step.tolist() == [0, 1, 0, 1]
     assert pairs.state.tolist() == [12, 13, 21, 22]  # three states a row are stored
     assert pairs.action.tolist() == [13, 14, 22, 23]
     assert torch.equal(pairs.cond, COND[[4, 4, 7, 7]])
     assert torch.equal(pick(out.states, pairs.action), out.states[[4, 4, 7, 7], [1, 2, 1, 2]])
-    parts = split(all_cells(torch.tensor([4, 7]), 3), 4)
+    parts = split(pair_indices(torch.tensor([4, 7]), 3), 4)
     assert [part.tolist() for part in parts] == [[12, 13, 14], [21, 22, 23]]  # as 4 and 2 would be, but for their peak
 
 
 @pytest.mark.parametrize(
-    ("kept", "slot"),
+    ("trained", "stored"),
     [([0, 1, 2], (0, 1, 2, 3, 4)), ([0, 2], (0, 1, 2, 3, 4)), ([0, 1], (0, 1, 2, -1, -1)), ([1], (-1, 0, 1, -1, -1)),
      ([0, 3], (0, 1, -1, 2, 3)), ([], (-1, -1, -1, -1, -1))],
 )  # fmt: skip
-def test_only_the_states_that_are_needed_are_stored(kept: list[int], slot: tuple[int, ...]) -> None:
-    assert slots(kept, H) == slot
-    if kept == [0, 3]:
+def test_only_the_states_that_are_needed_are_stored(trained: list[int], stored: tuple[int, ...]) -> None:
+    assert stored_at(trained, H) == stored
+    if trained == [0, 3]:
         return  # the last step is deterministic here
     policy, reference = pair_of_policies()
-    whole, some = run(policy, reference, STOCHASTIC), run(policy, reference, kept)
-    assert some.states.shape[1] == max(slot) + 1
-    for h, s in enumerate(slot):
+    whole, some = run(policy, reference, STOCHASTIC), run(policy, reference, trained)
+    assert some.states.shape[1] == max(stored) + 1
+    for h, s in enumerate(stored):
         if s >= 0:
             assert torch.equal(some.states[:, s], whole.states[:, h])
-    assert torch.equal(some.log_prob, whole.log_prob[:, kept])
-    assert torch.equal(some.reference_mean, whole.reference_mean[:, kept])
+    assert torch.equal(some.log_prob, whole.log_prob[:, trained])
+    assert torch.equal(some.reference_mean, whole.reference_mean[:, trained])
     for name in ("sample", "initial", "kl", "log_ratio", "estimates", "initial_log_prob", "initial_log_ratio"):
         assert torch.equal(getattr(some, name), getattr(whole, name)), name
-    if kept:
-        score = replay(policy, some, some.pairs(torch.arange(ROWS * len(kept))))[1]
-        torch.testing.assert_close(score.reshape(ROWS, -1), whole.log_prob[:, kept], **EXACT)
+    if trained:
+        score = replay(policy, some, some.pairs(torch.arange(ROWS * len(trained))))[1]
+        torch.testing.assert_close(score.reshape(ROWS, -1), whole.log_prob[:, trained], **EXACT)
 
 
 def test_batches_do_not_change_anything() -> None:
@@ -173,11 +173,11 @@ def test_the_deterministic_last_step_is_the_references() -> None:
     frozen, tuned = reference.estimate(last, at, COND), policy.estimate(last, at, COND).detach()
     assert (frozen - tuned).abs().min() > 1e-3
     assert torch.equal(run(policy, reference, STOCHASTIC).sample, frozen)
-    assert torch.equal(run(policy, reference, STOCHASTIC, Extras(tuned_last=True)).sample, tuned)
+    assert torch.equal(run(policy, reference, STOCHASTIC, Extras(tuned_deterministic=True)).sample, tuned)
 
 
 def test_kl_and_log_ratio_cover_all_stochastic_steps() -> None:
-    """Whichever are kept; against torch.distributions; 0 at the deterministic step."""
+    """Whichever are trained; against torch.distributions; 0 at the deterministic step."""
     policy, reference = pair_of_policies()
     whole, out = run(policy, reference, STOCHASTIC), run(policy, reference, [1])
     assert out.kl.shape == out.log_ratio.shape == (ROWS, H)
@@ -258,7 +258,7 @@ def test_a_taken_action_is_the_mean_plus_std_times_the_drawn_noise() -> None:
 def test_network_rows_under_an_ode_of_the_tuned_network() -> None:
     """An evaluation that uses the tuned network everywhere does not pay for the reference."""
     policy, reference = pair_of_policies()
-    run(policy.with_kernel(ODE), reference.with_kernel(ODE), [], Extras(tuned_last=True))
+    run(policy.with_kernel(ODE), reference.with_kernel(ODE), [], Extras(tuned_deterministic=True))
     assert policy.denoiser.rows == H * ROWS
     assert reference.denoiser.rows == 0
 

@@ -84,7 +84,7 @@ def test_pretraining_reaches_the_exact_optimum() -> None:
     """The analytic family contains the exact denoiser of the data, so the loss must end at its posterior variance and
     the parameters at 0: 4096 samples of std .5 leave .5/64 = .01 on each mean, and a few per cent on gains."""
     world = tiny_world(moved(tiny_policy(), size=2.0))
-    losses = train(world, Pretrain(steps=300, batch=512, drop=0.0), 300, lr=0.05)
+    losses = train(world, Pretrain(updates=300, batch=512, drop=0.0), 300, lr=0.05)
     best = optimum(tiny_schedule(), 0.5)
     # 20 updates of 512 x 2 coordinates: the squared error's standard error is about 1.4 / sqrt(20480)
     assert sum(losses[-20:]) / 20 == pytest.approx(best, rel=0.05)
@@ -216,7 +216,7 @@ def test_the_samples_regressed_on_carry_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("trainer", [Pretrain, RewardWeightedRegression])
-@pytest.mark.parametrize("name", ["steps", "batch"])
+@pytest.mark.parametrize("name", ["updates", "batch"])
 def test_no_updates_and_empty_minibatches_are_refused(trainer: Any, name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is 0; it is at least 1"):
         trainer(**{name: 0})

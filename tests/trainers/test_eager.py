@@ -20,8 +20,8 @@ def test_the_loss_by_hand() -> None:
     trajectory, policy = experience.trajectory, world.policy
     total = 0.0
     for b in range(8):
-        for column, h in enumerate(trajectory.kept):
-            x = trajectory.states[b : b + 1, trajectory.slot[h]]
+        for column, h in enumerate(trajectory.trained):
+            x = trajectory.states[b : b + 1, trajectory.stored_at[h]]
             t = policy.times[h : h + 1]
             estimate = policy.denoiser(x, t, trajectory.cond[b : b + 1])[0]
             off = (trajectory.sample[b] - estimate).square().sum() / policy.denoiser.schedule.sigma(t)[0] ** 2 / 2

@@ -66,11 +66,11 @@ def estimated(world: World, algorithm: Reinforce) -> dict[str, tuple[Tensor, Ten
 
 def cut(whole: Piece, experience: Experience) -> list[Piece]:
     """The pass over all rows as passes over parts of the rows."""
-    kept, size = len(experience.trajectory.kept), SAMPLES // CHUNKS
+    trained, size = len(experience.trajectory.trained), SAMPLES // CHUNKS
     out = []
     for i in range(CHUNKS):
-        pairs, rows = (slice(i * size * n, (i + 1) * size * n) for n in (kept, 1))
-        part = None if whole.pairs is None else experience.trajectory.pairs(whole.pairs.cell[pairs])
+        pairs, rows = (slice(i * size * n, (i + 1) * size * n) for n in (trained, 1))
+        part = None if whole.pairs is None else experience.trajectory.pairs(whole.pairs.index[pairs])
         out.append(Piece(part, None if whole.rows is None else whole.rows[rows], size))
     return out
 

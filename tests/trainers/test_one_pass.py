@@ -51,7 +51,7 @@ CASES: dict[str, tuple[Any, Penalty | None, dict[str, Any]]] = {
     "no penalty": (Reinforce(), None, {}),
     "path KL": (Reinforce(), PathKL(coefficient=0.5), {}),
     "form B": (Reinforce(), PathKL(coefficient=0.5, form="B"), {}),
-    "some of the steps": (Reinforce(), PathKL(coefficient=0.5), {"steps": RandomSteps(fraction=0.5)}),
+    "some of the steps": (Reinforce(), PathKL(coefficient=0.5), {"trained_steps": RandomSteps(fraction=0.5)}),
     "sampled in batches": (Reinforce(), PathKL(coefficient=0.5), {"rollout_batch": 5}),
     "clipping, one update": (PPO(epochs=1, minibatches=1), PathKL(coefficient=0.5), {}),
     "a critic": (Reinforce(credit=ActorCritic(gamma=0.9)), PathKL(coefficient=0.5), {}),
@@ -180,7 +180,7 @@ def test_under_autocast_every_weight_gets_its_gradient(steps: str, tuning: str) 
             "heldout=null",
             "trainer=reinforce",
             "penalty=path_kl",
-            f"plan.steps={steps}",
+            f"plan.trained_steps={steps}",
             "policy.steps=6",
             f"policy={tuning}",
         )

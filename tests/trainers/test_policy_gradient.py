@@ -14,7 +14,7 @@ from pgdlab.credit.reward_to_go import returns_table
 from pgdlab.penalties.base import NoPenalty, Penalty
 from pgdlab.penalties.path_kl import PathKL
 from pgdlab.processes import Processes
-from pgdlab.rewards.base import Paid, RewardError
+from pgdlab.rewards.base import RewardError, StepRewards
 from pgdlab.rewards.dense import EveryStep
 from pgdlab.rollout.plan import AllSteps, RandomSteps, Steps, Window
 from pgdlab.rollout.sampler import Extras
@@ -45,27 +45,27 @@ def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
 class These(Steps):
     """A fixed subset with the scale of a random one."""
 
-    kept: tuple[int, ...]
+    trained: tuple[int, ...]
 
     def select(self, stochastic: list[int], generator: torch.Generator) -> list[int]:
-        return list(self.kept)
+        return list(self.trained)
 
 
 def with_steps(world: World, steps: Steps) -> dict[str, Tensor]:
-    world.plan = replace(world.plan, steps=steps)
+    world.plan = replace(world.plan, trained_steps=steps)
     return gradient(world, Reinforce())
 
 
 @pytest.mark.parametrize("form", ["A", "B"])
-@pytest.mark.parametrize("kept", [1, 2, 3])
-def test_a_random_subset_of_steps_is_unbiased(kept: int, form: Any) -> None:
-    """The average over all subsets is the full gradient, exactly: the kept steps' sum is scaled, rho's terms are not,
-    and the KL in the returns covers all steps, kept or not."""
+@pytest.mark.parametrize("trained", [1, 2, 3])
+def test_a_random_subset_of_steps_is_unbiased(trained: int, form: Any) -> None:
+    """The average over all subsets is the full gradient, exactly: the trained steps' sum is scaled, rho's terms are not,
+    and the KL in the returns covers all steps, trained or not."""
     world = world_of(penalty=PathKL(coefficient=0.5, form=form))
     full = with_steps(world, AllSteps())
-    subsets = list(itertools.combinations(world.policy.stochastic_steps, kept))
+    subsets = list(itertools.combinations(world.policy.stochastic_steps, trained))
     parts = [with_steps(world, These(s)) for s in subsets]
-    assert len(subsets) == {1: 4, 2: 6, 3: 4}[kept]
+    assert len(subsets) == {1: 4, 2: 6, 3: 4}[trained]
     same(full, {name: torch.stack([p[name] for p in parts]).mean(0) for name in full})
     for part in parts:
         same({k: v for k, v in full.items() if "initial" in k}, {k: v for k, v in part.items() if "initial" in k})
@@ -102,7 +102,7 @@ def test_passes_do_not_change_the_gradient(algorithm: Any, size: int) -> None:
     whole = gradient(world, algorithm, experience)
     world.plan = replace(world.plan, pass_size=size)
     pieces = algorithm.passes(experience, 0, world)
-    assert max(len(p.pairs.cell) for p in pieces) <= size
+    assert max(len(p.pairs.index) for p in pieces) <= size
     assert torch.cat([p.rows for p in pieces if p.rows is not None]).sort().values.tolist() == sorted(
         experience.order[0].tensor_split(algorithm.minibatches)[0].tolist()
     )
@@ -114,7 +114,7 @@ def test_minibatches_cover_every_trajectory_once_an_epoch() -> None:
     experience = TWICE.collect(world, 0)
     rows = [
         torch.cat([p.rows for p in TWICE.passes(experience, k, world) if p.rows is not None]).tolist()
-        for k in range(TWICE.updates(world.plan))
+        for k in range(TWICE.updates_per_iteration(world.plan))
     ]
     assert len(rows) == 6
     for epoch in (rows[:3], rows[3:]):
@@ -136,18 +136,18 @@ class Share:
     """Two processes in turn: the second pass over the same code knows what the first one had."""
 
     def __init__(self) -> None:
-        self.kept: list[list[Tensor]] = [[], []]
+        self.trained: list[list[Tensor]] = [[], []]
 
     def run(self, make: Any, algorithm: Any, updates: int) -> list[dict[str, Tensor]]:
         """Collects twice per process (the first time to learn what there is to gather), then sums the gradients."""
         for rank in (0, 1):
             world = make()
-            record = self.kept[rank]
+            record = self.trained[rank]
             world.processes = Processes(rank, 2, lambda x, r=record: (r.append(x), torch.cat([x, x]))[1])
             algorithm.collect(world, 0)
         total: list[dict[str, Tensor]] = []
         for rank in (0, 1):
-            world, calls = make(), iter(range(len(self.kept[0])))
+            world, calls = make(), iter(range(len(self.trained[0])))
             world.processes = Processes(rank, 2, lambda x, c=calls: self.joined(next(c)))
             experience = algorithm.collect(world, 0)
             total.append(
@@ -156,7 +156,7 @@ class Share:
         return total
 
     def joined(self, call: int) -> Tensor:
-        return torch.cat([self.kept[0][call], self.kept[1][call]])
+        return torch.cat([self.trained[0][call], self.trained[1][call]])
 
 
 @pytest.mark.parametrize("baseline", ["leave_one_out", "group"])
@@ -164,7 +164,7 @@ def test_two_processes_give_what_one_gives(baseline: Any) -> None:
     """Trap 8, with unequal numbers of measured samples: both processes' gradients add up to the one of all samples."""
 
     def make() -> World:
-        return world_of(reward=Failing(Quadratic()), max_failed=0.99, prompts=(0, 1), samples=24)
+        return world_of(reward=Failing(Quadratic()), max_failed=0.99, train_conditions=(0, 1), samples=24)
 
     algorithm = PPO(epochs=2, minibatches=3, baseline=baseline, scale="batch_std")
     alone = make()
@@ -198,14 +198,16 @@ def test_what_was_not_measured_trains_nothing() -> None:
 
 def test_columns_of_the_returns() -> None:
     """0 is rho's: everything, and what is paid for s_0 alone. h + 1 is action h's: from its own reward on."""
-    paid = Paid(torch.tensor([[1.0, 10.0, 100.0]]).double(), torch.tensor([0.5]).double(), torch.tensor([True]), {})
+    paid = StepRewards(
+        torch.tensor([[1.0, 10.0, 100.0]]).double(), torch.tensor([0.5]).double(), torch.tensor([True]), {}
+    )
     assert returns_table(paid).tolist() == [[111.5, 111, 110, 100]]
 
 
 def test_credit_by_hand() -> None:
-    """The advantage is reward-to-go less the penalty's part, less the others' mean, for the kept steps and for rho."""
+    """The advantage is reward-to-go less the penalty's part, less the others' mean, for the trained steps and for rho."""
     world = world_of()
-    world.plan = replace(world.plan, steps=These((0, 2)))
+    world.plan = replace(world.plan, trained_steps=These((0, 2)))
     experience = Reinforce().collect(world, 0)
     out, reward = (
         experience.trajectory,
@@ -219,7 +221,7 @@ def test_credit_by_hand() -> None:
 
 def test_a_group_shares_its_condition_and_groups_are_drawn_evenly() -> None:
     """Trap 8: groups are complete and in order."""
-    world = world_of(prompts=(0, 1), samples=400)
+    world = world_of(train_conditions=(0, 1), samples=400)
     cond = draw_conditions(world, 3)
     assert (cond.reshape(100, 4) == cond.reshape(100, 4)[:, :1]).all()
     assert 30 < int(cond.reshape(100, 4)[:, 0].sum()) < 70  # four standard errors of 100 fair coins
@@ -276,7 +278,7 @@ def test_dead_groups_are_counted_and_train_nothing(penalty: Penalty) -> None:
 
 def test_logged_kl_covers_all_steps_and_rho() -> None:
     world = world_of(samples=256)
-    world.plan = replace(world.plan, steps=These((1,)))
+    world.plan = replace(world.plan, trained_steps=These((1,)))
     experience = Reinforce().collect(world, 0)
     logs, out = experience.logs, experience.trajectory
     assert logs["path_kl_nats"] == pytest.approx(out.kl.sum(1).mean().item())

@@ -47,7 +47,7 @@ def test_queries_lower_the_iterations() -> None:
 @pytest.mark.parametrize("trainer", ["ppo", "reinforce", "rwr"])
 def test_trainers_ask_equally_often(here: Path, trainer: str) -> None:
     """With 8 and 16 samples an iteration alike; the run is the one whose plan says so, the EMA's half-life too."""
-    own = ["penalty=none", "trainer.steps=2", "trainer.batch=4"] if trainer == "rwr" else []
+    own = ["penalty=none", "trainer.updates=2", "trainer.batch=4"] if trainer == "rwr" else []
     for samples in (8, 16):
         words = tiny(BRIGHT, f"trainer={trainer}", *own, f"plan.samples={samples}")
         name = f"{trainer}-{samples}"

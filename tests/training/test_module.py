@@ -13,7 +13,7 @@ import torch
 
 from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.trainers.policy_gradient import PolicyGradient
-from pgdlab.training.callbacks import Average
+from pgdlab.training.callbacks import EMA
 from pgdlab.training.fit import LAST, fit, load
 from pgdlab.training.module import SteeringModule
 from pgdlab.training.optimizer import AdamW
@@ -109,7 +109,7 @@ def test_dropout_is_on_in_pretraining_and_keyed(tmp_path: Path) -> None:
     """The same seed gives the same masks whatever torch's global state is, so that a resumed run draws the same."""
     gradients = []
     for state in (1, 2):
-        sizes = ("plan.iterations=1", "trainer.steps=2", "trainer.batch=4", f"domain.weights={base(dropout=0.5)}")
+        sizes = ("plan.iterations=1", "trainer.updates=2", "trainer.batch=4", f"domain.weights={base(dropout=0.5)}")
         module, cfg = recorder("experiment=pretrain/digits", *sizes)
         with torch.random.fork_rng():
             torch.manual_seed(state)
@@ -148,7 +148,7 @@ def test_the_half_life_is_a_share_of_all_updates(updates: int) -> None:
 def test_the_average_is_where_the_weights_will_be() -> None:
     """Lightning calls setup() before it moves the module to its device: an average on the CPU would copy all weights there in
     every update. "meta" stands for a device here."""
-    module, average = recorder(BRIGHT, "heldout=null", "policy=lora")[0], Average(0.9)
+    module, average = recorder(BRIGHT, "heldout=null", "policy=lora")[0], EMA(0.9)
     trainer = Mock(spec=lightning.Trainer, strategy=Mock(root_device=torch.device("meta")))
     average.setup(trainer, module, "fit")
     assert {p.device.type for p in average._average_model.parameters() if p.requires_grad} == {"meta"}

@@ -29,7 +29,7 @@ from tests.worlds import BRIGHT, graphs, tiny
 SIZES = ("plan.rollout_batch=5", "plan.pass_size=4", "heldout=null", BRIGHT)
 PPO = ("trainer=ppo", "trainer.minibatches=3")  # 2 epochs of 3, 3 and 2 samples
 DENSE = "reward={_target_: pgdlab.rewards.dense.EveryStep, weight: 0.25, reward: {_target_: tests.worlds.Bright}}"
-THIRD = "plan.steps={_target_: pgdlab.rollout.plan.RandomSteps, fraction: 0.34}"
+THIRD = "plan.trained_steps={_target_: pgdlab.rollout.plan.RandomSteps, fraction: 0.34}"
 INITIAL = ("policy=frozen", "initial=diagonal")
 
 
@@ -103,7 +103,7 @@ CASES: dict[str, tuple[tuple[str, ...], Counts]] = {
     ),
     # 3 updates on 6 samples each, as 4 and 2
     "reward-weighted regression": (
-        ("trainer=rwr", "trainer.steps=3", "trainer.batch=6", "penalty=none"),
+        ("trainer=rwr", "trainer.updates=3", "trainer.batch=6", "penalty=none"),
         Counts(PLAIN, (6, 18), 3),
     ),
     "eager": (("trainer=eager", "penalty=none"), Counts(PLAIN, (6, 24), 1)),

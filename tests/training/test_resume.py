@@ -82,7 +82,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("number", "extra"),
     [
         (signal.SIGTERM, ("policy=full", "initial=diagonal", "optimizer.warmup=3", "optimizer.final_lr=0.1")),
-        (signal.SIGINT, ("policy=lora", "plan.steps={_target_: pgdlab.rollout.plan.RandomSteps, fraction: 0.5}")),
+        (
+            signal.SIGINT,
+            ("policy=lora", "plan.trained_steps={_target_: pgdlab.rollout.plan.RandomSteps, fraction: 0.5}"),
+        ),
     ],
     ids=["joint", "lora"],
 )
@@ -90,7 +93,7 @@ def test_a_signal_saves_and_resuming_continues_bit_for_bit(
     here: Path, capfd: Any, number: signal.Signals, extra: tuple[str, ...]
 ) -> None:
     whole = fitted(here / "whole", *SETTINGS, *extra, BRIGHT)
-    stopping = "reward={_target_: tests.test_resume.Terminates}"
+    stopping = "reward={_target_: tests.training.test_resume.Terminates}"
     Terminates.left, Terminates.number = 4, number  # the doctor scores twice
     handler = signal.getsignal(number)
     assert cli.main([*tiny(*SETTINGS, *extra, stopping), "name=cut"]) == 0
@@ -155,7 +158,7 @@ def test_pretraining_with_dropout_resumes_bit_for_bit(here: Path) -> None:
     """Dropout draws from torch's global generator, which no checkpoint holds: it is keyed."""
     small = [
         "experiment=pretrain/digits",
-        "trainer.steps=2",
+        "trainer.updates=2",
         "trainer.batch=4",
         "plan.eval_samples=4",
         "policy.steps=2",
@@ -198,7 +201,7 @@ def test_every_kind_of_base_is_known_again(here: Path, extra: tuple[str, ...]) -
 def test_a_pretraining_run_resumes_as_the_run_it_was(here: Path, capsys: Any) -> None:
     small = [
         "experiment=pretrain/digits",
-        "trainer.steps=2",
+        "trainer.updates=2",
         "trainer.batch=4",
         "plan.eval_samples=4",
         "policy.steps=2",

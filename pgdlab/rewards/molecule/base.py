@@ -18,7 +18,7 @@ from pgdlab.rewards.base import Reward, Score
 REMEMBERED = 100_000
 
 
-class Oracle(Reward):
+class CachedReward(Reward):
     """worth(quantity of m) of a valid molecule m, and 0 of an invalid one. Not measured where the oracle fails.
 
     Answers, failures too, are kept by canonical SMILES, the last `remembered` of them, and `asked` counts the molecules that
@@ -33,7 +33,7 @@ class Oracle(Reward):
         if remembered < 1:
             raise ValueError(f"remembered is {remembered}; it is at least 1 molecule")
         self.remembered = remembered
-        self.asked: int = 0
+        self.cache_misses: int = 0
         self.answers: dict[str, float] = {}  # what was used last is last
         self.warned = False
 
@@ -56,7 +56,7 @@ class Oracle(Reward):
         """The quantities of all, in order; those that are not remembered are asked for, once each."""
         answers = self.answers
         new = {n: m for n, m in zip(names, sample, strict=True) if n is not None and n not in answers}
-        self.asked += len(new)
+        self.cache_misses += len(new)
         for name in names:
             if name in answers:
                 answers[name] = answers.pop(name)
@@ -76,7 +76,7 @@ class Oracle(Reward):
         return math.nan
 
 
-class PerMolecule(Oracle):
+class PerMolecule(CachedReward):
     """An oracle that looks at one molecule after another, in this process. An exception costs its molecule only."""
 
     @abstractmethod

@@ -13,7 +13,7 @@ from torch import Tensor
 from pgdlab.molecules.batch import NUMBERS, VALENCE, Molecule, Molecules
 from pgdlab.molecules.known import training_set
 from pgdlab.rewards.base import Reward, Score
-from pgdlab.rewards.molecule.base import REMEMBERED, Oracle
+from pgdlab.rewards.molecule.base import REMEMBERED, CachedReward
 
 ALLOWED = {1: 1, **dict(zip(NUMBERS, VALENCE, strict=True))}  # graphs from coordinates have hydrogens
 
@@ -59,7 +59,7 @@ class Valid(Reward):
         return self.partial * share, 0.0, 0.0, share
 
 
-class NovelValid(Oracle):
+class NovelValid(CachedReward):
     """1 for a valid molecule that is not in the training set, `known` for one that is, 0 for an invalid one.
 
     Part "novel": 1 or 0 of valid ones.

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pgdlab.molecules.batch import Molecule, Molecules
-from pgdlab.rewards.base import Ahead
-from pgdlab.rewards.molecule.base import REMEMBERED, Oracle, PerMolecule
+from pgdlab.rewards.base import Prefetch
+from pgdlab.rewards.molecule.base import REMEMBERED, CachedReward, PerMolecule
 
 BIRTHS = 3  # times that processes may die without work before they are given up
 STILLBORN = (
@@ -57,7 +57,7 @@ def retire(pool: Any) -> None:
     pool.join()
 
 
-class Workers(Oracle, Ahead):
+class Workers(CachedReward, Prefetch):
     """reward in `workers` processes, `seconds` at most for a molecule. Worth and part are the reward's.
 
     A call that raises, takes longer, or takes its process down is not measured; its worker is replaced, and the other
@@ -92,7 +92,7 @@ class Workers(Oracle, Ahead):
         future: Future[float] = self.pool.schedule(quantity, args=[smiles], timeout=self.seconds)
         return future
 
-    def prepare(self, sample: Molecules, cond: Tensor) -> None:
+    def submit(self, sample: Molecules, cond: Tensor) -> None:
         for smiles in dict.fromkeys(str(m.smiles) for m in sample if m.valid):
             if smiles not in self.answers and smiles not in self.pending:
                 self.pending[smiles] = self.submitted(smiles)
