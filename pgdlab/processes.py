@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+BUCKET = 2**26  # numbers that are copied for an exchange at a time
 
 
 def alone(x: Tensor) -> Tensor:
@@ -20,6 +23,18 @@ class Processes:
     rank: int = 0
     size: int = 1
     gather: Callable[[Tensor], Tensor] = alone
+
+    def sum_(self, tensors: list[Tensor]) -> None:
+        """Replaces each tensor by its sum over the processes, BUCKET numbers and more an exchange."""
+        if self.size == 1:
+            return
+        ends = torch.tensor([x.numel() for x in tensors]).cumsum(0).div(BUCKET, rounding_mode="floor")
+        for number in ends.unique():
+            some = [x for x, bucket in zip(tensors, ends, strict=True) if bucket == number]
+            flat = torch.cat([x.flatten() for x in some])
+            torch.distributed.all_reduce(flat)
+            for x, total in zip(some, flat.split([x.numel() for x in some]), strict=True):
+                x.copy_(total.view_as(x))
 
     def share(self, total: int) -> range:
         """The indices of 0..total-1 that this process owns: equal, contiguous parts."""

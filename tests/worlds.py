@@ -109,6 +109,7 @@ class Recorder(SteeringModule):
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         trained = ((n, p) for n, p in self.policy.named_parameters() if p.requires_grad)
         self.gradients.append({n: p.grad.clone() for n, p in trained if p.grad is not None})
+        super().on_before_optimizer_step(optimizer)
 
     def on_train_batch_end(self, *given: Any) -> None:
         super().on_train_batch_end(*given)

@@ -7,12 +7,15 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from pgdlab.processes import Processes, alone
 from pgdlab.rollout.memory import halved, release
@@ -45,6 +48,7 @@ class SteeringModule(lightning.LightningModule):
 
     def __init__(self, world: World, algorithm: Algorithm, optimizer: AdamW) -> None:
         super().__init__()
+        self.automatic_optimization = False  # an update is one step, however many passes its gradient takes
         self.world, self.algorithm, self.optimizer = world, algorithm, optimizer
         world.critic = algorithm.build_critic(world)
         self.policy, self.penalty, self.critic = world.policy, world.penalty, world.critic
@@ -120,14 +124,17 @@ class SteeringModule(lightning.LightningModule):
         asked = torch.tensor([(self.world.reward.unique_queries() or 0) - before], device=self.device)
         self.unique_queries += self.world.processes.gather(asked).sum()
 
-    def training_step(self, update: int) -> Tensor:
+    def training_step(self, update: int) -> None:
         """One optimiser step, however many passes its pairs take; they get smaller where memory runs out."""
-        before = {name: list(entry) for name, entry in self.sums.items()}, self.rows
+        before, optimizer = ({name: list(entry) for name, entry in self.sums.items()}, self.rows), self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
         while True:
-            pieces = self.algorithm.passes(self.experience, update, self.world)
-            try:  # elsewhere than on a CPU the backward is to be in here too
-                direct = len(pieces) == 1 and self.device.type == "cpu"
-                return self.pass_loss(pieces[0]) if direct else self.many_passes(pieces)
+            optimizer.zero_grad()
+            try:
+                with self.without_reduction():
+                    for piece in self.algorithm.passes(self.experience, update, self.world):
+                        self.manual_backward(self.pass_loss(piece))
+                break
             except RuntimeError as error:
                 plan = self.world.plan
                 most = min(plan.pass_size, plan.samples * self.policy.steps)
@@ -135,40 +142,40 @@ class SteeringModule(lightning.LightningModule):
             self.algorithm.release(self.experience)
             release()
             self.sums, self.rows = {name: list(entry) for name, entry in before[0].items()}, before[1]
+        self.sum_gradients()
+        optimizer.step()
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, torch.optim.lr_scheduler.LRScheduler):
+            schedule.step()
 
-    def many_passes(self, pieces: list[Any]) -> Tensor:
-        """A scalar whose gradient is the sum of the passes' gradients: sum_p <p, g_p>, g_p constant.
+    def without_reduction(self) -> AbstractContextManager[None]:
+        """Gradients of passes add up in each process; DDP would exchange those of every pass."""
+        model = self.trainer.strategy.model
+        return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
-        Lightning zeroes gradients between training_step and backward, so they are collected with autograd.grad here and
-        handed to the one backward that Lightning (and DDP's reduction, and clipping) sees. No pass: zero gradient.
-        """
-        trained = [p for part in self.trained() for p in part]
-        for p in trained:
-            p.grad = None  # of the update before: Lightning would keep it until the passes are done
-        total = [torch.zeros_like(p) for p in trained]
-        for piece in pieces:
-            some = torch.autograd.grad(self.pass_loss(piece), trained, allow_unused=True)
-            used = [(t, g) for t, g in zip(total, some, strict=True) if g is not None]
-            torch._foreach_add_([t for t, _ in used], [g for _, g in used])
-            del some, used  # else the next pass's would be made beside them
-        return torch.stack([(p * g).sum() for p, g in zip(trained, total, strict=True)]).sum()
+    def sum_gradients(self) -> None:
+        """The sum over processes: a loss is divided by global counts. What took part in no pass has a gradient of 0."""
+        gradients = []
+        for p in (p for part in self.trained() for p in part):
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            gradients.append(p.grad)
+        self.world.processes.sum_(gradients)
 
     def pass_loss(self, piece: Any) -> Tensor:
-        """The loss of one pass, times the number of processes: DDP averages gradients, the loss is a global sum."""
+        """The loss of one pass."""
         loss: Loss = self.algorithm.loss(self.experience, piece, self.world)
-        size = self.world.processes.size
         for name, (total, count) in loss.logs.items():
             self.add(name, total, count)
         self.add("loss", loss.value, 0.0)  # a count of 0: averaged over the updates
         self.rows += loss.rows
-        return loss.value * size if size > 1 else loss.value
+        return loss.value
 
-    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        """Lightning's hook; its own clipping refuses a fused optimizer under mixed precision. Logs the norms as they were.
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Clips, and logs the norms as they were.
 
         The critic is clipped by itself: its error would else decide how long the policy's step is.
         """
-        share = 1 / self.world.processes.size  # every process has the same, reduced gradient
+        share = 1 / self.world.processes.size  # every process has the same, summed gradient
         for name, part in zip(("gradient_norm", "critic_gradient_norm"), self.trained(), strict=False):
             norm = torch.nn.utils.clip_grad_norm_(part, self.optimizer.clip_norm or math.inf)
             self.add(name, norm * share, share)
