@@ -1,4 +1,4 @@
-"""What an algorithm works with: domain, policy, reference, rewards, penalty, plan."""
+"""What an algorithm works with: domain, policy, reference, rewards, penalties, plan."""
 
 from __future__ import annotations
 
@@ -9,31 +9,40 @@ import torch
 from pgdlab.diffusion.policy import Policy
 from pgdlab.diffusion.values import Value
 from pgdlab.domains.base import Domain
-from pgdlab.penalties.base import Penalty
+from pgdlab.penalties.base import Penalties
 from pgdlab.processes import Processes
 from pgdlab.rewards.base import Reward, prefetching
-from pgdlab.rollout.memory import rows_that_fit
+from pgdlab.rollout.memory import Capacity, rows_that_fit
 from pgdlab.rollout.noise import Noise
 from pgdlab.rollout.plan import Plan
 from pgdlab.rollout.trajectory import dtype_of
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class World:
-    """What an algorithm works with. critic: the value that it learns beside the policy, if it does. once: the first update
-    follows its rollout at once and is differentiated once (SteeringModule), so that it can use sampling's own graph."""
+    """The problem (domain, reward, heldout, penalties), who solves it (policy, reference, old, critic) and the plan.
+
+    old: the policy that sampled an iteration, for what is compared with it; critic: a value learned beside the policy. An
+    algorithm that needs either adds it (Algorithm.equip). capacity: how much at once memory allows, the one part that
+    changes; what the plan leaves open in it is measured by to().
+    """
 
     domain: Domain
     policy: Policy
     reference: Policy
     reward: Reward
-    heldout: Reward | None
-    penalty: Penalty
     plan: Plan
     noise: Noise
-    processes: Processes = field(default_factory=Processes)
+    heldout: Reward | None = None
+    penalties: Penalties = field(default_factory=Penalties)
+    old: Policy | None = None
     critic: Value | None = None
-    once: bool = False
+    processes: Processes = field(default_factory=Processes)
+    capacity: Capacity = field(default_factory=Capacity)
+
+    def __post_init__(self) -> None:
+        if not (self.capacity.rollout_batch or self.capacity.pass_size):
+            object.__setattr__(self, "capacity", Capacity(self.plan.rollout_batch, self.plan.pass_size))
 
     @property
     def device(self) -> torch.device:
@@ -41,16 +50,25 @@ class World:
         return self.policy.device
 
     def to(self, device: torch.device) -> World:
-        """Every part that has weights, moved; sizes of passes that the plan leaves open are chosen for that device."""
-        for part in (self.policy, self.reference, self.reward, self.heldout, self.penalty, self.critic):
+        """Moves every part that has weights; measures the capacity that is not known."""
+        parts = (self.policy, self.reference, self.old, self.reward, self.heldout, self.penalties, self.critic)
+        for part in parts:
             if part is not None:
                 part.to(device)
-        plan = self.plan
-        if not (plan.rollout_batch and plan.pass_size):
-            x = torch.zeros(2, *self.policy.space.shape, dtype=dtype_of(self.policy), device=device)
-            most = rows_that_fit(self.policy, x, torch.tensor(self.domain.train_conditions[:1] * 2, device=device))
-            # a slow reward looks at a batch while the next one is sampled
-            batch = -(-plan.samples // 4) if prefetching(self.reward) else most
-            batch = plan.rollout_batch or min(batch, most)
-            self.plan = replace(plan, rollout_batch=batch, pass_size=plan.pass_size or most)
+        if not (self.capacity.rollout_batch and self.capacity.pass_size):
+            self.measure()
         return self
+
+    def measure(self) -> None:
+        """Fills in the capacity: as much as fits in memory."""
+        capacity, device = self.capacity, self.device
+        x = torch.zeros(2, *self.policy.space.shape, dtype=dtype_of(self.policy), device=device)
+        most = rows_that_fit(self.policy, x, torch.tensor(self.domain.train_conditions[:1] * 2, device=device))
+        # a slow reward looks at a batch while the next one is sampled
+        batch = -(-self.plan.samples // 4) if prefetching(self.reward) else most
+        capacity.rollout_batch = capacity.rollout_batch or min(batch, most)
+        capacity.pass_size = capacity.pass_size or most
+
+    def with_old(self) -> World:
+        """The same, with `old`: the policy as it is, of which only what trains is a copy."""
+        return replace(self, old=self.policy.snapshot())

@@ -129,7 +129,7 @@ def gridded(world: World, lam: float, lam0: float) -> Truth:
 def ideal_gain(world: World) -> float:
     """What the tilt p exp(r / lam) of the chain's own samples adds to the mean of a linear reward: slope' Cov slope / lam
     (the mean of a Gaussian tilted by slope . x / lam moves by Cov slope / lam)."""
-    reward, penalty = world.reward, world.penalty
+    reward, (penalty,) = world.reward, world.penalties.each()
     assert isinstance(reward, Quadratic)
     assert isinstance(penalty, PathKL)
     chain = linear_gaussian.affine_chain(world.reference, torch.tensor(world.domain.train_conditions[:1]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pgdlab.credit.critic import Critic, Perceptron, at_trained
 from pgdlab.credit.reward_to_go import Credit, Credited
-from pgdlab.diffusion.values import Value
 from pgdlab.functional.credit import discount_factors, gae, td_targets
 from pgdlab.rewards.base import StepRewards
 from pgdlab.rollout.trajectory import Trajectory
@@ -51,7 +50,7 @@ class ActorCritic(Credit):
     def __post_init__(self) -> None:
         for name, low in (("advantage_lambda", 0.0), ("target_lambda", 0.0), ("gamma", 1e-3)):
             if not low <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it is from {low} to 1")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from {low} to 1")
 
     def refuse(self, world: World) -> None:
         if not world.policy.trains_denoiser:
@@ -60,27 +59,27 @@ class ActorCritic(Credit):
                 "on s_0): use trainer=ppo or trainer=reinforce, or train the denoiser"
             )
 
-    def build_critic(self, world: World) -> Value:
-        return self.critic.build(world)
+    def equip(self, world: World) -> World:
+        return replace(world, critic=self.critic.build(world))
 
-    def assign(self, world: World, trajectory: Trajectory, paid: StepRewards) -> Credited:
-        trained, charge = list(trajectory.trained), world.penalty.charge(trajectory)
-        assert world.critic is not None, "SteeringModule makes the critic"
-        value = at_trained(world.critic, trajectory, world.plan.pass_size)
+    def assign(self, world: World, trajectory: Trajectory, rewards: StepRewards) -> Credited:
+        trained, cost = list(trajectory.trained), world.penalties.step_cost(trajectory)
+        assert world.critic is not None, "equip() makes it"
+        value = at_trained(world.critic, trajectory, world.capacity.pass_size)
         # everything in units of the start: with gamma^h r_h and gamma^h V_h the recursions are those of gamma 1, whatever
         # steps are trained, and the advantage of step h carries the gamma^h of the gradient
-        factors = discount_factors(charge.shape[1] - 1, self.gamma).to(value.device)
-        earned = between((paid.values.double() - charge[:, 1:]) * factors, trajectory.trained)
+        factors = discount_factors(cost.shape[1] - 1, self.gamma).to(value.device)
+        earned = between((rewards.values.double() - cost[:, 1:]) * factors, trajectory.trained)
         first, steps, scaled = earned[:, 0], earned[:, 1:], value * factors[trained]
         states = torch.cat([scaled, torch.zeros_like(first)[:, None]], 1)
         advantage = gae(steps, states, 1.0, self.advantage_lambda, True)
         weight = factors[trained] if self.weighted_states else torch.ones_like(factors[trained])
-        table = charge.new_zeros(charge.shape)
+        table = cost.new_zeros(cost.shape)
         # (1 - l) V(s_0) + l G^l_0, G^l_0 = V(s_0) + A_0
         rho = scaled[:, 0] + self.advantage_lambda * advantage[:, 0]
-        table[:, 0] = paid.initial.double() - charge[:, 0] + first + rho
+        table[:, 0] = rewards.initial.double() - cost[:, 0] + first + rho
         table[:, [h + 1 for h in trained]] = advantage / factors[trained] * weight
         targets = td_targets(steps, states, 1.0, self.target_lambda, True) / factors[trained]
         returns = td_targets(steps, states, 1.0, 1.0, True) / factors[trained]
-        gathered = (world.processes.gather(x) for x in (returns, value, paid.measured))
+        gathered = (world.processes.gather(x) for x in (returns, value, rewards.measured))
         return Credited(table, weight, targets, {"critic_explained": explained(*gathered)})

@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pgdlab.credit.reward_to_go import Credit, Credited, RewardToGo
-from pgdlab.diffusion.values import Value
 from pgdlab.functional.returns import advantages
 from pgdlab.rewards.base import StepRewards
 from pgdlab.rewards.combine import Sum
@@ -38,23 +37,23 @@ class PerPart(Credit):
             )
         self.credit.refuse(world)
 
-    def build_critic(self, world: World) -> Value | None:
-        return self.credit.build_critic(world)
+    def equip(self, world: World) -> World:
+        return self.credit.equip(world)
 
-    def assign(self, world: World, trajectory: Trajectory, paid: StepRewards) -> Credited:
-        values = torch.zeros_like(paid.values)
-        values[:, -1] = self.together(world, paid)
+    def assign(self, world: World, trajectory: Trajectory, rewards: StepRewards) -> Credited:
+        values = torch.zeros_like(rewards.values)
+        values[:, -1] = self.together(world, rewards)
         return self.credit.assign(
-            world, trajectory, replace(paid, values=values, initial=torch.zeros_like(paid.initial))
+            world, trajectory, replace(rewards, values=values, initial=torch.zeros_like(rewards.initial))
         )
 
-    def together(self, world: World, paid: StepRewards) -> Float[Tensor, " B"]:
+    def together(self, world: World, rewards: StepRewards) -> Float[Tensor, " B"]:
         """The sum of the parts, each centred and divided by its spread in the group, of this process's rows."""
         assert isinstance(world.reward, Sum)
         plan, processes, weights = world.plan, world.processes, world.reward.weights
-        unknown = torch.full_like(paid.initial, torch.nan)  # where all of this process's samples failed
-        columns = [processes.gather(paid.parts.get(name, unknown).double()) for name in weights]
+        unknown = torch.full_like(rewards.initial, torch.nan)  # where all of this process's samples failed
+        columns = [processes.gather(rewards.parts.get(name, unknown).double()) for name in weights]
         groups = torch.arange(plan.samples, device=world.device) // plan.group
-        table, _ = advantages(torch.stack(columns, 1), processes.gather(paid.measured), groups, "group", "group_std")
+        table, _ = advantages(torch.stack(columns, 1), processes.gather(rewards.measured), groups, "group", "group_std")
         index = processes.share(plan.samples)
         return (table @ table.new_tensor(list(weights.values())))[index.start : index.stop]

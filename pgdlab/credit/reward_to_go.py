@@ -1,4 +1,4 @@
-"""Credit assignment: from what an iteration's trajectories earned and cost to what each action is compared by."""
+"""Credit assignment: per-action returns from an iteration's rewards and penalty costs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pgdlab.diffusion.values import Value
 from pgdlab.functional.returns import reward_to_go
 from pgdlab.rewards.base import StepRewards
 from pgdlab.rollout.trajectory import Trajectory
@@ -37,18 +36,18 @@ class Credit(ABC):
     def refuse(self, world: World) -> None:
         """Raises ValueError where the world asks for what this cannot give."""
 
-    @abstractmethod
-    def build_critic(self, world: World) -> Value | None:
-        """The untrained critic, if it needs one."""
+    def equip(self, world: World) -> World:
+        """The world with the untrained critic, if it needs one."""
+        return world
 
     @abstractmethod
-    def assign(self, world: World, trajectory: Trajectory, paid: StepRewards) -> Credited:
+    def assign(self, world: World, trajectory: Trajectory, rewards: StepRewards) -> Credited:
         """Under the policy, and the critic, that the trajectories were drawn with."""
 
 
-def returns_table(paid: StepRewards) -> Float[Tensor, "B H1"]:
+def returns_table(rewards: StepRewards) -> Float[Tensor, "B H1"]:
     """Column 0: rho's return. Column h + 1: the reward-to-go of action h."""
-    return torch.cat([paid.total[:, None].double(), reward_to_go(paid.values)], 1)
+    return torch.cat([rewards.total[:, None].double(), reward_to_go(rewards.values)], 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +57,6 @@ class RewardToGo(Credit):
     def refuse(self, world: World) -> None:
         pass
 
-    def build_critic(self, world: World) -> None:
-        return None
-
-    def assign(self, world: World, trajectory: Trajectory, paid: StepRewards) -> Credited:
-        table = returns_table(paid) - world.penalty.shape(trajectory)
+    def assign(self, world: World, trajectory: Trajectory, rewards: StepRewards) -> Credited:
+        table = returns_table(rewards) - world.penalties.return_cost(trajectory)
         return Credited(table, None, table[:, :0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -84,6 +86,18 @@ class Policy(nn.Module):
         denoiser = self.denoiser.frozen() if self.trains_denoiser else self.denoiser
         prior = self.initial.prior()
         return Policy(denoiser, self.space, prior, self.kernel, self.steps).to(self.device)
+
+    def snapshot(self) -> Policy:
+        """The policy as it is now, frozen: what trains is copied, all else shared (under LoRA the adapters are copied)."""
+        shared = {id(x): x for x in (*self.parameters(), *self.buffers()) if not x.requires_grad}
+        return copy.deepcopy(self, shared).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def follow(self, policy: Policy) -> None:
+        """Takes over the weights of the policy that this is a snapshot of."""
+        pairs = zip(self.parameters(), policy.parameters(), strict=True)
+        own, new = zip(*((a, b) for a, b in pairs if a is not b), strict=True)
+        torch._foreach_copy_(own, new)
 
     def with_kernel(self, kernel: Kernel) -> Policy:
         """The same denoiser and initial distribution under another sampler, weights shared."""

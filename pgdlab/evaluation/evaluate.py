@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from pgdlab.diffusion.policy import ODE, Policy
-from pgdlab.evaluation.samples import evaluation_rollout
-from pgdlab.rewards.base import part_mean
+from pgdlab.evaluation.samples import evaluation_request
+from pgdlab.rewards.base import Outcome, StepRewards, part_mean
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout.noise import Noise, Stream
 from pgdlab.rollout.trajectory import Trajectory, initial_kl
-from pgdlab.trainers.interaction import outcome
+from pgdlab.trainers.interaction import OneShot, decoded
 from pgdlab.training.fit import load, require_base, require_fit
 from pgdlab.world import World
 
@@ -40,24 +40,33 @@ def measure(world: World, policy: Policy) -> Measured:
     noise = Noise(world.noise.seed, Stream.EVALUATE)
     ode = not policy.stochastic_steps
     compared = not ode and policy.trains_denoiser  # a frozen denoiser's KL is 0
-    trajectory = evaluation_rollout(world, policy, noise, reference=compared, tuned_deterministic=ode)
+    request = evaluation_request(world, policy, noise, reference=compared, tuned_deterministic=ode)
+    collected = OneShot().collect(world, request)
+    trajectory = collected.trajectory
     rho = initial_kl(policy, world.reference, trajectory.cond).double()
     exact = not ode or not policy.trains_denoiser
-    return judge(world, trajectory, (trajectory.kl.sum(1).double() + rho).mean().item() if exact else None)
+    kl = (trajectory.kl.sum(1).double() + rho).mean().item() if exact else None
+    return measured(world, trajectory, collected.outcome, collected.rewards, kl)
 
 
 def judge(world: World, trajectory: Trajectory, kl_nats: float | None) -> Measured:
     """What given samples are worth. kl_nats: how far from the base they were made, None where that is not known."""
-    seen = outcome(world, trajectory)
-    paid = guarded(world.reward, seen, world.plan.max_failed)
-    reward = paid.total
-    figures: dict[str, Any] = mean_and_error("reward", reward[paid.measured])
-    figures |= {f"reward/{name}": part_mean(part, paid.measured) for name, part in paid.parts.items()}
+    outcome = decoded(world, trajectory)
+    return measured(world, trajectory, outcome, guarded(world.reward, outcome, world.plan.max_failed), kl_nats)
+
+
+def measured(
+    world: World, trajectory: Trajectory, outcome: Outcome, rewards: StepRewards, kl_nats: float | None
+) -> Measured:
+    """The figures of samples and their rewards."""
+    reward = rewards.total
+    figures: dict[str, Any] = mean_and_error("reward", reward[rewards.measured])
+    figures |= {f"reward/{name}": part_mean(part, rewards.measured) for name, part in rewards.parts.items()}
     if world.heldout is not None:
-        held = guarded(world.heldout, seen, max_failed=1.0)  # a figure to look at: it must not lose the run
+        held = guarded(world.heldout, outcome, max_failed=1.0)  # a figure to look at: it must not lose the run
         figures |= mean_and_error("heldout", held.total[held.measured])
     figures |= {"kl_nats": kl_nats} | world.domain.metrics(trajectory.sample, trajectory.cond)
-    return Measured(trajectory, reward, paid.measured, figures)
+    return Measured(trajectory, reward, rewards.measured, figures)
 
 
 def mean_and_error(name: str, values: Tensor) -> dict[str, float | None]:

@@ -10,11 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pgdlab.rewards.guard import guarded
 from pgdlab.rollout.noise import Noise
-from pgdlab.rollout.sampler import Extras, rollout
+from pgdlab.rollout.sampler import Extras
 from pgdlab.rollout.trajectory import TENSORS, Trajectory
-from pgdlab.trainers.interaction import ahead, evaluations, outcome
+from pgdlab.trainers.interaction import OneShot, Request
 from pgdlab.world import World
 
 
@@ -42,15 +41,15 @@ def best_of_n(world: World, cond: Int[Tensor, " N"], noise: Noise, samples: int)
     Candidate k of slot i takes the noise (iteration k, index i). Of equal candidates the first one stays, and one that
     cannot be measured never replaces another. Raises RewardError as training does.
     """
-    base, plan, extras = world.reference, world.plan, Extras(estimates=world.reward.needs_estimates())
-    cost = evaluations(world, extras) // plan.samples  # network rows a sample
+    base, extras = world.reference, Extras(estimates=world.reward.needs_estimates())
     best: Best | None = None
     for k, count in enumerate(rounds(samples, len(cond))):
-        found = rollout(
-            base, base, noise, k, range(count), cond[:count], [], plan.rollout_batch, extras, ahead(world)
-        )  # fmt: skip
-        paid = guarded(world.reward, outcome(world, found), plan.max_failed)
-        new = Best(found, paid.total.masked_fill(~paid.measured, -math.inf), paid.queries, cost * count)
+        request = Request(
+            policy=base, reference=base, noise=noise.of(k, range(count)), cond=cond[:count], extras=extras
+        )
+        found = OneShot().collect(world, request)
+        value = found.rewards.total.masked_fill(~found.rewards.measured, -math.inf)
+        new = Best(found.trajectory, value, found.rewards.queries, found.evaluations)
         best = new if best is None else better(best, new)
         yield best
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,127 +10,117 @@ from torch import Tensor, nn
 
 from pgdlab.rollout.trajectory import Trajectory
 
-Draw = Callable[
-    [int], tuple[Tensor, Tensor]
-]  # that many samples of the reference, evenly over the prompts, and their conds
+Draw = Callable[[int], tuple[Tensor, Tensor]]  # n -> n samples of the reference, conditions in turn, and the conditions
 
 
-class Penalty(nn.Module, ABC):
-    """The gradient of E[cost] under the policy's own state distribution needs both parts.
+class Penalty(nn.Module):
+    """One thing that a policy is charged for. Every hook does nothing by default, and adds up over a run's penalties.
 
-    The four hooks at the end are for penalties that look at the sampling policy or at final samples; most need none.
+    The gradient of E[cost] under the policy's own state distribution needs both loss_term and return_cost.
     """
 
-    @abstractmethod
     def needs_reference(self) -> bool:
         """Whether the rollout must compute the reference's means."""
-
-    @abstractmethod
-    def charge(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:
-        """What each step costs: column 0 rho, column h + 1 step h. The value of a state is E[sum_{j >= h} r_j - charge_j].
-        fp64, nats times the coefficient."""
-
-    @abstractmethod
-    def shape(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:
-        """What is subtracted from the returns: column 0 from rho's, column h + 1 from action h's. fp64, nats times
-        the coefficient."""
-
-    @abstractmethod
-    def cost(self, kl: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
-        """What is added to the loss of a step, given its exact KL (nats, with gradient)."""
-
-    @abstractmethod
-    def initial_cost(self, kl: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-        """What is added to the loss of rho, given KL(rho || rho_pre) (nats, with gradient)."""
-
-    @abstractmethod
-    def update(self, kl: float) -> None:
-        """Told the mean KL of an iteration's trajectories (rho's included, nats)."""
-
-    @abstractmethod
-    def logs(self) -> dict[str, float]:
-        """Current coefficients."""
-
-    def needs_means(self) -> bool:
-        """Whether the rollout must keep the sampling policy's means at trained steps."""
         return False
+
+    def needs_old(self) -> bool:
+        """Whether updates must know the policy that sampled (World.old)."""
+        return False
+
+    def step_cost(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:
+        """Cost of each step: column 0 rho's, column h + 1 step h's. The value of a state is E[sum_{j >= h} r_j - step_cost_j].
+        fp64, in reward units."""
+        return trajectory.initial_log_prob.new_zeros(len(trajectory.cond), trajectory.steps + 1, dtype=torch.float64)
+
+    def return_cost(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:
+        """Subtracted from the returns: column 0 from rho's, column h + 1 from action h's. fp64, in reward units."""
+        return trajectory.initial_log_prob.new_zeros(len(trajectory.cond), trajectory.steps + 1, dtype=torch.float64)
+
+    def loss_term(self, kl: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+        """Added to the loss of a step, given its exact KL to the reference (nats, with gradient)."""
+        return torch.zeros_like(kl)
+
+    def initial_loss_term(self, kl: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """Added to the loss of rho, given KL(rho || rho_pre) (nats, with gradient)."""
+        return torch.zeros_like(kl)
 
     def trusted(self, kl: Float[Tensor, " P"]) -> Bool[Tensor, " P"]:
         """Which steps' surrogates count, given the exact KL of each step to the policy that sampled it (nats)."""
         return torch.ones_like(kl, dtype=torch.bool)
 
-    def references(self) -> int:
-        """How many samples of the reference final() draws, once in a run; with 0 it is not called."""
+    def reference_samples(self) -> int:
+        """Samples of the reference that sample_cost() draws, once in a run; with 0 it is not called."""
         return 0
 
-    def final(self, sample: Float[Tensor, "N *D"], cond: Tensor, draw: Draw) -> Float[Tensor, " N"]:
-        """What every process's final samples cost, as an advantage: with its own baseline, subtracted from that of all
+    def sample_cost(self, sample: Float[Tensor, "N *D"], cond: Tensor, draw: Draw) -> Float[Tensor, " N"]:
+        """Cost of the final samples of all processes, as an advantage: with its own baseline, subtracted from that of all
         actions that led there. fp64."""
         return torch.zeros(len(sample), dtype=torch.float64, device=sample.device)
 
-
-class NoPenalty(Penalty):
-    """Nothing: no reference pass is made."""
-
-    def needs_reference(self) -> bool:
-        return False
-
-    def charge(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:
-        rows, steps = len(trajectory.cond), len(trajectory.stored_at) - 1
-        return trajectory.initial_log_prob.new_zeros(rows, steps + 1).double()
-
-    def shape(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:
-        return self.charge(trajectory)
-
-    def cost(self, kl: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
-        return kl.new_zeros(kl.shape)
-
-    def initial_cost(self, kl: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-        return kl.new_zeros(kl.shape)
-
-    def update(self, kl: float) -> None:
-        pass
+    def adapt(self, kl: float) -> None:
+        """Hears the mean KL of an iteration's trajectories (rho's included, nats) before it is charged."""
 
     def logs(self) -> dict[str, float]:
+        """Current coefficients and figures, by the name of their column."""
         return {}
 
 
-class Around(Penalty):
-    """A penalty around another one, which keeps everything that is not changed here."""
+class Penalties(Penalty):
+    """All penalties of a run, by name: costs add up, and a step is trusted where every one of them trusts it.
 
-    def __init__(self, penalty: Penalty) -> None:
+    Raises ValueError where two of them would log the same column (two KL terms).
+    """
+
+    def __init__(self, penalties: Mapping[str, Penalty] | None = None) -> None:
         super().__init__()
-        self.penalty = penalty
+        columns: dict[str, str] = {}
+        for name, penalty in (penalties or {}).items():
+            self.add_module(name, penalty)
+            for column in penalty.logs():
+                if column in columns:
+                    raise ValueError(f"penalty {name} does the same as {columns[column]}: choose one of them")
+                columns[column] = name
+
+    def each(self) -> Iterator[Penalty]:
+        """The penalties, in their order."""
+        return (part for part in self.children() if isinstance(part, Penalty))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.each())
 
     def needs_reference(self) -> bool:
-        return self.penalty.needs_reference()
+        return any(p.needs_reference() for p in self.each())
 
-    def charge(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:
-        return self.penalty.charge(trajectory)
+    def needs_old(self) -> bool:
+        return any(p.needs_old() for p in self.each())
 
-    def shape(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:
-        return self.penalty.shape(trajectory)
+    def step_cost(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:
+        return sum((p.step_cost(trajectory) for p in self.each()), super().step_cost(trajectory))
 
-    def cost(self, kl: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
-        return self.penalty.cost(kl)
+    def return_cost(self, trajectory: Trajectory) -> Float[Tensor, "B H1"]:
+        return sum((p.return_cost(trajectory) for p in self.each()), super().return_cost(trajectory))
 
-    def initial_cost(self, kl: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-        return self.penalty.initial_cost(kl)
+    def loss_term(self, kl: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+        return sum((p.loss_term(kl) for p in self.each()), super().loss_term(kl))
 
-    def update(self, kl: float) -> None:
-        self.penalty.update(kl)
-
-    def logs(self) -> dict[str, float]:
-        return self.penalty.logs()
-
-    def needs_means(self) -> bool:
-        return self.penalty.needs_means()
+    def initial_loss_term(self, kl: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        return sum((p.initial_loss_term(kl) for p in self.each()), super().initial_loss_term(kl))
 
     def trusted(self, kl: Float[Tensor, " P"]) -> Bool[Tensor, " P"]:
-        return self.penalty.trusted(kl)
+        inside = super().trusted(kl)
+        for p in self.each():
+            inside = inside & p.trusted(kl)
+        return inside
 
-    def references(self) -> int:
-        return self.penalty.references()
+    def reference_samples(self) -> int:
+        return sum(p.reference_samples() for p in self.each())
 
-    def final(self, sample: Float[Tensor, "N *D"], cond: Tensor, draw: Draw) -> Float[Tensor, " N"]:
-        return self.penalty.final(sample, cond, draw)
+    def sample_cost(self, sample: Float[Tensor, "N *D"], cond: Tensor, draw: Draw) -> Float[Tensor, " N"]:
+        return sum((p.sample_cost(sample, cond, draw) for p in self.each()), super().sample_cost(sample, cond, draw))
+
+    def adapt(self, kl: float) -> None:
+        for p in self.each():
+            p.adapt(kl)
+
+    def logs(self) -> dict[str, float]:
+        return {name: figure for p in self.each() for name, figure in p.logs().items()}

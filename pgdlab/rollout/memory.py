@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
@@ -9,8 +11,22 @@ from torch import Tensor
 
 from pgdlab.diffusion.policy import Policy
 
-ROOM = 2**29  # bytes on a CPU, whichever: a run is to be the same elsewhere, and larger passes get slower
+ROOM = 2**29  # bytes of a pass on any CPU: fixed, so that a run is the same elsewhere; larger passes get slower
 SHARE = 0.5  # of the free memory of a GPU: what is kept for the backward is not all that a pass takes
+
+
+@dataclass
+class Capacity:
+    """How much at once memory allows at this moment. rollout_batch: samples of a sampling pass; pass_size: (state, step) pairs
+    of a training pass; 0: not known yet. graph: whether sampling may keep the graph that its update is differentiated by."""
+
+    rollout_batch: int = 0
+    pass_size: int = 0
+    graph: bool = False
+
+    def shrink(self, pairs: int, error: RuntimeError) -> None:
+        """Halves training passes, of which the largest had so many pairs. Raises the error where it is not about memory."""
+        self.pass_size = halved(min(self.pass_size, pairs), error)
 
 
 def rows_that_fit(policy: Policy, x: Float[Tensor, "P *D"], cond: Tensor) -> int:
@@ -37,4 +53,4 @@ def halved(rows: int, error: RuntimeError) -> int:
     return (rows + 1) // 2
 
 
-release = garbage_collection_cuda  # after the except clause: the error holds what was computed
+release = garbage_collection_cuda  # to be called after the except block: its error keeps the tensors alive

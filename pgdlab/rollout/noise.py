@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+BLOCK = 2**20  # numbers that are drawn at once, where one step has no more
 
 
 class Stream(IntEnum):
@@ -32,16 +35,42 @@ class Noise:
     seed: int
     stream: Stream = Stream.TRAIN
 
-    def normal(self, iteration: int, index: range, steps: int, shape: tuple[int, ...]) -> Float[Tensor, "B S *D"]:
-        """(len(index), steps, *shape): row b, step h for sample index[b]; a prefix in steps gives the same numbers."""
-        size = math.prod(shape)
-        out = torch.empty(len(index), steps * size, dtype=torch.float32, device="cpu")  # torch counts its memory
-        for row, i in zip(out.numpy(), index, strict=True):
-            philox = np.random.Philox(counter=[0, 0, i, iteration], key=[self.seed, int(self.stream)])
-            np.random.Generator(philox).standard_normal(out=row, dtype=np.float32)
-        return out.reshape(len(index), steps, *shape)
+    def of(self, iteration: int, index: range) -> SampleNoise:
+        """The noise of the samples with these global indices in one iteration."""
+        return SampleNoise(self, iteration, index)
+
+    def steps(
+        self, iteration: int, index: range, steps: int, shape: tuple[int, ...]
+    ) -> Iterator[Float[Tensor, "B *D"]]:
+        """The numbers of step 0, 1, ..., each (len(index), *shape), row b for sample index[b]. Drawn as they are asked for, a
+        few steps at once where they are small."""
+        size, key = math.prod(shape), [self.seed, int(self.stream)]
+        each = [np.random.Generator(np.random.Philox(counter=[0, 0, i, iteration], key=key)) for i in index]
+        most = max(1, BLOCK // max(1, size * len(index)))
+        for start in range(0, steps, most):
+            count = min(most, steps - start)
+            out = torch.empty(len(index), count * size, dtype=torch.float32, device="cpu")  # torch counts its memory
+            for row, generator in zip(out.numpy(), each, strict=True):
+                generator.standard_normal(out=row, dtype=np.float32)
+            yield from out.reshape(len(index), count, *shape).unbind(1)
 
     def generator(self, iteration: int, purpose: int = 0) -> torch.Generator:
         """For everything that is not a trajectory's noise (conditions, shuffling), the same on every process."""
         words = np.random.SeedSequence([self.seed, int(self.stream), iteration, purpose]).generate_state(2)
         return torch.Generator().manual_seed(int(words[0]) << 31 ^ int(words[1]))
+
+
+@dataclass(frozen=True)
+class SampleNoise:
+    """The noise of some samples: noise.steps() for all of them, or for a part."""
+
+    noise: Noise
+    iteration: int
+    index: range
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def steps(self, start: int, stop: int, steps: int, shape: tuple[int, ...]) -> Iterator[Float[Tensor, "B *D"]]:
+        """Of the rows start..stop-1."""
+        return self.noise.steps(self.iteration, self.index[start:stop], steps, shape)

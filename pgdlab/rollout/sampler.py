@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from pgdlab.diffusion.policy import Policy
 from pgdlab.functional.gaussian import kl_same_std, log_prob
 from pgdlab.rollout.memory import halved, release
-from pgdlab.rollout.noise import Noise
+from pgdlab.rollout.noise import SampleNoise
 from pgdlab.rollout.trajectory import Trajectory, concatenate, dtype_of, stored_at
 
 
@@ -21,97 +22,120 @@ class Extras(NamedTuple):
     """What a rollout computes besides the samples. The first two cost a reference pass a step.
 
     reference: KL, log-ratio and the reference's means at trained steps. estimates: the reference's x0 estimates.
-    tuned_deterministic: take deterministic steps with the tuned network instead of the reference. means: the policy's
-    own at trained steps. graph: log_prob and kl keep theirs at trained steps, as long as memory lasts; actions are
-    constants in it.
+    tuned_deterministic: take deterministic steps with the tuned network instead of the reference. graph: log_prob and kl
+    keep theirs at trained steps, as long as memory lasts; actions are constants in it.
     """
 
     reference: bool = False
     estimates: bool = False
     tuned_deterministic: bool = False
-    means: bool = False
     graph: bool = False
 
 
 SAMPLES = Extras()
 
 
+class Sampler(ABC):
+    """The loop of a rollout: how the states of a batch go from step to step. A frozen dataclass."""
+
+    @abstractmethod
+    def advance(self, batch: Batch, states: Float[Tensor, "B *D"], h: int) -> Float[Tensor, "B *D"]:
+        """The states after step h, of states at step h; Batch.step takes the policy's step and records it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plain(Sampler):
+    """Every row takes the policy's steps, whatever the others do."""
+
+    def advance(self, batch: Batch, states: Float[Tensor, "B *D"], h: int) -> Float[Tensor, "B *D"]:
+        return batch.step(states, h)
+
+
 @torch.no_grad()
 def rollout(
-    policy: Policy, reference: Policy, noise: Noise, iteration: int, index: range, cond: Tensor,
-    trained: list[int], batch: int, extras: Extras = SAMPLES, watch: Callable[[Trajectory], None] | None = None,
+    policy: Policy, reference: Policy, noise: SampleNoise, cond: Tensor, *, batch: int, trained: Sequence[int] = (),
+    extras: Extras = SAMPLES, sampler: Sampler = Plain(), watch: Callable[[Trajectory], None] | None = None,
 ) -> Trajectory:  # fmt: skip
-    """Samples the trajectories of the global sample indices `index` under cond (B, ...), `batch` rows at a time; where memory
-    runs out without a graph, then half as many.
+    """Samples a trajectory for each row of noise under cond (B, ...), `batch` rows at a time; where memory runs out without
+    a graph, then half as many.
 
-    Deterministic steps are taken by the frozen reference (they have no density, and an infinite KL once their network
-    moves) unless extras.tuned_deterministic. watch: is shown every batch before the next one begins.
+    trained: the steps that are to be trained. Deterministic steps are taken by the frozen reference (they have no density,
+    and an infinite KL once their network moves) unless extras.tuned_deterministic. watch: is shown every batch before the
+    next one begins.
     """
     parts: list[Trajectory] = []
     done = 0
-    while done < len(index):
-        rows = index[done : done + batch]
-        some = cond[done : done + len(rows)].to(policy.device)
+    while done < len(noise):
+        stop = min(done + batch, len(noise))
+        part, some = None, Batch(policy, reference, cond[done:stop].to(policy.device), trained, extras)
         try:
-            drawn = noise.normal(iteration, rows, policy.steps + 1, policy.space.shape)
-            drawn = drawn.to(device=policy.device, dtype=dtype_of(policy))
-            part = _Sampler(policy, reference, some, trained, extras).run(drawn)
+            part = some.run(noise.steps(done, stop, policy.steps + 1, policy.space.shape), sampler)
         except RuntimeError as error:
-            smaller = halved(len(rows), error)
-            part, batch = None, batch if extras.graph else smaller
+            smaller = halved(stop - done, error)
+            batch = batch if extras.graph else smaller
         if part is None:
+            del some
             extras = extras._replace(graph=False)
             for earlier in parts:
                 earlier.drop_graph()
             release()
             continue
         parts.append(part)
-        done += len(rows)
+        done = stop
         if watch is not None:
             watch(parts[-1])
     with torch.set_grad_enabled(extras.graph):
         return concatenate(parts)
 
 
-class _Sampler:
-    """One batch of a rollout."""
+class Batch:
+    """One batch of a rollout: takes steps, and records what the trajectory keeps of them."""
 
-    def __init__(self, policy: Policy, reference: Policy, cond: Tensor, trained: list[int], extras: Extras) -> None:
-        self.policy, self.reference, self.cond, self.trained, self.extras = policy, reference, cond, trained, extras
-        self.stored_at = stored_at(trained, policy.steps)
+    def __init__(self, policy: Policy, reference: Policy, cond: Tensor, trained: Sequence[int], extras: Extras) -> None:
+        self.policy, self.reference, self.cond = policy, reference, cond
+        self.trained, self.extras = list(trained), extras
+        self.stored_at = stored_at(self.trained, policy.steps)
 
-    def run(self, drawn: Float[Tensor, "B S *D"]) -> Trajectory:
+    def run(self, noise: Iterator[Float[Tensor, "B *D"]], sampler: Sampler) -> Trajectory:
+        """All steps. noise: of the initial state, then of every step."""
+        self.noise = noise
+        x = self.start()
+        for h in range(self.policy.steps):
+            x = sampler.advance(self, x, h)
+            self.store(x, h + 1)
+        return replace(self.out, sample=x)
+
+    def drawn(self) -> Float[Tensor, "B *D"]:
+        """The next step's noise, in the space."""
+        white = next(self.noise).to(device=self.policy.device, dtype=dtype_of(self.policy), non_blocking=True)
+        return self.policy.space.project(white, self.cond)
+
+    def start(self) -> Float[Tensor, "B *D"]:
+        """The initial states."""
         policy, cond, steps = self.policy, self.cond, self.policy.steps
-        shape, rows = policy.space.shape, len(cond)
-        rho, prior = policy.initial(cond), self.reference.initial(cond)
-        x = rho.sample(policy.space.project(drawn[:, 0], cond)).to(drawn.dtype)
+        shape, rows, kept = policy.space.shape, len(cond), len(self.trained)
+        rho, prior, noise = policy.initial(cond), self.reference.initial(cond), self.drawn()
+        x = rho.sample(noise).to(noise.dtype)
         score, scored = log_prob(rho, x, policy.space, cond), steps if self.extras.reference else 0
-        full = self.stored_at == tuple(
-            range(steps + 1)
-        )  # a state then takes the place of the noise that it was made with
-        out = Trajectory(
-            cond=cond, initial=x, trained=tuple(self.trained), stored_at=self.stored_at,
-            states=drawn if full else drawn.new_empty(rows, max(self.stored_at) + 1, *shape), sample=x,
-            log_prob=drawn.new_empty(rows, len(self.trained)),
+        self.out = Trajectory(
+            cond=cond, initial=x, trained=tuple(self.trained), stored_at=self.stored_at, sample=x,
+            states=x.new_empty(rows, max(self.stored_at) + 1, *shape), log_prob=x.new_empty(rows, kept),
             initial_log_prob=score, initial_log_ratio=score - log_prob(prior, x, policy.space, cond),
-            reference_mean=drawn.new_empty(rows, len(self.trained) if scored else 0, *shape),
-            own_mean=drawn.new_empty(rows, len(self.trained) if self.extras.means else 0, *shape),
-            kl=drawn.new_zeros(rows, scored), log_ratio=drawn.new_zeros(rows, scored),
-            estimates=drawn.new_empty(rows, steps if self.extras.estimates else 0, *shape),
+            reference_mean=x.new_empty(rows, kept if scored else 0, *shape),
+            kl=x.new_zeros(rows, scored), log_ratio=x.new_zeros(rows, scored),
+            estimates=x.new_empty(rows, steps if self.extras.estimates else 0, *shape),
         )  # fmt: skip
-        self.store(out, x, 0)
-        for h in range(steps):
-            x = self.advance(out, x, h, drawn[:, h + 1])
-            self.store(out, x, h + 1)
-        return replace(out, sample=x)
+        self.store(x, 0)
+        return x
 
-    def store(self, out: Trajectory, x: Tensor, h: int) -> None:
+    def store(self, x: Tensor, h: int) -> None:
+        """Keeps the states of step h, if the trajectory does."""
         if self.stored_at[h] >= 0:
-            out.states[:, self.stored_at[h]] = x
+            self.out.states[:, self.stored_at[h]] = x
 
-    def advance(self, out: Trajectory, x: Tensor, h: int, drawn: Tensor) -> Tensor:
-        """One step; scores the action as stored."""
-        policy, cond, stochastic = self.policy, self.cond, h in self.policy.stochastic_steps
+    def step(self, x: Float[Tensor, "B *D"], h: int) -> Float[Tensor, "B *D"]:
+        """The states after the policy's step h; scores the action as it is stored."""
+        policy, cond, out, stochastic = self.policy, self.cond, self.out, h in self.policy.stochastic_steps
         at = torch.full((len(x),), h, device=x.device)
         compared = self.extras.estimates or (self.extras.reference and stochastic)
         own = stochastic or self.extras.tuned_deterministic
@@ -123,15 +147,13 @@ class _Sampler:
             torch.clear_autocast_cache()  # torch before 2.10 uses weights again that were cast without a graph
         with torch.set_grad_enabled(graph):
             g = policy(x, at, cond) if own else policy.step(x, base, at)
-        action = g.sample(policy.space.project(drawn, cond)).to(x.dtype)  # as it is stored, whatever g is computed in
+        action = g.sample(self.drawn()).to(x.dtype)  # as it is stored, whatever g is computed in
         if not stochastic:
             return action
         with torch.set_grad_enabled(graph):
             score = log_prob(g, action, policy.space, cond)
             if h in self.trained:
                 out.log_prob[:, self.trained.index(h)] = score
-        if h in self.trained and self.extras.means:
-            out.own_mean[:, self.trained.index(h)] = g.mean
         if self.extras.reference:
             pre = policy.step(x, base, at)
             with torch.set_grad_enabled(graph):

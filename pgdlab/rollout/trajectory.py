@@ -21,7 +21,7 @@ class Trajectory:
     states holds only the M states that the trained steps need: state h is states[:, stored[h]] where stored[h] >= 0, and
     action h is state h + 1. log_prob is that of the stored (rounded) actions. kl and log_ratio (sampled
     log pi/pi_pre) cover all H steps, trained or not, 0 at deterministic ones; they and reference_mean have 0 columns
-    unless the reference was asked for. own_mean: the sampling policy's at trained steps, or empty. estimates: the
+    unless the reference was asked for. estimates: the
     reference's x0 estimates of states 0..H-1, or empty. log_prob and the kl of trained steps may have a gradient: has_graph.
     """
 
@@ -32,7 +32,6 @@ class Trajectory:
     log_prob: Float[Tensor, "B K"]
     initial_log_prob: Float[Tensor, " B"]
     reference_mean: Float[Tensor, "B R *D"]
-    own_mean: Float[Tensor, "B O *D"]
     kl: Float[Tensor, "B H0"]
     log_ratio: Float[Tensor, "B H0"]
     initial_log_ratio: Float[Tensor, " B"]
@@ -48,6 +47,11 @@ class Trajectory:
         trained, stored = torch.tensor(self.trained, dtype=torch.long), torch.tensor(self.stored_at)
         row, h = torch.arange(b).repeat_interleave(len(trained)), trained.repeat(b)
         return torch.stack([row, h, row * m + stored[h], row * m + stored[h + 1]]).to(self.states.device)
+
+    @property
+    def steps(self) -> int:
+        """H."""
+        return len(self.stored_at) - 1
 
     @property
     def has_graph(self) -> bool:

@@ -14,7 +14,6 @@ from pgdlab.domains.base import Domain
 from pgdlab.evaluation.evaluate import load_weights
 from pgdlab.evaluation.pictures import pretraining_curve
 from pgdlab.evaluation.samples import draw
-from pgdlab.penalties.base import NoPenalty
 from pgdlab.rewards.base import NoReward
 from pgdlab.rollout.noise import Noise, Stream
 from pgdlab.trainers.base import Algorithm
@@ -22,7 +21,7 @@ from pgdlab.trainers.denoising import Pretrain
 from pgdlab.training.build import build_policy_for, device_of, origin, plan_of
 from pgdlab.training.fit import LAST, fit, load, over, ready
 from pgdlab.training.module import SteeringModule
-from pgdlab.training.optimizer import AdamW
+from pgdlab.training.optimizer import Optimization
 from pgdlab.world import World
 
 
@@ -39,8 +38,10 @@ def main(cfg: Any) -> None:
     domain.data("train")  # raises, before a folder is made, where the data are not there
     noise = Noise(cfg.seed)
     policy = build_policy_for(cfg, domain, domain.fresh(noise.generator(0)))
-    world = World(domain, policy, policy, NoReward(), None, NoPenalty(), plan_of(cfg), noise).to(device)
-    module = SteeringModule(world, algorithm, make(AdamW, cfg.optimizer)).to(world.device)
+    world = World(domain=domain, policy=policy, reference=policy, reward=NoReward(), plan=plan_of(cfg), noise=noise).to(
+        device
+    )
+    module = SteeringModule(world, algorithm, make(Optimization, cfg.optimizer)).to(world.device)
     done, folder = ready(module, cfg), run_folder(cfg)
     if getattr(rank_zero_only, "rank", 0) == 0:
         save_config(cfg, folder)

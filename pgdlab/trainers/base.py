@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pgdlab.diffusion.policy import Policy
-from pgdlab.diffusion.values import Value
 from pgdlab.rollout.plan import Plan
 from pgdlab.world import World
+
+
+class Counted(Protocol):
+    """The part of an experience that is logged: figures of the iteration, and what it cost, over all processes."""
+
+    @property
+    def logs(self) -> dict[str, float]: ...
+    @property
+    def queries(self) -> int: ...
+    @property
+    def evaluations(self) -> int: ...
+
+
+Experience = TypeVar("Experience", bound=Counted)
+MicroBatch = TypeVar("MicroBatch")
 
 
 @dataclass(frozen=True)
@@ -25,8 +39,8 @@ class Loss:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Algorithm(ABC):
-    """One iteration: collect(), then for every update k the passes of its minibatch, each with a loss().
+class Algorithm(ABC, Generic[Experience, MicroBatch]):
+    """One iteration: collect(), then for every update k the micro-batches of its minibatch, each with a loss().
 
     dropout: whether the network is trained with its dropout on; never where a ratio of densities is taken.
     """
@@ -37,29 +51,38 @@ class Algorithm(ABC):
     def updates_per_iteration(self, plan: Plan) -> int:
         """Optimiser steps an iteration."""
 
-    def build_critic(self, world: World) -> Value | None:
-        """The untrained value that is to be learned beside the policy, if any."""
-        return None
-
     @abstractmethod
     def refuse(self, world: World) -> None:
         """Raises ValueError, before a run begins, where the world asks for what this algorithm cannot give."""
 
-    @abstractmethod
-    def collect(self, world: World, iteration: int) -> Any:
-        """The iteration's experience; it has `logs: dict[str, float]`, `queries` and `evaluations`, all global."""
+    def equip(self, world: World) -> World:
+        """The world with what this algorithm keeps beside the policy (a critic, the old policy): nothing by default."""
+        return world
+
+    def trained(self, world: World) -> dict[str, nn.Module]:
+        """The modules that are trained, by the name that has their learning rate (optimizer.rates)."""
+        parts = {"denoiser": world.policy.denoiser, "initial": world.policy.initial, "critic": world.critic}
+        return {
+            name: part
+            for name, part in parts.items()
+            if part is not None and any(p.requires_grad for p in part.parameters())
+        }
 
     @abstractmethod
-    def release(self, experience: Any) -> None:
+    def collect(self, world: World, iteration: int) -> Experience:
+        """The iteration's experience."""
+
+    @abstractmethod
+    def release(self, experience: Experience) -> None:
         """After memory has run out: lets go of what can be computed again."""
 
     @abstractmethod
-    def passes(self, experience: Any, update: int, world: World) -> list[Any]:
+    def micro_batches(self, experience: Experience, update: int, world: World) -> list[MicroBatch]:
         """This process's part of minibatch `update`, cut in pieces that fit one forward and backward. May be empty."""
 
     @abstractmethod
-    def loss(self, experience: Any, piece: Any, world: World) -> Loss:
-        """The loss of one piece."""
+    def loss(self, experience: Experience, piece: MicroBatch, world: World) -> Loss:
+        """The loss of one micro-batch."""
 
 
 def refuse_ode(policy: Policy) -> None:

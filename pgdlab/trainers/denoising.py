@@ -39,7 +39,7 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Piece:
+class NoisyBatch:
     """Rows of the samples with their times and noise, the size of the global minibatch, and the seed of its dropout."""
 
     rows: Int[Tensor, " R"]
@@ -51,7 +51,7 @@ class Piece:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenoisingAlgorithm(Algorithm):
+class DenoisingAlgorithm(Algorithm[Samples, NoisyBatch]):
     """Weighted denoising regression. updates: optimiser steps an iteration; batch: samples an update, over all processes;
     drop: probability that the condition is hidden, for classifier-free guidance.
 
@@ -67,7 +67,7 @@ class DenoisingAlgorithm(Algorithm):
     def __post_init__(self) -> None:
         for name in ("updates", "batch"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
     def refuse(self, world: World) -> None:
         unguided(world)
@@ -78,9 +78,9 @@ class DenoisingAlgorithm(Algorithm):
         return self.updates
 
     def release(self, experience: Samples) -> None:
-        """There is nothing of the kind."""
+        """Nothing to free."""
 
-    def passes(self, experience: Samples, update: int, world: World) -> list[Piece]:
+    def micro_batches(self, experience: Samples, update: int, world: World) -> list[NoisyBatch]:
         g = world.noise.generator(experience.iteration, 10 + update)
         n, size = len(experience.x0), self.batch
         start = update * size % n
@@ -96,13 +96,13 @@ class DenoisingAlgorithm(Algorithm):
         cond = given.masked_fill(hidden, world.domain.conditions)
         own = torch.arange(world.processes.rank, size, world.processes.size)
         pieces = []
-        for part in own.split(world.plan.pass_size):
+        for part in own.split(world.capacity.pass_size):
             seed = int(torch.randint(2**31, (), generator=g)) + world.processes.rank
             here = [x[part].to(world.device) for x in (rows, t, noise, cond)]
-            pieces.append(Piece(rows=here[0], t=here[1], noise=here[2], cond=here[3], count=size, seed=seed))
+            pieces.append(NoisyBatch(rows=here[0], t=here[1], noise=here[2], cond=here[3], count=size, seed=seed))
         return pieces
 
-    def loss(self, experience: Samples, piece: Piece, world: World) -> Loss:
+    def loss(self, experience: Samples, piece: NoisyBatch, world: World) -> Loss:
         x0, weight = experience.x0[piece.rows], experience.weight[piece.rows]
         denoiser = world.policy.denoiser
         x = noisy(denoiser, x0, piece.t, piece.noise.to(x0.dtype))
@@ -136,7 +136,7 @@ class Pretrain(DenoisingAlgorithm):
         super().__post_init__()
         if self.probe < 0 or self.probe_every < 1:
             raise ValueError(
-                f"probe is {self.probe} samples every {self.probe_every} iterations; at least 0, and at least 1"
+                f"probe is {self.probe} samples every {self.probe_every} iterations; they must be at least 0 and at least 1"
             )
 
     def collect(self, world: World, iteration: int) -> Samples:
@@ -151,6 +151,6 @@ class Pretrain(DenoisingAlgorithm):
         cond = in_turn(train_conditions, self.probe).to(world.device)
         dropout = policy.training
         noise = Noise(world.noise.seed, Stream.EVALUATE)
-        drawn = rollout(policy.eval(), policy, noise, 0, range(self.probe), cond, [], world.plan.rollout_batch)
+        drawn = rollout(policy.eval(), policy, noise.of(0, range(self.probe)), cond, batch=world.capacity.rollout_batch)
         policy.train(dropout)
         return {f"probe/{name}": x for name, x in world.domain.metrics(drawn.sample, drawn.cond).items()}

@@ -15,10 +15,10 @@ class Experience:
     """This process's trajectories with their credit.
 
     advantage: (B, K) for the trained steps, initial_advantage: (B,) for rho; fp64. objective_scale multiplies the whole
-    objective. step_scale multiplies the sum over trained steps. cost_weight: (K,), of their differentiated penalty, None for 1.
-    targets: what the critic is fitted to, see trainers.credit. order: (epochs, samples) global sample indices, shuffled;
-    measured: (samples,) all processes'; both on the CPU, where minibatches are cut without waiting for the device.
-    index: the global indices of the rows here.
+    objective. step_scale multiplies the sum over trained steps. cost_weight: (K,), of their differentiated penalty, None
+    for 1. targets: what the critic is fitted to, see pgdlab.credit. order: (epochs, samples) global sample indices,
+    shuffled; measured: (samples,) all processes'; both on the CPU, where minibatches are cut without waiting for the
+    device. index: the global indices of the rows here.
     """
 
     trajectory: Trajectory
@@ -37,7 +37,7 @@ class Experience:
 
 
 @dataclass(frozen=True)
-class Piece:
+class MicroBatch:
     """One pass: pairs for the denoiser, rows for rho (of one of them at least), and how many measured trajectories the global
     minibatch has."""
 

@@ -1,28 +1,134 @@
-"""What an iteration collects from, and what is said of it: conditions, episodes, means over the samples, counts."""
+"""Interaction: conditions -> rollout -> decode -> reward. What trainers, best-of-n, the checks and evaluation collect with."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from pgdlab.diffusion.policy import Policy
 from pgdlab.functional.returns import dead_rows
+from pgdlab.processes import Processes
 from pgdlab.rewards.base import Outcome, RewardError, StepRewards, part_mean, prefetching
 from pgdlab.rewards.guard import guarded
-from pgdlab.rollout.sampler import Extras
+from pgdlab.rollout.noise import Noise, SampleNoise, Stream
+from pgdlab.rollout.sampler import SAMPLES, Extras, rollout
 from pgdlab.rollout.trajectory import Trajectory, initial_kl
 from pgdlab.world import World
 
 
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Who samples, on which noise, under which conditions (B, ...), and what is kept of it: see pgdlab.rollout.sampler.
+
+    reference: takes deterministic steps and is compared with. processes: over whose rewards failures are counted.
+    """
+
+    policy: Policy
+    reference: Policy
+    noise: SampleNoise
+    cond: Tensor
+    trained: Sequence[int] = ()
+    extras: Extras = SAMPLES
+    processes: Processes = field(default_factory=Processes)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """This process's trajectories, their samples as rewards see them, and their rewards. evaluations: network rows that the
+    policy and the reference took here (guidance counts once)."""
+
+    trajectory: Trajectory
+    outcome: Outcome
+    rewards: StepRewards
+    evaluations: int
+
+
+class Interaction(ABC):
+    """What happens between a condition and a reward. A frozen dataclass."""
+
+    @abstractmethod
+    def collect(self, world: World, request: Request) -> Collected:
+        """Samples and scores. Raises RewardError where too many samples could not be scored, or are not finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneShot(Interaction):
+    """One chain a condition, one reward a chain."""
+
+    def collect(self, world: World, request: Request) -> Collected:
+        trajectory, outcome = self.sample(world, request)
+        rewards = guarded(world.reward, outcome, world.plan.max_failed, request.processes.gather)
+        return Collected(trajectory, outcome, rewards, evaluations(request))
+
+    def sample(self, world: World, request: Request) -> tuple[Trajectory, Outcome]:
+        """Without the rewards. A batch is decoded before the next one is sampled, so that slow rewards begin with it."""
+        decoded: list[Any] = []
+        slow = prefetching(world.reward)
+
+        def watch(batch: Trajectory) -> None:
+            require_finite(batch)
+            decoded.append(world.domain.decode(batch.sample))
+            for part in slow:
+                part.submit(decoded[-1], batch.cond)
+
+        trajectory = rollout(
+            request.policy, request.reference, request.noise, request.cond, batch=world.capacity.rollout_batch,
+            trained=request.trained, extras=request.extras, watch=watch,
+        )  # fmt: skip
+        return trajectory, outcome_of(world, trajectory, joined(decoded))
+
+
+def require_finite(trajectory: Trajectory) -> None:
+    """Raises RewardError for samples that are not finite: decoded, they might look like bad ones."""
+    if not trajectory.sample.isfinite().all():
+        raise RewardError("the policy's samples are not finite: is the learning rate too high?")
+
+
+def joined(parts: list[Any]) -> Any:
+    """Decoded batches as one: tensors, or what can be added up as lists can."""
+    return torch.cat(parts) if isinstance(parts[0], Tensor) else functools.reduce(operator.add, parts)
+
+
+def outcome_of(world: World, trajectory: Trajectory, decoded: Any) -> Outcome:
+    """What the reward sees of trajectories whose samples are decoded; x0 estimates are decoded here."""
+    estimates = trajectory.estimates
+    seen = [world.domain.decode(estimates[:, h]) for h in range(estimates.shape[1])]
+    return Outcome(decoded, trajectory.cond, trajectory.steps, seen.__getitem__ if seen else None)
+
+
+def decoded(world: World, trajectory: Trajectory) -> Outcome:
+    """What the reward sees of trajectories that there are."""
+    require_finite(trajectory)
+    return outcome_of(world, trajectory, world.domain.decode(trajectory.sample))
+
+
+def training_request(world: World, iteration: int, trained: Sequence[int], extras: Extras) -> Request:
+    """This process's part of an iteration's samples, of the policy as it is; from now on it is the old one."""
+    if world.old is not None:
+        world.old.follow(world.policy)
+    index = world.processes.share(world.plan.samples)
+    return Request(
+        policy=world.policy, reference=world.reference, noise=world.noise.of(iteration, index),
+        cond=draw_conditions(world, iteration)[index.start : index.stop], trained=trained, extras=extras,
+        processes=world.processes,
+    )  # fmt: skip
+
+
 def draw_conditions(world: World, iteration: int) -> Int[Tensor, " N"]:
-    """The conditions of all processes' samples: one prompt a group, every prompt equally often, in random order."""
-    plan, prompts = world.plan, torch.tensor(world.domain.train_conditions)
+    """The conditions of all processes' samples: one a group, every one equally often, in random order."""
+    plan, conditions = world.plan, torch.tensor(world.domain.train_conditions)
     groups, generator = plan.samples // plan.group, world.noise.generator(iteration, 2)
-    rounds = [torch.randperm(len(prompts), generator=generator) for _ in range(-(-groups // len(prompts)))]
-    return prompts[torch.cat(rounds)[:groups]].repeat_interleave(plan.group).to(world.device)
+    rounds = [torch.randperm(len(conditions), generator=generator) for _ in range(-(-groups // len(conditions)))]
+    return conditions[torch.cat(rounds)[:groups]].repeat_interleave(plan.group).to(world.device)
 
 
 def in_turn(conditions: Sequence[int], count: int) -> Int[Tensor, " N"]:
@@ -30,40 +136,19 @@ def in_turn(conditions: Sequence[int], count: int) -> Int[Tensor, " N"]:
     return torch.tensor(conditions)[torch.arange(count) % len(conditions)]
 
 
-def ahead(world: World) -> Callable[[Trajectory], None] | None:
-    """What a rollout shows its batches to, so that slow rewards work while the next one is sampled; None without such."""
-    slow = prefetching(world.reward)
-
-    def watch(batch: Trajectory) -> None:
-        decoded = world.domain.decode(batch.sample)
-        for part in slow:
-            part.submit(decoded, batch.cond)
-
-    return watch if slow else None
+def groups_of(world: World) -> Int[Tensor, " N"]:
+    """The group of each of an iteration's samples."""
+    return torch.arange(world.plan.samples, device=world.device) // world.plan.group
 
 
-def outcome(world: World, trajectory: Trajectory) -> Outcome:
-    """What the reward sees: everything decoded once. Raises RewardError for samples that are not finite: decoded, they might
-    look like bad ones."""
-    if not trajectory.sample.isfinite().all():
-        raise RewardError("the policy's samples are not finite: is the learning rate too high?")
-    estimates = trajectory.estimates
-    decode = world.domain.decode
-    seen = [decode(estimates[:, h]) for h in range(estimates.shape[1])]
-    steps = len(trajectory.stored_at) - 1
-    return Outcome(decode(trajectory.sample), trajectory.cond, steps, seen.__getitem__ if seen else None)
-
-
-def summarise(
-    world: World, trajectory: Trajectory, seen: Outcome, paid: StepRewards, groups: Int[Tensor, " N"]
-) -> dict[str, float]:
+def summarise(world: World, collected: Collected) -> dict[str, float]:
     """Means over all processes' measured samples; formulas in docs/metrics.md."""
-    gather = world.processes.gather
-    measured = gather(paid.measured)
-    total = gather(paid.total.double())
+    trajectory, rewards, gather = collected.trajectory, collected.rewards, world.processes.gather
+    measured = gather(rewards.measured)
+    total = gather(rewards.total.double())
     # a process whose samples all failed knows no parts; what is gathered must be the same and in order everywhere
-    known = gather(torch.tensor([len(paid.parts)], device=world.device)) == len(paid.parts)
-    parts = {f"reward/{n}": gather(paid.parts[n].double()) for n in sorted(paid.parts)} if known.all() else {}
+    known = gather(torch.tensor([len(rewards.parts)], device=world.device)) == len(rewards.parts)
+    parts = {f"reward/{n}": gather(rewards.parts[n].double()) for n in sorted(rewards.parts)} if known.all() else {}
     means = {name: part_mean(part, measured) for name, part in parts.items()}
     columns = {}
     if trajectory.kl.shape[1]:
@@ -73,25 +158,43 @@ def summarise(
     logs = {name: math.nan if mean is None else mean for name, mean in means.items()}
     logs |= {name: gather(column)[measured].mean().item() for name, column in columns.items()}
     if world.heldout is not None:
-        held = guarded(world.heldout, seen, max_failed=1.0)
+        held = guarded(world.heldout, collected.outcome, max_failed=1.0)
         logs["heldout"] = gather(held.total.double())[gather(held.measured)].mean().item()
     logs["reward"] = total[measured].mean().item()
     logs["reward_std"] = total[measured].std().item()
     logs["failed"] = 1 - measured.double().mean().item()
-    logs["dead_groups"] = dead_rows(total[:, None], measured, groups)[:, 0].double().mean().item()
+    logs["dead_groups"] = dead_rows(total[:, None], measured, groups_of(world))[:, 0].double().mean().item()
     if trajectory.kl.shape[1] or not world.policy.trains_denoiser:
         logs["kl_nats"] = logs.get("path_kl_nats", 0.0) + logs.get("initial_kl_nats", 0.0)
     return logs
 
 
-def queries(world: World, paid: StepRewards) -> int:
-    """Rows that the reward has scored, over all processes."""
-    return int(world.processes.gather(torch.tensor([paid.queries], device=world.device)).sum())
+def cost(world: World, collected: Collected) -> dict[str, int]:
+    """Reward queries and network evaluations of an iteration, over all processes."""
+    own = torch.tensor([[collected.rewards.queries, collected.evaluations]], device=world.device)
+    queries, rows = world.processes.gather(own).sum(0).tolist()
+    return {"queries": queries, "evaluations": rows}
 
 
-def evaluations(world: World, extras: Extras) -> int:
-    """Network rows of one iteration's rollout, over all processes: policy and reference (guidance counts once)."""
-    steps, stochastic = world.policy.steps, len(world.policy.stochastic_steps)
+def evaluations(request: Request) -> int:
+    """Network rows of a rollout: policy and reference (guidance counts once)."""
+    policy, extras = request.policy, request.extras
+    steps, stochastic = policy.steps, len(policy.stochastic_steps)
     reference = steps if extras.estimates else (stochastic if extras.reference else 0)
     deterministic = 0 if extras.estimates else steps - stochastic
-    return world.plan.samples * (stochastic + reference + deterministic)
+    return len(request.noise) * (stochastic + reference + deterministic)
+
+
+def sample_costs(world: World, trajectory: Trajectory) -> Float[Tensor, " N"]:
+    """Cost of all processes' final samples, as an advantage (Penalty.sample_cost)."""
+    gather = world.processes.gather
+    sample, cond = gather(trajectory.sample), gather(trajectory.cond)
+    return world.penalties.sample_cost(sample, cond, lambda count: reference_samples(world, count))
+
+
+def reference_samples(world: World, count: int) -> tuple[Float[Tensor, "N *D"], Int[Tensor, " N"]]:
+    """Final samples of the reference, conditions in turn, on noise that nothing else sees; each process draws a part."""
+    index, cond = world.processes.share(count), in_turn(world.domain.train_conditions, count).to(world.device)
+    noise, mine = Noise(world.noise.seed, Stream.REFERENCE).of(0, index), cond[index.start : index.stop]
+    drawn = rollout(world.reference, world.reference, noise, mine, batch=world.capacity.rollout_batch)
+    return world.processes.gather(drawn.sample), cond

@@ -11,16 +11,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pgdlab.functional import surrogates
-from pgdlab.trainers.policy_gradient import PolicyGradient
+from pgdlab.trainers.likelihood_ratio import LikelihoodRatio
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPO(PolicyGradient):
+class PPO(LikelihoodRatio):
     """min(w A, clip(w, e^-c, e^c) A), w = pi(a|s) / pi_old(a|s)   (after Schulman et al. 2017, arXiv:1707.06347, eq. 7;
     for diffusion: DDPO, Black et al. 2023, arXiv:2305.13301).
 
-    clip: c, nats of log-ratio of a whole step. bounds: schulman clips w to [1 - c, 1 + c] instead. With one update per
-    rollout w is 1 and the clip does nothing.
+    clip: c, nats of log-ratio of a whole step. bounds: schulman clips w to [1 - c, 1 + c] instead. epochs: passes over an
+    iteration's trajectories. minibatches: optimiser steps an epoch, each on a random part of the trajectories with all their
+    trained steps. With one update per rollout w is 1 and the clip does nothing.
     """
 
     clip: float = 0.2
@@ -30,7 +31,7 @@ class PPO(PolicyGradient):
 
     def __post_init__(self) -> None:
         if self.clip <= 0 or (self.bounds == "schulman" and self.clip >= 1):
-            raise ValueError(f"clip is {self.clip}; it is above 0 (nats), and below 1 where bounds is schulman")
+            raise ValueError(f"clip is {self.clip}; it must be above 0 (nats), and below 1 where bounds is schulman")
         if self.epochs * self.minibatches == 1:
             text = "one update per rollout: the ratio is identically 1 and the clip does nothing; use trainer=reinforce"
             warnings.warn(text, stacklevel=3)

@@ -8,22 +8,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pgdlab.functional import surrogates
-from pgdlab.trainers.policy_gradient import PolicyGradient
+from pgdlab.trainers.likelihood_ratio import LikelihoodRatio
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reinforce(PolicyGradient):
+class Reinforce(LikelihoodRatio):
     """sum_h log pi_h(a_h|s_h) A_h   (Williams 1992; for diffusion: Fan & Lee 2023, arXiv:2301.13362, eq. 6).
 
-    On-policy: exactly one update per rollout. Raises ValueError where epochs or minibatches ask for more.
+    On-policy: one update per rollout, on all of its trajectories.
     """
-
-    def __post_init__(self) -> None:
-        if self.epochs * self.minibatches != 1:
-            raise ValueError(
-                f"Reinforce is on-policy: one update per rollout, not {self.epochs} epochs of {self.minibatches} "
-                "minibatches; trainer=ppo reuses samples"
-            )
 
     def surrogate(self, log_ratio: Float[Tensor, " P"], advantage: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
         return surrogates.reinforce(log_ratio, advantage)

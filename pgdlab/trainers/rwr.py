@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
-from pgdlab.penalties.base import NoPenalty
-from pgdlab.rewards.guard import guarded
-from pgdlab.rollout.sampler import Extras, rollout
+from pgdlab.rollout.sampler import Extras
 from pgdlab.trainers.base import refuse_ode
 from pgdlab.trainers.denoising import DenoisingAlgorithm, Samples
-from pgdlab.trainers.interaction import ahead, draw_conditions, evaluations, outcome, queries, summarise
+from pgdlab.trainers.interaction import Interaction, OneShot, cost, summarise, training_request
 from pgdlab.world import World
 
 
@@ -27,6 +25,7 @@ class RewardWeightedRegression(DenoisingAlgorithm):
     updates: int = 8
     batch: int = 128
     drop: float = 0.0
+    interaction: Interaction = field(default_factory=OneShot, init=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,7 +36,7 @@ class RewardWeightedRegression(DenoisingAlgorithm):
         super().refuse(world)
         refuse_ode(world.policy)
         world.processes.share(world.plan.samples)
-        if world.policy.trains_initial or not isinstance(world.penalty, NoPenalty):
+        if world.policy.trains_initial or len(world.penalties):
             raise ValueError(
                 "reward-weighted regression has no gradient for the initial distribution and takes no penalty, no path KL: "
                 "set initial=standard penalty=none"
@@ -45,23 +44,11 @@ class RewardWeightedRegression(DenoisingAlgorithm):
 
     @torch.no_grad()
     def collect(self, world: World, iteration: int) -> Samples:
-        plan, processes = world.plan, world.processes
-        index = processes.share(plan.samples)
-        cond, extras = draw_conditions(world, iteration), Extras(estimates=world.reward.needs_estimates())
-        mine = cond[index.start : index.stop]
-        trajectory = rollout(
-            world.policy, world.reference, world.noise, iteration, index, mine, [], plan.rollout_batch, extras,
-            ahead(world),
-        )  # fmt: skip
-        seen = outcome(world, trajectory)
-        paid = guarded(world.reward, seen, plan.max_failed, processes.gather)
-        total, measured = processes.gather(paid.total.double()), processes.gather(paid.measured)
+        gather, extras = world.processes.gather, Extras(estimates=world.reward.needs_estimates())
+        collected = self.interaction.collect(world, training_request(world, iteration, (), extras))
+        total, measured = gather(collected.rewards.total.double()), gather(collected.rewards.measured)
         score = torch.where(measured, total / self.temperature, -torch.inf)
-        groups = torch.arange(plan.samples, device=world.device) // plan.group
-        sample = processes.gather(trajectory.sample)
-        weight = (score.softmax(0) * plan.samples).to(sample.dtype)
-        logs = summarise(world, trajectory, seen, paid, groups) | {
-            "effective_samples": (weight.sum() ** 2 / weight.square().sum()).item()
-        }
-        scored, evaluated = queries(world, paid), evaluations(world, extras)
-        return Samples(sample, cond, weight, iteration, logs, queries=scored, evaluations=evaluated)
+        sample, cond = gather(collected.trajectory.sample), gather(collected.trajectory.cond)
+        weight = (score.softmax(0) * world.plan.samples).to(sample.dtype)
+        logs = summarise(world, collected) | {"effective_samples": (weight.sum() ** 2 / weight.square().sum()).item()}
+        return Samples(sample, cond, weight, iteration, logs, **cost(world, collected))

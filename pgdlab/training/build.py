@@ -14,7 +14,7 @@ from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.initial import InitialDistribution
 from pgdlab.diffusion.policy import Policy
 from pgdlab.domains.base import Domain
-from pgdlab.penalties.base import Penalty
+from pgdlab.penalties.base import Penalties, Penalty
 from pgdlab.rewards.base import Reward
 from pgdlab.rollout.noise import Noise
 from pgdlab.rollout.plan import Plan
@@ -22,7 +22,7 @@ from pgdlab.trainers.base import Algorithm
 from pgdlab.trainers.denoising import Pretrain
 from pgdlab.training.budget import Budget
 from pgdlab.training.module import SteeringModule
-from pgdlab.training.optimizer import AdamW
+from pgdlab.training.optimizer import Optimization
 from pgdlab.world import World
 
 
@@ -75,7 +75,7 @@ def build_world(cfg: Any, denoiser: Denoiser | None = None) -> World:
         reference=policy.reference(),
         reward=make(Reward, cfg.reward),
         heldout=make(Reward, cfg.heldout) if cfg.heldout else None,
-        penalty=make(Penalty, cfg.penalty),
+        penalties=Penalties({name: make(Penalty, node) for name, node in cfg.penalty.items()}),
         plan=plan_of(cfg),
         noise=Noise(cfg.seed),
     ).to(device)
@@ -96,7 +96,7 @@ def build_module(cfg: Any) -> SteeringModule:
     """The LightningModule of a run. Raises ValueError where its parts do not go together."""
     algorithm, world = steering(cfg), build_world(cfg)
     algorithm.refuse(world)
-    module = SteeringModule(world, algorithm, make(AdamW, cfg.optimizer))
+    module = SteeringModule(world, algorithm, make(Optimization, cfg.optimizer))
     return module.to(world.device)
 
 

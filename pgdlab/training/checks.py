@@ -14,12 +14,12 @@ from torch import Tensor
 
 from pgdlab.functional.gaussian import kl_same_std
 from pgdlab.functional.returns import ROUNDED, dead_rows
-from pgdlab.rewards.base import ShapeError
+from pgdlab.rewards.base import Outcome, ShapeError
 from pgdlab.rewards.guard import RewardError, guarded
 from pgdlab.rollout.noise import Noise, Stream
-from pgdlab.rollout.sampler import Extras, rollout
+from pgdlab.rollout.sampler import Extras
 from pgdlab.rollout.trajectory import Trajectory, initial_kl, replay
-from pgdlab.trainers.interaction import in_turn, outcome
+from pgdlab.trainers.interaction import OneShot, Request, in_turn
 from pgdlab.trainers.ppo import PPO
 from pgdlab.training.module import SteeringModule
 from pgdlab.world import World
@@ -55,14 +55,14 @@ def examine(module: SteeringModule, precision: str | None = None) -> list[Check]
         lambda: _ratio(trajectory, replayed[1]),
         lambda: _clip(module),
         lambda: _kl(world, trajectory),
-        lambda: _reward(world, trajectory, sampling),
-        lambda: _heldout(world, trajectory),
+        lambda: _reward(world, outcome, sampling),
+        lambda: _heldout(world, outcome),
     ]
     # without autocast's cache of weights, which would not see them nudged
     half = torch.autocast(world.device.type, torch.bfloat16, enabled=precision == "bf16-mixed", cache_enabled=False)
     with _as_in_training(module), torch.random.fork_rng(devices=[]), half:
         started = time.perf_counter()
-        trajectory = _rollout(world, noise)
+        trajectory, outcome = _sample(world, noise)
         sampling = ROWS / (time.perf_counter() - started)
         replayed = _replayed(world, trajectory)
         return [finding for check in checks for finding in check()]
@@ -87,12 +87,15 @@ def require(checks: list[Check]) -> None:
         raise DoctorError("the doctor stopped the run. " + " | ".join(failed))
 
 
-def _rollout(world: World, noise: Noise) -> Trajectory:
+def _sample(world: World, noise: Noise) -> tuple[Trajectory, Outcome]:
     group = _group(world)
     cond = in_turn(world.domain.train_conditions, -(-ROWS // group)).repeat_interleave(group)[:ROWS]
     trained = world.policy.stochastic_steps
-    extras = Extras(reference=bool(trained), estimates=world.reward.needs_estimates())
-    return rollout(world.policy, world.reference, noise, 0, range(ROWS), cond, trained, ROWS, extras)
+    request = Request(
+        policy=world.policy, reference=world.reference, noise=noise.of(0, range(ROWS)), cond=cond, trained=trained,
+        extras=Extras(reference=bool(trained), estimates=world.reward.needs_estimates()),
+    )  # fmt: skip
+    return OneShot().sample(world, request)
 
 
 def _group(world: World) -> int:
@@ -110,19 +113,21 @@ def _optimizer(module: SteeringModule) -> Iterator[Check]:
     made = module.configure_optimizers()
     optimizer = made["optimizer"] if isinstance(made, dict) else made
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    critic = {} if world.critic is None else dict(world.critic.named_parameters(prefix="critic"))
-    trained = {n: p for n, p in (dict(world.policy.named_parameters()) | critic).items() if p.requires_grad}
+    parts = module.algorithm.trained(world).items()
+    own_named = {f"{name}.{n}": p for name, part in parts for n, p in part.named_parameters()}
+    trained = {n: p for n, p in own_named.items() if p.requires_grad}
     missing = [n for n, p in trained.items() if id(p) not in held]
-    frozen = [n for n, p in world.policy.named_parameters() if not p.requires_grad and id(p) in held]
-    own = {id(p) for p in [*world.policy.parameters(), *critic.values()]}
-    outside = [part for part in (world.reference, world.reward, world.heldout, world.penalty) if part is not None]
+    frozen = [n for n, p in own_named.items() if not p.requires_grad and id(p) in held]
+    own = {id(p) for p in own_named.values()}
+    everything = (world.policy, world.reference, world.old, world.reward, world.heldout, world.penalties, world.critic)
+    outside = [part for part in everything if part is not None]
     loose = [n for part in outside for n, p in part.named_parameters() if p.requires_grad and id(p) not in own]
     stray = len(held - own)
     good = not (missing or frozen or loose or stray)
     count = sum(p.numel() for p in trained.values())
     cause = (
-        f"not in the optimizer: {missing[:3]}; in it though frozen: {frozen[:3]}; trainable outside the policy: {loose[:3]}; "
-        f"in it though not the policy's: {stray}"
+        f"not in the optimizer: {missing[:3]}; in it though frozen: {frozen[:3]}; trainable though not trained: {loose[:3]}; "
+        f"in it though not trained: {stray}"
     )
     yield _check("parameters", good, f"{count:,} trained, all in the optimizer", cause)
 
@@ -197,7 +202,7 @@ def _nudged(parameters: Sequence[Tensor]) -> Iterator[None]:
 
 def _kl(world: World, trajectory: Trajectory) -> Iterator[Check]:
     """The KL's gradient: zero on the reference, not zero off it."""
-    if not world.penalty.needs_reference():
+    if not world.penalties.needs_reference():
         yield Check("kl gradient", "ok", "no penalty, nothing to check")
         return
     trained = [p for p in world.policy.parameters() if p.requires_grad]
@@ -215,14 +220,14 @@ def _kl(world: World, trajectory: Trajectory) -> Iterator[Check]:
 def _flat(world: World) -> bool:
     """Whether the cost does not depend on the KL, on purpose: it can be differentiated, and the derivative is 0."""
     kl = torch.ones(1, device=world.device, requires_grad=True)
-    cost = world.penalty.cost(kl)
+    cost = world.penalties.loss_term(kl)
     return cost.requires_grad and not torch.autograd.grad(cost.sum(), kl)[0].any()
 
 
 def _kl_gradient(world: World, trajectory: Trajectory, trained: Sequence[Tensor]) -> float:
     """Norm of the gradient of the penalty's cost; 0 where nothing can be differentiated."""
-    penalty, policy = world.penalty, world.policy
-    total = penalty.initial_cost(initial_kl(policy, world.reference, trajectory.cond)).sum()
+    penalties, policy = world.penalties, world.policy
+    total = penalties.initial_loss_term(initial_kl(policy, world.reference, trajectory.cond)).sum()
     if policy.trains_denoiser:
         indices = torch.arange(ROWS * len(trajectory.trained), device=world.device)
         pairs = trajectory.pairs(indices[:: max(1, len(indices) // PAIRS)])
@@ -230,21 +235,21 @@ def _kl_gradient(world: World, trajectory: Trajectory, trained: Sequence[Tensor]
         with torch.no_grad():
             mean = replay(world.reference, trajectory, pairs)[0].mean
         exact = kl_same_std(g.mean, mean, g.std, policy.space, pairs.cond)
-        total = total + penalty.cost(exact).sum()
+        total = total + penalties.loss_term(exact).sum()
     if not total.requires_grad:
         return 0.0
     some = torch.autograd.grad(total, trained, allow_unused=True)
     return math.hypot(*(g.norm().item() for g in some if g is not None))
 
 
-def _reward(world: World, trajectory: Trajectory, sampling: float) -> Iterator[Check]:
+def _reward(world: World, outcome: Outcome, sampling: float) -> Iterator[Check]:
     """Finite, the same twice, not equal in every group, and not slower than the policy."""
-    seen, limit = outcome(world, trajectory), world.plan.max_failed
+    limit = world.plan.max_failed
     started = time.perf_counter()
     try:
-        first = guarded(world.reward, seen, limit)
+        first = guarded(world.reward, outcome, limit)
         rate = ROWS / (time.perf_counter() - started)
-        again = guarded(world.reward, seen, limit)
+        again = guarded(world.reward, outcome, limit)
     except RewardError as error:
         yield Check("reward", "failed", str(error))
         return
@@ -271,12 +276,12 @@ def _groups(total: Tensor, measured: Tensor, groups: Tensor) -> Check:
     return Check("groups", "ok", message)
 
 
-def _heldout(world: World, trajectory: Trajectory) -> Iterator[Check]:
+def _heldout(world: World, outcome: Outcome) -> Iterator[Check]:
     """A held-out reward is only looked at: where it fails the run goes on without it."""
     if world.heldout is None:
         return
     try:
-        held = guarded(world.heldout, outcome(world, trajectory), world.plan.max_failed)
+        held = guarded(world.heldout, outcome, world.plan.max_failed)
     except RewardError as error:
         yield Check("held-out", "failed" if isinstance(error, ShapeError) else "warning", str(error))
         return

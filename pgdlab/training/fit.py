@@ -7,6 +7,7 @@ import logging
 import warnings
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def ready(module: SteeringModule, cfg: Any) -> int:
     Raises ValueError for what would stop the run later: a machine that is not there, samples that do not divide, a
     checkpoint that is missing, broken, of another model or base or further than plan.iterations. Nothing is written.
     """
-    module.world.processes = Processes(size=make_trainer(cfg.runtime, logger=False).world_size)
+    size = make_trainer(cfg.runtime, logger=False).world_size
+    module.world = replace(module.world, processes=Processes(size=size))
     module.algorithm.refuse(module.world)
     if not cfg.resume:
         return 0
@@ -66,7 +68,7 @@ def fit(
     loggers: list[Logger] = instantiate(cfg.logger)(folder, cfg, resume_rows(folder, done))
     checkpoint = Checkpoint(folder / LAST, plan.checkpoint_every, plan.iterations, done)
     stops = [GracefulStop(), BudgetStop(stated(Budget, cfg, "budget"))]
-    average = EMA(module.optimizer.ema_decay(plan.iterations * updates))
+    average = EMA(module.optimization.ema_decay(plan.iterations * updates))
     trainer = make_trainer(
         cfg.runtime,
         max_epochs=plan.iterations,

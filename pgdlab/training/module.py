@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from pgdlab.processes import Processes, alone
-from pgdlab.rollout.memory import halved, release
+from pgdlab.rollout.memory import release
 from pgdlab.trainers.base import Algorithm, Loss
-from pgdlab.training.optimizer import AdamW
+from pgdlab.training.optimizer import Optimization
 from pgdlab.world import World
 
 
@@ -46,16 +46,19 @@ class SteeringModule(lightning.LightningModule):
     evaluations: Tensor
     seconds: Tensor
 
-    def __init__(self, world: World, algorithm: Algorithm, optimizer: AdamW) -> None:
+    def __init__(self, world: World, algorithm: Algorithm[Any, Any], optimization: Optimization) -> None:
         super().__init__()
         self.automatic_optimization = False  # an update is one step, however many passes its gradient takes
-        self.world, self.algorithm, self.optimizer = world, algorithm, optimizer
-        world.critic = algorithm.build_critic(world)
-        self.policy, self.penalty, self.critic = world.policy, world.penalty, world.critic
+        self.world, self.algorithm, self.optimization = algorithm.equip(world), algorithm, optimization
+        self.policy, self.penalties = self.world.policy, self.world.penalties
+        for name, part in self.outside_policy().items():
+            self.add_module(name, part)
         for name in ("iterations", "queries", "unique_queries", "evaluations"):
             self.register_buffer(name, torch.zeros((), dtype=torch.long))
         self.register_buffer("seconds", torch.zeros((), dtype=torch.float64))
         self.experience: Any = None
+        self.parts: dict[str, list[torch.nn.Parameter]] = {}
+        self.graph_fits = True
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, list[tuple[Tensor, float]]] = {}
         self.rows = 0
@@ -65,7 +68,8 @@ class SteeringModule(lightning.LightningModule):
     def __deepcopy__(self, memo: dict[int, Any]) -> SteeringModule:
         """For Lightning's weight averaging: copies what trains, shares what is frozen."""
         memo |= {id(p): p for p in self.parameters() if not p.requires_grad}
-        shared = (self.world.reference, self.world.reward, self.world.heldout, self.world.domain)
+        world = self.world
+        shared = (world.reference, world.old, world.reward, world.heldout, world.domain)
         memo |= {id(x): x for x in shared if x is not self.policy}  # in pretraining the reference is the policy itself
         memo[id(self.experience)] = None
         clone = self.__class__.__new__(self.__class__)
@@ -74,17 +78,23 @@ class SteeringModule(lightning.LightningModule):
             clone.__dict__[key] = copy.deepcopy(value, memo)
         return clone
 
-    def trained(self) -> list[list[torch.nn.Parameter]]:
-        """The policy's parameters that train, and the critic's where there is one."""
-        parts = [self.policy] if self.critic is None else [self.policy, self.critic]
-        return [[p for p in part.parameters() if p.requires_grad] for part in parts]
+    def outside_policy(self) -> dict[str, torch.nn.Module]:
+        """What is trained beside the policy, by name."""
+        own = set(self.policy.modules())
+        return {name: part for name, part in self.algorithm.trained(self.world).items() if part not in own}
+
+    def trained(self) -> dict[str, list[torch.nn.Parameter]]:
+        """The parameters that train, by the name of their gradient's norm: the policy's, then those of every other part."""
+        parts: dict[str, torch.nn.Module] = {"gradient_norm": self.policy}
+        parts |= {f"{name}_gradient_norm": part for name, part in self.outside_policy().items()}
+        return {name: [p for p in part.parameters() if p.requires_grad] for name, part in parts.items()}
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer.build(self.world)
-        if not self.optimizer.warmup and self.optimizer.final_lr == 1:
+        optimizer = self.optimization.build(self.algorithm.trained(self.world))
+        if not self.optimization.warmup and self.optimization.final_lr == 1:
             return optimizer
         updates = self.world.plan.iterations * self.algorithm.updates_per_iteration(self.world.plan)
-        course = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: self.optimizer.lr_factor(k, updates))
+        course = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: self.optimization.lr_factor(k, updates))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": course, "interval": "step"}}
 
     def train_dataloader(self) -> range:
@@ -98,18 +108,24 @@ class SteeringModule(lightning.LightningModule):
         for part in (self.world.reference, self.world.reward, self.world.heldout):
             if part is not None:
                 part.eval()
-        self.base, self.world.once = digest(self.world.reference), True
-        size = self.trainer.world_size
-        self.world.processes = Processes(self.global_rank, size, self.gather if size > 1 else alone)
+        self.base, size = digest(self.world.reference), self.trainer.world_size
+        # an update follows its rollout directly and is backpropagated once, so it may use sampling's own graph
+        self.world.capacity.graph = self.graph_fits
+        self.parts = self.trained()
+        self.world = replace(
+            self.world, processes=Processes(self.global_rank, size, self.gather if size > 1 else alone)
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The reference is made of the domain's files, not of the checkpoint: what it was is kept to be compared. So is the
         size of passes, since sums of other parts are rounded otherwise."""
-        checkpoint |= {"base": self.base, "pass_size": self.world.plan.pass_size}
+        capacity = self.world.capacity
+        checkpoint |= {"base": self.base, "pass_size": capacity.pass_size, "graph": capacity.graph}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        plan = self.world.plan
-        self.world.plan = replace(plan, pass_size=min(plan.pass_size, checkpoint.get("pass_size", plan.pass_size)))
+        capacity = self.world.capacity
+        capacity.pass_size = min(capacity.pass_size, checkpoint["pass_size"])
+        self.graph_fits = checkpoint.get("graph", True)
 
     def gather(self, x: Tensor) -> Tensor:
         """Rows of all processes, in order of rank."""
@@ -132,13 +148,11 @@ class SteeringModule(lightning.LightningModule):
             optimizer.zero_grad()
             try:
                 with self.without_reduction():
-                    for piece in self.algorithm.passes(self.experience, update, self.world):
+                    for piece in self.algorithm.micro_batches(self.experience, update, self.world):
                         self.manual_backward(self.pass_loss(piece))
                 break
             except RuntimeError as error:
-                plan = self.world.plan
-                most = min(plan.pass_size, plan.samples * self.policy.steps)
-                self.world.plan = replace(plan, pass_size=halved(most, error))
+                self.world.capacity.shrink(self.world.plan.samples * self.policy.steps, error)
             self.algorithm.release(self.experience)
             release()
             self.sums, self.rows = {name: list(entry) for name, entry in before[0].items()}, before[1]
@@ -156,7 +170,7 @@ class SteeringModule(lightning.LightningModule):
     def sum_gradients(self) -> None:
         """The sum over processes: a loss is divided by global counts. What took part in no pass has a gradient of 0."""
         gradients = []
-        for p in (p for part in self.trained() for p in part):
+        for p in (p for part in self.parts.values() for p in part):
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
             gradients.append(p.grad)
         self.world.processes.sum_(gradients)
@@ -171,13 +185,11 @@ class SteeringModule(lightning.LightningModule):
         return loss.value
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Clips, and logs the norms as they were.
-
-        The critic is clipped by itself: its error would else decide how long the policy's step is.
-        """
+        """Clips, and logs the norms as they were. The critic is clipped by itself: its error would else decide how long the
+        policy's step is."""
         share = 1 / self.world.processes.size  # every process has the same, summed gradient
-        for name, part in zip(("gradient_norm", "critic_gradient_norm"), self.trained(), strict=False):
-            norm = torch.nn.utils.clip_grad_norm_(part, self.optimizer.clip_norm or math.inf)
+        for name, part in self.parts.items():
+            norm = torch.nn.utils.clip_grad_norm_(part, self.optimization.clip_norm or math.inf)
             self.add(name, norm * share, share)
 
     def add(self, name: str, total: Tensor, count: float) -> None:
