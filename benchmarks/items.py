@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from pgdlab.diffusion.conditioning import ClassLabels, Conditioning, NoLabels
 from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.space import Dense, Space
@@ -50,8 +51,11 @@ class Latent(Domain):
     width: int = 56
     train_conditions: tuple[int, ...] = tuple(range(CLASSES))
     name: str = field(default="latent", init=False)
-    conditions: int = field(default=CLASSES, init=False)
     space: Space = field(default=Dense((CHANNELS, SIZE, SIZE)), init=False)
+
+    @property
+    def conditioning(self) -> Conditioning:  # type: ignore[override]
+        return (ClassLabels if self.network == "unet" else NoLabels)(CLASSES)
 
     def base(self) -> DiffusersDenoiser:
         return self.fresh(torch.Generator().manual_seed(0))
@@ -60,7 +64,7 @@ class Latent(Domain):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
             network = unet(self.width) if self.network == "unet" else Stub()
-        return DiffusersDenoiser(network.eval(), DiffusersSchedule(SCHEDULER))
+        return DiffusersDenoiser(network.eval(), DiffusersSchedule(SCHEDULER), self.conditioning)
 
     def data(self, split: str) -> tuple[Tensor, Tensor]:
         raise ValueError("latents have no data")

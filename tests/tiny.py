@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pgdlab.diffusion.conditioning import Conditioning, NoLabels
 from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.initial import Diagonal, InitialDistribution, Standard
 from pgdlab.diffusion.kernels import DDIM
@@ -95,7 +96,7 @@ class TinyDomain(Domain):
 
     name: str = "tiny"
     space: Space = field(default_factory=lambda: Dense((2,)))
-    conditions: int = 2
+    conditioning: Conditioning = field(default_factory=lambda: NoLabels(2))
     train_conditions: tuple[int, ...] = (0,)
 
     def base(self) -> Denoiser:
@@ -151,7 +152,7 @@ def tiny_policy(
     """fp64. denoiser, rho: what is trained."""
     space = Dense((2,))
     kind: type[InitialDistribution] = Diagonal if rho else Standard
-    initial = kind(space=space, conditions=2, std=1.0).double()
+    initial = kind(space=space, num_conditions=2, std=1.0).double()
     exact = GaussianDenoiser(tiny_schedule(times, **schedule), trained=denoiser)
     return Policy(exact, space, initial, DDIM(eta=eta), steps or times)
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from pgdlab.diffusion.conditioning import Conditioning
 from pgdlab.diffusion.schedules import DiffusersSchedule, Schedule
 from pgdlab.functional.gaussian import expand
 
@@ -61,16 +62,15 @@ class DiffusersDenoiser(Denoiser):
     """A diffusers UNet2DModel-like network with its scheduler's prediction type.
 
     epsilon: x0 = (x - sigma eps) / alpha; v: x0 = alpha x - sigma v (Salimans & Ho 2022, arXiv:2202.00512); sample: x0.
-    A network with class embeddings gets cond as class_labels.
+    conditioning: tells the network what cond stands for.
     """
 
     network: Any  # what diffusers and peft add to a Module is not in its type
 
-    def __init__(self, network: nn.Module, schedule: DiffusersSchedule) -> None:
+    def __init__(self, network: nn.Module, schedule: DiffusersSchedule, conditioning: Conditioning) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.conditioning = network, conditioning
         self.schedule: DiffusersSchedule = schedule
-        self.conditional = getattr(network, "config", {}).get("num_class_embeds") is not None
         if schedule.prediction_type not in ("epsilon", "v_prediction", "sample"):
             raise ValueError(
                 f"prediction_type {schedule.prediction_type!r}; a denoiser knows epsilon, v_prediction, sample"
@@ -78,8 +78,7 @@ class DiffusersDenoiser(Denoiser):
 
     def output(self, x: Float[Tensor, "P *D"], t: Int[Tensor, " P"], cond: Tensor) -> Float[Tensor, "P *D"]:
         """The network's raw output (noise, v or x0), in the dtype of x."""
-        labels = {"class_labels": cond} if self.conditional else {}
-        return self.network(x, t, **labels, return_dict=False)[0].to(x.dtype)
+        return self.network(x, t, **self.conditioning(cond), return_dict=False)[0].to(x.dtype)
 
     def forward(self, x: Float[Tensor, "P *D"], t: Int[Tensor, " P"], cond: Tensor) -> Float[Tensor, "P *D"]:
         alpha, sigma = expand(self.schedule.alpha(t), x), expand(self.schedule.sigma(t), x)

@@ -27,7 +27,7 @@ class Tuning(ABC):
     """Prepares a pretrained denoiser for training. It is put in eval mode: dropout at replay would move the ratio."""
 
     @abstractmethod
-    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, conditions: int) -> Denoiser:
+    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, num_conditions: int) -> Denoiser:
         """The denoiser to train, in a sampler of these steps over this space under that many conditions."""
 
 
@@ -35,7 +35,7 @@ class Tuning(ABC):
 class Full(Tuning):
     """Every weight is trained."""
 
-    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, conditions: int) -> Denoiser:
+    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, num_conditions: int) -> Denoiser:
         return denoiser.eval().requires_grad_(True)
 
 
@@ -43,7 +43,7 @@ class Full(Tuning):
 class Frozen(Tuning):
     """Nothing is trained: for initial-distribution tuning alone."""
 
-    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, conditions: int) -> Denoiser:
+    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, num_conditions: int) -> Denoiser:
         return denoiser.eval().requires_grad_(False)
 
 
@@ -62,7 +62,7 @@ class LoRA(Tuning):
         if self.rank < 1:
             raise ValueError(f"rank is {self.rank}; it is at least 1")
 
-    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, conditions: int) -> Denoiser:
+    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, num_conditions: int) -> Denoiser:
         if not isinstance(denoiser, DiffusersDenoiser):
             raise ValueError(f"LoRA adapts diffusers networks, not a {type(denoiser).__name__}; set policy=network")
         return Adapted(denoiser, self).eval()
@@ -77,8 +77,8 @@ class Affine(Tuning):
 
     unit: Unit = "std"
 
-    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, conditions: int) -> Denoiser:
-        correction = AffineCorrection(max(1, conditions), len(chain.std), math.prod(space.shape))
+    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, num_conditions: int) -> Denoiser:
+        correction = AffineCorrection(max(1, num_conditions), len(chain.std), math.prod(space.shape))
         return Residual(denoiser.eval(), correction, chain, space, self.unit)
 
 
@@ -92,7 +92,7 @@ class Network(Tuning):
     unit: Unit = "std"
     separate: bool = True
 
-    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, conditions: int) -> Denoiser:
+    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, num_conditions: int) -> Denoiser:
         size = math.prod(space.shape)
         correction = NetworkCorrection(len(chain.std), size, self.hidden, self.layers, self.separate)
         return Residual(denoiser.eval(), correction, chain, space, self.unit)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from pgdlab.diffusion.conditioning import Conditioning
 from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.space import Space
 from pgdlab.rollout.trajectory import Samples
@@ -20,7 +21,7 @@ class Domain(ABC):
 
     name: str
     space: Space
-    conditions: int  # number of classes; cond == conditions means "no class"
+    conditioning: Conditioning
     train_conditions: tuple[int, ...]  # what training and evaluation condition on, drawn uniformly
 
     @abstractmethod

@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pgdlab.diffusion.conditioning import ClassLabels, Conditioning
 from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.space import Dense, Space
 from pgdlab.domains.base import Domain
-from pgdlab.images.classifiers import ASSETS, Classifier, load_classifier, predict
+from pgdlab.images.classifiers import ASSETS, CLASSES, Classifier, load_classifier, predict
 from pgdlab.images.drawing import picture
 from pgdlab.images.metrics import copies, diversity, kid, nearest
 
@@ -51,7 +52,7 @@ class ImageDomain(Domain):
 
     train_conditions: tuple[int, ...] = tuple(range(10))
     weights: str | None = None
-    conditions: int = field(default=10, init=False)
+    conditioning: Conditioning = field(default_factory=lambda: ClassLabels(CLASSES), init=False)
     name: str = field(init=False)
     size: int = field(init=False)
     channels: tuple[int, ...] = field(init=False)
@@ -60,10 +61,10 @@ class ImageDomain(Domain):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "space", Dense((1, self.size, self.size)))
-        unknown = [p for p in self.train_conditions if not 0 <= p <= self.conditions]
+        unknown = [p for p in self.train_conditions if not 0 <= p <= self.conditioning.unconditional]
         if unknown or not self.train_conditions:
             raise ValueError(
-                f"train_conditions is {list(self.train_conditions)}; classes are 0 to 9, {self.conditions} means no class"
+                f"train_conditions is {list(self.train_conditions)}; classes are 0 to {CLASSES - 1}, {CLASSES} means no class"
             )
 
     @abstractmethod
@@ -88,9 +89,9 @@ class ImageDomain(Domain):
             network: Any = UNet2DModel(
                 sample_size=self.size, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=8,
                 block_out_channels=self.channels, down_block_types=("DownBlock2D",) * depth, dropout=self.dropout,
-                up_block_types=("UpBlock2D",) * depth, num_class_embeds=self.conditions + 1, attention_head_dim=8,
+                up_block_types=("UpBlock2D",) * depth, num_class_embeds=CLASSES + 1, attention_head_dim=8,
             )  # fmt: skip
-        return DiffusersDenoiser(network, DiffusersSchedule(SCHEDULER))
+        return DiffusersDenoiser(network, DiffusersSchedule(SCHEDULER), self.conditioning)
 
     def base(self) -> DiffusersDenoiser:
         from diffusers import UNet2DModel
@@ -108,13 +109,13 @@ class ImageDomain(Domain):
         except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
             raise ValueError(f"cannot load the base of {self.name} from {folder}: {error}. {again}") from error
         has = (network.config["in_channels"], network.config["sample_size"], network.config["num_class_embeds"])
-        wanted = (1, self.size, self.conditions + 1)
+        wanted = (1, self.size, CLASSES + 1)
         if has != wanted or found["missing_keys"] or found["unexpected_keys"]:
             raise ValueError(
                 f"{folder} is no base of {self.name}: (channels, size, classes + 1) is {has}, {wanted} is wanted; "
                 f"{len(found['missing_keys'])} weights missing, {len(found['unexpected_keys'])} unknown. {again}"
             )
-        return DiffusersDenoiser(network, schedule).eval()
+        return DiffusersDenoiser(network, schedule, self.conditioning).eval()
 
     @functools.cached_property
     def _splits(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -169,7 +170,7 @@ class ImageDomain(Domain):
         if len(sample) < 2:
             return {}
         image, cond, real = self.decode(sample.detach().cpu()), cond.cpu(), self._reference
-        prompted = cond.unique() if int(cond.max()) < self.conditions else torch.arange(self.conditions)
+        prompted = cond.unique() if int(cond.max()) < CLASSES else torch.arange(CLASSES)
         kept = {s: torch.isin(real[f"{s}_labels"].long(), prompted) for s in ("train", "test")}
         train, test = (real[f"{s}_features"][rows] for s, rows in kept.items())
         network, judge = self._networks
@@ -180,7 +181,7 @@ class ImageDomain(Domain):
             "diversity": diversity(features),
             "diversity_real": diversity(test),
         }
-        named = cond < self.conditions
+        named = cond < CLASSES
         if named.any():
             out["class_match"] = float((predict(judge, image[named]).argmax(1) == cond[named]).double().mean())
         if self.has_data():

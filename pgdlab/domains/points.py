@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pgdlab.diffusion.analytic import Mixture, Points
+from pgdlab.diffusion.conditioning import Conditioning, NoLabels
 from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.schedules import Cosine, Schedule
 from pgdlab.diffusion.space import Dense
@@ -32,8 +33,8 @@ class PointDomain(Domain):
         return type(self).__name__.lower()
 
     @property
-    def conditions(self) -> int:  # type: ignore[override]
-        return self.replicas
+    def conditioning(self) -> Conditioning:  # type: ignore[override]
+        return NoLabels(self.replicas)
 
     @property
     def train_conditions(self) -> tuple[int, ...]:  # type: ignore[override]

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pgdlab.diffusion import files
+from pgdlab.diffusion.conditioning import Conditioning, NoLabels
 from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.graphs import GraphDenoiser, Graphs
 from pgdlab.diffusion.schedules import Cosine
@@ -55,7 +56,8 @@ class QM9(Domain):
     heads: int = 6
     layers: int = 6
     name: str = field(default="qm9", init=False)
-    conditions: int = field(default=qm9.ATOMS + 1, init=False)  # 0 and ATOMS + 1 are no sizes
+    # 0 and ATOMS + 1 are no sizes
+    conditioning: Conditioning = field(default_factory=lambda: NoLabels(qm9.ATOMS + 1), init=False)
     space: Graphs = field(default=Graphs(qm9.ATOMS, len(TYPE_SHARES), len(BOND_SHARES)), init=False)
 
     def __post_init__(self) -> None:

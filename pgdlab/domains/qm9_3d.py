@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pgdlab.diffusion import files
 from pgdlab.diffusion.atoms import AtomDenoiser, Atoms
+from pgdlab.diffusion.conditioning import Conditioning, NoLabels
 from pgdlab.diffusion.schedules import Cosine
 from pgdlab.domains.base import Domain
 from pgdlab.domains.qm9 import spaced
@@ -40,7 +41,8 @@ class QM9InSpace(Domain):
     layers: int = 9
     fcd: bool = False
     name: str = field(default="qm9_3d", init=False)
-    conditions: int = field(default=qm9.ALL_ATOMS + 1, init=False)  # 0 and ALL_ATOMS + 1 are no sizes
+    # 0 and ALL_ATOMS + 1 are no sizes
+    conditioning: Conditioning = field(default_factory=lambda: NoLabels(qm9.ALL_ATOMS + 1), init=False)
     space: Atoms = field(default=Atoms(qm9.ALL_ATOMS, len(ELEMENTS)), init=False)
 
     def __post_init__(self) -> None:

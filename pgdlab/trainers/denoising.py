@@ -93,7 +93,7 @@ class DenoisingAlgorithm(Algorithm):
         hidden = torch.rand(size, generator=g) < self.drop
         given = experience.cond.cpu()[rows]
         noise = world.policy.space.project(noise, given)
-        cond = given.masked_fill(hidden, world.domain.conditions)
+        cond = given.masked_fill(hidden, world.domain.conditioning.unconditional)
         own = torch.arange(world.processes.rank, size, world.processes.size)
         pieces = []
         for part in own.split(world.plan.pass_size):

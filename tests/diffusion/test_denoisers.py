@@ -6,9 +6,11 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pgdlab.diffusion.conditioning import Conditioning, NoLabels
 from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, DiffusersDenoiser
+from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.tuning import Adapted, AdaptersOff, Frozen, Full, LoRA
 from tests.networks import CLASSES, denoiser, tuned, unet
 from tests.networks import config as scheduler
@@ -32,7 +34,7 @@ def randomise(parameters: list[torch.nn.Parameter]) -> None:
 
 @torch.no_grad()
 def test_every_row_has_its_own_time_and_condition() -> None:
-    """Trap 10: rows may come in any company and order."""
+    """Rows may come in any company and order."""
     d, x = denoiser(double=True), points().double()
     together = d(x, T, COND)
     for i in range(4):
@@ -48,10 +50,38 @@ def test_every_row_has_its_own_time_and_condition() -> None:
 
 @torch.no_grad()
 def test_a_network_without_classes_ignores_conditions() -> None:
-    from pgdlab.diffusion.schedules import DiffusersSchedule
-
-    d = DiffusersDenoiser(unet(classes=None), DiffusersSchedule(scheduler()))
+    d = DiffusersDenoiser(unet(classes=None), DiffusersSchedule(scheduler()), NoLabels(NULL))
     assert torch.equal(d(points(), T, COND), d(points(), T, COND.roll(1)))
+
+
+class Table(Conditioning):
+    """A row of a table for every condition and for "none", as the embedding of a prompt would be."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, texts=("a cat", "a dog", ""))
+        self.register_buffer("rows", torch.arange(size + 1.0)[:, None] + 0.5)
+
+    def forward(self, cond: Tensor) -> dict[str, Tensor]:
+        return {"shift": self.rows[cond]}
+
+
+class Shifted(nn.Module):
+    """Noise that is what it is told."""
+
+    def forward(self, x: Tensor, t: Tensor, shift: Tensor, return_dict: bool) -> tuple[Tensor]:
+        return (torch.zeros_like(x) + shift[:, :, None, None],)
+
+
+@torch.no_grad()
+def test_the_network_is_told_what_the_conditioning_says_of_the_number() -> None:
+    schedule = DiffusersSchedule(scheduler())
+    d = DiffusersDenoiser(Shifted(), schedule, Table(NULL))
+    alpha, sigma = schedule.alpha(T)[:, None, None, None], schedule.sigma(T)[:, None, None, None]
+    expected = (points() - sigma * (COND[:, None, None, None] + 0.5)) / alpha
+    torch.testing.assert_close(d(points(), T, COND), expected.float(), rtol=1e-6, atol=1e-6)
+    assert d.conditioning.unconditional == NULL
+    assert "conditioning.rows" in d.state_dict()
+    assert not denoiser().conditioning.state_dict(), "a checkpoint of class labels has new names"
 
 
 @torch.no_grad()

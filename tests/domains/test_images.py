@@ -91,7 +91,7 @@ def test_a_fresh_network_depends_on_the_generator_alone_and_estimates_x0():
     assert all(torch.equal(one[k], same[k]) for k in one)
     assert not torch.equal(one["conv_in.weight"], other["conv_in.weight"])
     denoiser = domain.fresh(torch.Generator().manual_seed(0)).eval()
-    x, cond = draw(2, *domain.space.shape), torch.tensor([3, domain.conditions])
+    x, cond = draw(2, *domain.space.shape), torch.tensor([3, domain.conditioning.unconditional])
     assert denoiser(x, torch.tensor([10, 900]), cond).shape == x.shape
 
 

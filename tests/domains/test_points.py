@@ -32,7 +32,7 @@ def test_gaussian_data_has_the_covariance_asked_for() -> None:
     data, _ = DOMAINS[0].data("train")
     assert torch.allclose(data.T.cov(), torch.tensor([[1.0, 0.6], [0.6, 0.8]]).double(), atol=0.1)  # 4.5 errors of .022
     assert DOMAINS[0].train_conditions == (0, 1, 2)
-    assert DOMAINS[0].conditions == 3
+    assert DOMAINS[0].conditioning.size == 3
 
 
 @pytest.mark.parametrize("domain", DOMAINS, ids=lambda d: d.name)

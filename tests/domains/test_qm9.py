@@ -110,7 +110,7 @@ def test_the_base_that_ships_is_as_good_as_its_card_says() -> None:
     """300 samples in 20 steps; the card's share of valid ones, less 4.5 errors of both measurements."""
     domain = QM9()
     card = json.loads((known.ASSETS / "README.md").read_text().split("```json")[1].split("```")[0])["quality"]
-    rho = Standard(space=domain.space, conditions=domain.conditions, std=1.0)
+    rho = Standard(space=domain.space, num_conditions=domain.conditioning.size, std=1.0)
     policy = Policy(domain.base(), domain.space, rho, DDIM(), 20)
     cond = torch.tensor([domain.train_conditions[i % 100] for i in range(300)])
     sample = rollout(policy, policy, Noise(5), 0, range(300), cond, [], 300).sample
