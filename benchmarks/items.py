@@ -13,7 +13,7 @@ from pgdlab.diffusion.conditioning import ClassLabels, Conditioning, NoLabels
 from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.space import Dense, Space
-from pgdlab.domains.base import Domain
+from pgdlab.domains.base import Decoder, Domain, Identity
 from pgdlab.domains.image import SCHEDULER
 from pgdlab.rewards.base import Reward, Score
 
@@ -52,6 +52,7 @@ class Latent(Domain):
     train_conditions: tuple[int, ...] = tuple(range(CLASSES))
     name: str = field(default="latent", init=False)
     space: Space = field(default=Dense((CHANNELS, SIZE, SIZE)), init=False)
+    decoder: Decoder = field(default_factory=Identity, init=False)
 
     @property
     def conditioning(self) -> Conditioning:  # type: ignore[override]
@@ -65,12 +66,6 @@ class Latent(Domain):
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
             network = unet(self.width) if self.network == "unet" else Stub()
         return DiffusersDenoiser(network.eval(), DiffusersSchedule(SCHEDULER), self.conditioning)
-
-    def data(self, split: str) -> tuple[Tensor, Tensor]:
-        raise ValueError("latents have no data")
-
-    def decode(self, sample: Tensor) -> Tensor:
-        return sample
 
     def metrics(self, sample: Tensor, cond: Tensor) -> dict[str, float]:
         return {}

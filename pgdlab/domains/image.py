@@ -17,7 +17,7 @@ from pgdlab.diffusion.conditioning import ClassLabels, Conditioning
 from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.space import Dense, Space
-from pgdlab.domains.base import Domain
+from pgdlab.domains.base import Decoder, LabelledDomain
 from pgdlab.images.classifiers import ASSETS, CLASSES, Classifier, load_classifier, predict
 from pgdlab.images.drawing import picture
 from pgdlab.images.metrics import copies, diversity, kid, nearest
@@ -41,8 +41,15 @@ def stratified(labels: Int[Tensor, " N"], parts: int, seed: int) -> list[Int[Ten
     return [order[i::parts].sort().values for i in range(parts)]
 
 
+class GreyLevels(Decoder):
+    """[-1, 1] -> [0, 1], clamped; the gradient is 0 outside."""
+
+    def decode(self, sample: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B 1 S S"]:
+        return ((sample.float() + 1) / 2).clamp(0, 1)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ImageDomain(Domain):
+class ImageDomain(LabelledDomain):
     """Images (B, 1, S, S), scaled to [-1, 1] for the denoiser and to [0, 1] for rewards and people.
 
     train_conditions: the classes that training and evaluation draw from; 10 stands for "no class". weights: a folder with
@@ -53,6 +60,7 @@ class ImageDomain(Domain):
     train_conditions: tuple[int, ...] = tuple(range(10))
     weights: str | None = None
     conditioning: Conditioning = field(default_factory=lambda: ClassLabels(CLASSES), init=False)
+    decoder: Decoder = field(default_factory=GreyLevels, init=False)
     name: str = field(init=False)
     size: int = field(init=False)
     channels: tuple[int, ...] = field(init=False)
@@ -131,9 +139,6 @@ class ImageDomain(Domain):
             raise ValueError(f"split is {split!r}; {self.name} has train, test, {', '.join(THIRDS)}")
         return self._splits[split]
 
-    def decode(self, sample: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B 1 S S"]:
-        return ((sample.float() + 1) / 2).clamp(0, 1)
-
     @functools.cached_property
     def _networks(self) -> tuple[Classifier, Classifier]:
         return load_classifier(self.name, "features"), load_classifier(self.name, "heldout")
@@ -158,9 +163,9 @@ class ImageDomain(Domain):
             sample, label = self.data(split)
             order = torch.randperm(len(label), generator=torch.Generator().manual_seed(2))
             rows = order[:REFERENCE_IMAGES].sort().values
-            kept[f"{name}_features"] = predict(network, self.decode(sample[rows]), features=True).half()
+            kept[f"{name}_features"] = predict(network, self.decoder(sample[rows]), features=True).half()
             kept[f"{name}_labels"] = label[rows].to(torch.uint8)
-        seen, unseen = self.decode(self.data("train")[0]), self.decode(self.data("test")[0])
+        seen, unseen = self.decoder(self.data("train")[0]), self.decoder(self.data("test")[0])
         kept["nearest"] = nearest(unseen[:: max(1, len(unseen) // REFERENCE_IMAGES)], seen)
         save_file(kept, into / "reference.safetensors")
 
@@ -169,7 +174,7 @@ class ImageDomain(Domain):
         """Real images of the prompted classes are what kid and diversity are compared with. Empty for one sample."""
         if len(sample) < 2:
             return {}
-        image, cond, real = self.decode(sample.detach().cpu()), cond.cpu(), self._reference
+        image, cond, real = self.decoder(sample.detach()).cpu(), cond.cpu(), self._reference
         prompted = cond.unique() if int(cond.max()) < CLASSES else torch.arange(CLASSES)
         kept = {s: torch.isin(real[f"{s}_labels"].long(), prompted) for s in ("train", "test")}
         train, test = (real[f"{s}_features"][rows] for s, rows in kept.items())
@@ -185,10 +190,10 @@ class ImageDomain(Domain):
         if named.any():
             out["class_match"] = float((predict(judge, image[named]).argmax(1) == cond[named]).double().mean())
         if self.has_data():
-            distance = nearest(image, self.decode(self.data("train")[0]))
+            distance = nearest(image, self.decoder(self.data("train")[0]))
             near = {"nearest_distance": distance.mean(), "nearest_real": real["nearest"].mean()}
             out |= {k: float(v) for k, v in near.items()} | {"copies": copies(distance, real["nearest"])}
         return out
 
     def show(self, rows: dict[str, Tensor], path: Path) -> None:
-        picture({title: self.decode(sample.detach().cpu()) for title, sample in rows.items()}, path)
+        picture({title: self.decoder(sample.detach()).cpu() for title, sample in rows.items()}, path)

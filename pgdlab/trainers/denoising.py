@@ -9,6 +9,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser, refuse_to_hide
+from pgdlab.domains.base import labelled
 from pgdlab.functional.gaussian import expand
 from pgdlab.rollout.noise import Noise, Stream
 from pgdlab.rollout.plan import Plan
@@ -140,7 +141,7 @@ class Pretrain(DenoisingAlgorithm):
             )
 
     def collect(self, world: World, iteration: int) -> Samples:
-        x0, cond = world.domain.data("train")
+        x0, cond = labelled(world.domain).data("train")
         logs = self.figures(world) if self.probe and iteration and iteration % self.probe_every == 0 else {}
         weight = torch.ones(len(x0), device=world.device)
         return Samples(x0.to(world.device), cond, weight, iteration, logs)
