@@ -22,13 +22,23 @@ unet = UNet2DModel.from_pretrained("{name}", subfolder="unet")
 scheduler = DDIMScheduler.from_pretrained("{name}", subfolder="scheduler")
 ```"""
 
+ADAPTERS = """```python
+from diffusers import UNet2DModel
+from peft import PeftModel
+
+unet = PeftModel.from_pretrained(UNet2DModel.from_pretrained("the base folder", subfolder="unet"), "{name}/lora")
+```"""
+
 
 class Denoiser(nn.Module, ABC):
     """Estimates x_0 from x_t (P, *D) at times t (P,) under conditions cond (P, ...). supports_unconditional: whether an
-    unconditional estimate exists (cond == number of conditions); False where cond is the size of a sample."""
+    unconditional estimate exists (cond == Conditioning.unconditional); False where cond is the size of a sample. guided:
+    whether the estimate is not that of one network, but extrapolated between two.
+    """
 
     schedule: Schedule
     supports_unconditional: ClassVar[bool] = True
+    guided: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
@@ -58,14 +68,28 @@ def refuse_to_hide(denoiser: Denoiser, advice: str) -> None:
         raise ValueError(f"the condition is the size of a sample, and cannot be hidden: set {advice}")
 
 
-class DiffusersDenoiser(Denoiser):
+class NetworkDenoiser(Denoiser):
+    """A denoiser around a network. adapter_targets: ends of the names of its layers that get low-rank adapters."""
+
+    network: Any  # a Module; what diffusers and peft add to one is not in its type
+    adapter_targets: ClassVar[tuple[str, ...]]
+
+    def frozen(self) -> Denoiser:
+        return copy.deepcopy(self).eval().requires_grad_(False)
+
+    @abstractmethod
+    def save_for_adapters(self, folder: Path) -> str:
+        """Writes what lora/ needs beside it into the folder; how to load both, in markdown."""
+
+
+class DiffusersDenoiser(NetworkDenoiser):
     """A diffusers UNet2DModel-like network with its scheduler's prediction type.
 
     epsilon: x0 = (x - sigma eps) / alpha; v: x0 = alpha x - sigma v (Salimans & Ho 2022, arXiv:2202.00512); sample: x0.
     conditioning: tells the network what cond stands for.
     """
 
-    network: Any  # what diffusers and peft add to a Module is not in its type
+    adapter_targets = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "time_emb_proj")
 
     def __init__(self, network: nn.Module, schedule: DiffusersSchedule, conditioning: Conditioning) -> None:
         super().__init__()
@@ -89,14 +113,15 @@ class DiffusersDenoiser(Denoiser):
             x0 = torch.addcmul(alpha * x, out, -sigma) if kind == "v_prediction" else out
         return x0 if self.schedule.clip is None else x0.clamp(-self.schedule.clip, self.schedule.clip)
 
-    def frozen(self) -> Denoiser:
-        return copy.deepcopy(self).eval().requires_grad_(False)
-
     def save(self, folder: Path) -> str:
         """unet/ and scheduler/, in diffusers' format."""
         self.network.save_pretrained(folder / "unet", safe_serialization=True)
         self.schedule.scheduler.save_pretrained(folder / "scheduler")
         return LOADING.format(name=folder.name)
+
+    def save_for_adapters(self, folder: Path) -> str:
+        self.schedule.scheduler.save_pretrained(folder / "scheduler")
+        return ADAPTERS.format(name=folder.name)
 
 
 class ClassifierFreeGuidance(Denoiser):
@@ -105,6 +130,8 @@ class ClassifierFreeGuidance(Denoiser):
     Both estimates come from one forward of twice the rows. Scale 1 is the conditional model: do not wrap then. Raises
     ValueError where the condition cannot be hidden.
     """
+
+    guided = True
 
     def __init__(self, denoiser: Denoiser, scale: float, unconditional: int) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser, refuse_to_hide
+from pgdlab.diffusion.denoisers import Denoiser, refuse_to_hide
 from pgdlab.domains.base import labelled
 from pgdlab.functional.gaussian import expand
 from pgdlab.rollout.noise import Noise, Stream
@@ -117,7 +117,7 @@ class DenoisingAlgorithm(Algorithm):
 
 def unguided(world: World) -> None:
     """Raises ValueError for classifier-free guidance: the regression is of the network's own estimate."""
-    if isinstance(world.policy.denoiser, ClassifierFreeGuidance):
+    if world.policy.denoiser.guided:
         raise ValueError("denoising regression fits the unguided estimate: set policy.guidance=1")
 
 

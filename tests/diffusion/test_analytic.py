@@ -141,7 +141,7 @@ def test_affine_corrections_are_of_their_own_step_and_condition() -> None:
     torch.testing.assert_close(moved, wanted, rtol=1e-8, atol=1e-9)
 
 
-def test_adapters_are_for_diffusers_networks() -> None:
+def test_adapters_are_for_networks() -> None:
     with pytest.raises(ValueError, match="policy=network"):
         policy(LoRA())
 

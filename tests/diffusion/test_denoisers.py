@@ -1,8 +1,6 @@
-"""Denoisers around networks: conditions, guidance, adapters, frozen copies."""
+"""Denoisers around networks: conditions, guidance, frozen copies."""
 
 from __future__ import annotations
-
-import copy
 
 import pytest
 import torch
@@ -11,7 +9,7 @@ from torch import Tensor, nn
 from pgdlab.diffusion.conditioning import Conditioning, NoLabels
 from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, DiffusersDenoiser
 from pgdlab.diffusion.schedules import DiffusersSchedule
-from pgdlab.diffusion.tuning import Adapted, AdaptersOff, Frozen, Full, LoRA
+from pgdlab.diffusion.tuning import Frozen, Full, LoRA
 from tests.networks import CLASSES, denoiser, tuned, unet
 from tests.networks import config as scheduler
 from tests.tiny import GaussianDenoiser, tiny_schedule
@@ -135,53 +133,9 @@ def test_frozen_tuning_trains_nothing() -> None:
 
 @pytest.mark.parametrize("tuning", [Full(), Frozen(), LoRA(rank=2)])
 def test_dropout_is_off_for_training(tuning: Full | Frozen | LoRA) -> None:
-    """Trap 10: two passes over the same rows agree exactly, though the network was built and left with dropout on."""
+    """Two passes over the same rows agree exactly, though the network was built and left with dropout on."""
     noisy = denoiser(dropout=0.5)
     noisy.network.train()
     assert not torch.equal(noisy(points(), T, COND), noisy(points(), T, COND))
     d = tuned(tuning, noisy)
     assert torch.equal(d(points(), T, COND), d(points(), T, COND))
-
-
-def test_adapters_start_at_zero_and_only_they_train() -> None:
-    base = denoiser()
-    expected = copy.deepcopy(base)(points(), T, COND)
-    d = tuned(LoRA(rank=2), base)
-    assert torch.equal(d(points(), T, COND), expected)
-    trained = {name for name, p in d.named_parameters() if p.requires_grad}
-    assert trained
-    assert trained == {name for name, _ in d.named_parameters() if "lora_" in name}
-
-
-def test_adapters_off_is_the_base_exactly_and_costs_no_second_model() -> None:
-    base = denoiser()
-    expected = copy.deepcopy(base)(points(), T, COND)
-    d = tuned(LoRA(rank=2), base)
-    off = d.frozen()
-    assert isinstance(off, AdaptersOff)
-    assert not list(off.parameters())
-    randomise([p for p in d.parameters() if p.requires_grad])
-    assert (d(points(), T, COND) - expected).abs().max() > 1e-3
-    assert torch.equal(off(points(), T, COND), expected)
-    assert (d(points(), T, COND) - expected).abs().max() > 1e-3, "the adapters stayed off"
-    assert off.frozen() is off
-
-
-def test_a_reference_pass_leaves_gradients_as_they_were() -> None:
-    """peft's disable_adapter() restores what it thinks was trained. One weight of the base is trained here too."""
-    d = tuned(LoRA(rank=2), denoiser())
-    assert isinstance(d, Adapted)
-    next(iter(p for n, p in d.named_parameters() if "lora" not in n)).requires_grad_(True)
-    off, before = d.frozen(), {n: p.requires_grad for n, p in d.named_parameters()}
-    out = d(points(), T, COND)
-    with torch.no_grad():
-        off(points(), T, COND)
-    assert {n: p.requires_grad for n, p in d.named_parameters()} == before
-    out.square().sum().backward()  # the graph was made before the reference pass
-    missing = [n for n, p in d.named_parameters() if p.requires_grad and p.grad is None]
-    assert not missing
-
-
-def test_a_wrong_target_is_named() -> None:
-    with pytest.raises(ValueError, match="no_such_layer"):
-        tuned(LoRA(targets=("no_such_layer",)), denoiser())
