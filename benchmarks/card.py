@@ -61,7 +61,7 @@ class StableDiffusion(Latent):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator.initial_seed())
             network = stable_diffusion()
-        return DiffusersDenoiser(network.eval(), DiffusersSchedule(SCHEDULER))
+        return DiffusersDenoiser(network.eval(), DiffusersSchedule(SCHEDULER), self.conditioning)
 
 
 SIZES = {

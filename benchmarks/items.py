@@ -9,10 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from pgdlab.diffusion.conditioning import ClassLabels, Conditioning, NoLabels
 from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.space import Dense, Space
-from pgdlab.domains.base import Domain
+from pgdlab.domains.base import Decoder, Domain, Identity
 from pgdlab.domains.image import SCHEDULER
 from pgdlab.rewards.base import Reward, Score
 
@@ -50,8 +51,12 @@ class Latent(Domain):
     width: int = 56
     train_conditions: tuple[int, ...] = tuple(range(CLASSES))
     name: str = field(default="latent", init=False)
-    conditions: int = field(default=CLASSES, init=False)
     space: Space = field(default=Dense((CHANNELS, SIZE, SIZE)), init=False)
+    decoder: Decoder = field(default_factory=Identity, init=False)
+
+    @property
+    def conditioning(self) -> Conditioning:  # type: ignore[override]
+        return (ClassLabels if self.network == "unet" else NoLabels)(CLASSES)
 
     def base(self) -> DiffusersDenoiser:
         return self.fresh(torch.Generator().manual_seed(0))
@@ -60,13 +65,7 @@ class Latent(Domain):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
             network = unet(self.width) if self.network == "unet" else Stub()
-        return DiffusersDenoiser(network.eval(), DiffusersSchedule(SCHEDULER))
-
-    def data(self, split: str) -> tuple[Tensor, Tensor]:
-        raise ValueError("latents have no data")
-
-    def decode(self, sample: Tensor) -> Tensor:
-        return sample
+        return DiffusersDenoiser(network.eval(), DiffusersSchedule(SCHEDULER), self.conditioning)
 
     def metrics(self, sample: Tensor, cond: Tensor) -> dict[str, float]:
         return {}

@@ -12,15 +12,14 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from pgdlab.diffusion.denoisers import DiffusersDenoiser
-from pgdlab.diffusion.graphs import GraphDenoiser
+from pgdlab.diffusion.denoisers import NetworkDenoiser
 from pgdlab.world import World
 
 
 def networks(world: World) -> list[nn.Module]:
     """Those inside the denoisers of policy and reference, each once."""
     denoisers = (m for part in (world.policy, world.reference) for m in part.modules())
-    return list(dict.fromkeys(m.network for m in denoisers if isinstance(m, (DiffusersDenoiser, GraphDenoiser))))
+    return list(dict.fromkeys(m.network for m in denoisers if isinstance(m, NetworkDenoiser)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.items import CHANNELS, CLASSES, SIZE, Latent
+from benchmarks.items import CHANNELS, SIZE, Latent
 from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.diffusion.schedules import DiffusersSchedule
 
@@ -81,7 +81,6 @@ class Prompted(nn.Module):
         super().__init__()
         self.register_buffer("embeddings", embeddings)
         self.unet = unet
-        self.config = {"num_class_embeds": len(embeddings)}
 
     def forward(self, x: Tensor, t: Tensor, class_labels: Tensor, return_dict: bool = False) -> tuple[Tensor]:
         return self.unet(x, t, self.embeddings[class_labels], return_dict=return_dict)  # type: ignore[no-any-return]
@@ -91,11 +90,10 @@ class Prompted(nn.Module):
 class Text(Latent):
     """Latents (B, 4, 8, 8) under ten prompts, as the pipeline makes them."""
 
-    conditions: int = field(default=CLASSES, init=False)
-
     def fresh(self, generator: torch.Generator) -> DiffusersDenoiser:
         pipe = pipeline(generator.initial_seed())
         with torch.no_grad():
             tokens = pipe.tokenizer([*PROMPTS, ""], padding="max_length", return_tensors="pt").input_ids
             network = Prompted(pipe.unet, pipe.text_encoder(tokens)[0])
-        return DiffusersDenoiser(network.eval(), DiffusersSchedule({"_class_name": "DDIMScheduler", **SCHEDULER}))
+        schedule = DiffusersSchedule({"_class_name": "DDIMScheduler", **SCHEDULER})
+        return DiffusersDenoiser(network.eval(), schedule, self.conditioning)

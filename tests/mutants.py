@@ -173,7 +173,7 @@ MUTANTS = [
     Mutant("noise by the row of the batch", "rollout/noise.py", "for row, i in zip(out.numpy(), index, strict=True)",
            "for i, row in enumerate(out.numpy())", "rollout/test_noise.py"),
     Mutant("adapters left on", "diffusion/tuning.py", "self.switch(False)", "self.switch(True)",
-           T_DENOISERS),
+           "diffusion/test_adapters.py"),
     Mutant("sign of the guidance", "diffusion/denoisers.py", "torch.lerp(null, given, self.scale)",
            "torch.lerp(null, given, -self.scale)", T_DENOISERS),
     Mutant("reference is the policy itself", "diffusion/denoisers.py", "copy.deepcopy(self).eval()", "self.eval()",

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pgdlab.diffusion.conditioning import ClassLabels
 from pgdlab.diffusion.denoisers import Denoiser, DiffusersDenoiser
 from pgdlab.diffusion.kernels import DDIM, Chain
 from pgdlab.diffusion.schedules import DiffusersSchedule
@@ -41,7 +42,9 @@ def config(**more: Any) -> dict[str, Any]:
 
 def denoiser(size: int = 8, dropout: float = 0.0, double: bool = False, **more: Any) -> DiffusersDenoiser:
     network = unet(size, dropout)
-    return DiffusersDenoiser(network.double() if double else network, DiffusersSchedule(config(**more)))
+    return DiffusersDenoiser(
+        network.double() if double else network, DiffusersSchedule(config(**more)), ClassLabels(CLASSES - 1)
+    )
 
 
 class Listed(Noise):

@@ -283,7 +283,7 @@ def test_what_is_written_is_written_whole(tmp_path: Path, monkeypatch: pytest.Mo
         (["=3"], "'=3' is not an override; write key=value"),
         (["penalty.coefficient=-1"], r"penalty .PathKL.: coefficient is -1.0; it is at least 0$"),
         (["penalty=target_kl", "penalty.target=0"], "target is 0.0 and coefficient .*; with a target both are above 0"),
-        (["policy=lora", "policy.tuning.rank=0"], "rank is 0; it is at least 1"),
+        (["policy=lora", "policy.tuning.rank=0"], "rank is 0; it must be at least 1"),
         (
             ["logger=wandb", "logger.mode=foo"],
             "logger.mode is 'foo'; wandb takes one of 'online', 'offline', 'disabled'",

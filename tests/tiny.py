@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pgdlab.diffusion.conditioning import Conditioning, NoLabels
 from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.initial import Diagonal, InitialDistribution, Standard
 from pgdlab.diffusion.kernels import DDIM
 from pgdlab.diffusion.policy import Policy
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.space import Dense, Space
-from pgdlab.domains.base import Domain
+from pgdlab.domains.base import Decoder, Identity, LabelledDomain
 from pgdlab.functional.gaussian import expand
 from pgdlab.penalties.base import NoPenalty, Penalty
 from pgdlab.rewards.base import Reward, Score
@@ -90,12 +91,13 @@ class Failing(Reward):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TinyDomain(Domain):
+class TinyDomain(LabelledDomain):
     """Two classes of Gaussian points in the plane; decodes to the points themselves."""
 
     name: str = "tiny"
     space: Space = field(default_factory=lambda: Dense((2,)))
-    conditions: int = 2
+    conditioning: Conditioning = field(default_factory=lambda: NoLabels(2))
+    decoder: Decoder = field(default_factory=Identity)
     train_conditions: tuple[int, ...] = (0,)
 
     def base(self) -> Denoiser:
@@ -109,9 +111,6 @@ class TinyDomain(Domain):
         cond = torch.arange(4096) % 2
         noise = torch.randn(4096, 2, dtype=torch.float64, generator=g)
         return torch.tensor(CLASS_MEANS, dtype=torch.float64)[cond] + 0.5 * noise, cond
-
-    def decode(self, sample: Tensor) -> Tensor:
-        return sample
 
     def metrics(self, sample: Tensor, cond: Tensor) -> dict[str, float]:
         return {}
@@ -151,7 +150,7 @@ def tiny_policy(
     """fp64. denoiser, rho: what is trained."""
     space = Dense((2,))
     kind: type[InitialDistribution] = Diagonal if rho else Standard
-    initial = kind(space=space, conditions=2, std=1.0).double()
+    initial = kind(space=space, num_conditions=2, std=1.0).double()
     exact = GaussianDenoiser(tiny_schedule(times, **schedule), trained=denoiser)
     return Policy(exact, space, initial, DDIM(eta=eta), steps or times)
 

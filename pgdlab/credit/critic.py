@@ -25,7 +25,7 @@ class Critic(ABC):
 
 def sizes(world: World) -> tuple[int, int, int]:
     """Conditions ("none" included), steps, and coordinates of a state."""
-    return world.domain.conditions + 1, world.policy.steps, math.prod(world.policy.space.shape)
+    return world.domain.conditioning.size + 1, world.policy.steps, math.prod(world.policy.space.shape)
 
 
 @dataclass(frozen=True, kw_only=True)

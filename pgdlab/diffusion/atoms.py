@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pgdlab.diffusion import files
-from pgdlab.diffusion.denoisers import Denoiser
+from pgdlab.diffusion.denoisers import NetworkDenoiser
 from pgdlab.diffusion.networks.egnn import EGNN
 from pgdlab.diffusion.schedules import Schedule
 from pgdlab.diffusion.space import Space, squared_difference
@@ -66,7 +65,7 @@ class Atoms(Space):
         return x[..., : self.types], x[..., self.types :]
 
 
-class AtomDenoiser(Denoiser):
+class AtomDenoiser(NetworkDenoiser):
     """An EGNN that predicts v = alpha noise - sigma x0; x0 = alpha x - sigma v (Salimans & Ho 2022, arXiv:2202.00512).
 
     EDM predicts the noise, from which x0 is found by dividing by alpha: 1000 times its error at the first step, which a
@@ -74,6 +73,9 @@ class AtomDenoiser(Denoiser):
     """
 
     supports_unconditional = False
+    adapter_targets = (
+        "ends", "distances", "message.1", "node.0", "node.2", "moved_ends", "moved_distances", "pull.1",
+    )  # fmt: skip
 
     def __init__(self, space: Atoms, schedule: Schedule, *, hidden: int = 256, layers: int = 9) -> None:
         super().__init__()
@@ -88,10 +90,10 @@ class AtomDenoiser(Denoiser):
         v = self.space.project(torch.cat([features, shift], 2).to(x.dtype), cond)
         return alpha * x - sigma * v
 
-    def frozen(self) -> Denoiser:
-        return copy.deepcopy(self).eval().requires_grad_(False)
-
     def save(self, folder: Path) -> str:
         """config.json (the network's sizes) and model.safetensors."""
         files.write(self.network, self.sizes, folder)
         return f"```bash\npython run.py domain=qm9_3d domain.weights={folder}\n```"
+
+    def save_for_adapters(self, folder: Path) -> str:
+        return files.adapters("QM9InSpace", "pgdlab.domains.qm9_3d", folder)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from pgdlab.diffusion.conditioning import Conditioning
 from pgdlab.diffusion.schedules import DiffusersSchedule, Schedule
 from pgdlab.functional.gaussian import expand
 
@@ -21,13 +22,23 @@ unet = UNet2DModel.from_pretrained("{name}", subfolder="unet")
 scheduler = DDIMScheduler.from_pretrained("{name}", subfolder="scheduler")
 ```"""
 
+ADAPTERS = """```python
+from diffusers import UNet2DModel
+from peft import PeftModel
+
+unet = PeftModel.from_pretrained(UNet2DModel.from_pretrained("the base folder", subfolder="unet"), "{name}/lora")
+```"""
+
 
 class Denoiser(nn.Module, ABC):
     """Estimates x_0 from x_t (P, *D) at times t (P,) under conditions cond (P, ...). supports_unconditional: whether an
-    unconditional estimate exists (cond == number of conditions); False where cond is the size of a sample."""
+    unconditional estimate exists (cond == Conditioning.unconditional); False where cond is the size of a sample. guided:
+    whether the estimate is not that of one network, but extrapolated between two.
+    """
 
     schedule: Schedule
     supports_unconditional: ClassVar[bool] = True
+    guided: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
@@ -57,20 +68,33 @@ def refuse_to_hide(denoiser: Denoiser, advice: str) -> None:
         raise ValueError(f"the condition is the size of a sample, and cannot be hidden: set {advice}")
 
 
-class DiffusersDenoiser(Denoiser):
+class NetworkDenoiser(Denoiser):
+    """A denoiser around a network. adapter_targets: ends of the names of its layers that get low-rank adapters."""
+
+    network: Any  # a Module; what diffusers and peft add to one is not in its type
+    adapter_targets: ClassVar[tuple[str, ...]]
+
+    def frozen(self) -> Denoiser:
+        return copy.deepcopy(self).eval().requires_grad_(False)
+
+    @abstractmethod
+    def save_for_adapters(self, folder: Path) -> str:
+        """Writes what lora/ needs beside it into the folder; how to load both, in markdown."""
+
+
+class DiffusersDenoiser(NetworkDenoiser):
     """A diffusers UNet2DModel-like network with its scheduler's prediction type.
 
     epsilon: x0 = (x - sigma eps) / alpha; v: x0 = alpha x - sigma v (Salimans & Ho 2022, arXiv:2202.00512); sample: x0.
-    A network with class embeddings gets cond as class_labels.
+    conditioning: tells the network what cond stands for.
     """
 
-    network: Any  # what diffusers and peft add to a Module is not in its type
+    adapter_targets = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "time_emb_proj")
 
-    def __init__(self, network: nn.Module, schedule: DiffusersSchedule) -> None:
+    def __init__(self, network: nn.Module, schedule: DiffusersSchedule, conditioning: Conditioning) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.conditioning = network, conditioning
         self.schedule: DiffusersSchedule = schedule
-        self.conditional = getattr(network, "config", {}).get("num_class_embeds") is not None
         if schedule.prediction_type not in ("epsilon", "v_prediction", "sample"):
             raise ValueError(
                 f"prediction_type {schedule.prediction_type!r}; a denoiser knows epsilon, v_prediction, sample"
@@ -78,8 +102,7 @@ class DiffusersDenoiser(Denoiser):
 
     def output(self, x: Float[Tensor, "P *D"], t: Int[Tensor, " P"], cond: Tensor) -> Float[Tensor, "P *D"]:
         """The network's raw output (noise, v or x0), in the dtype of x."""
-        labels = {"class_labels": cond} if self.conditional else {}
-        return self.network(x, t, **labels, return_dict=False)[0].to(x.dtype)
+        return self.network(x, t, **self.conditioning(cond), return_dict=False)[0].to(x.dtype)
 
     def forward(self, x: Float[Tensor, "P *D"], t: Int[Tensor, " P"], cond: Tensor) -> Float[Tensor, "P *D"]:
         alpha, sigma = expand(self.schedule.alpha(t), x), expand(self.schedule.sigma(t), x)
@@ -90,14 +113,15 @@ class DiffusersDenoiser(Denoiser):
             x0 = torch.addcmul(alpha * x, out, -sigma) if kind == "v_prediction" else out
         return x0 if self.schedule.clip is None else x0.clamp(-self.schedule.clip, self.schedule.clip)
 
-    def frozen(self) -> Denoiser:
-        return copy.deepcopy(self).eval().requires_grad_(False)
-
     def save(self, folder: Path) -> str:
         """unet/ and scheduler/, in diffusers' format."""
         self.network.save_pretrained(folder / "unet", safe_serialization=True)
         self.schedule.scheduler.save_pretrained(folder / "scheduler")
         return LOADING.format(name=folder.name)
+
+    def save_for_adapters(self, folder: Path) -> str:
+        self.schedule.scheduler.save_pretrained(folder / "scheduler")
+        return ADAPTERS.format(name=folder.name)
 
 
 class ClassifierFreeGuidance(Denoiser):
@@ -106,6 +130,8 @@ class ClassifierFreeGuidance(Denoiser):
     Both estimates come from one forward of twice the rows. Scale 1 is the conditional model: do not wrap then. Raises
     ValueError where the condition cannot be hidden.
     """
+
+    guided = True
 
     def __init__(self, denoiser: Denoiser, scale: float, unconditional: int) -> None:
         super().__init__()

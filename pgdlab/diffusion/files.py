@@ -37,6 +37,17 @@ def write(network: nn.Module, sizes: dict[str, int], folder: Path) -> None:
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
 
 
+def adapters(domain: str, module: str, folder: Path) -> str:
+    """How to load lora/ onto a domain's base, in markdown."""
+    return f"""```python
+from peft import PeftModel
+from {module} import {domain}
+
+denoiser = {domain}(weights="the base folder").base()
+denoiser.network = PeftModel.from_pretrained(denoiser.network, "{folder.name}/lora")
+```"""
+
+
 def read(network: nn.Module, folder: Path) -> None:
     """Reads the weights that write() wrote. Raises ValueError where they are missing, broken or of another network."""
     from safetensors import SafetensorError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pgdlab.diffusion import files
-from pgdlab.diffusion.denoisers import Denoiser
+from pgdlab.diffusion.denoisers import NetworkDenoiser
 from pgdlab.diffusion.networks.graph_transformer import GraphTransformer
 from pgdlab.diffusion.schedules import Schedule
 from pgdlab.diffusion.space import Space, squared_difference
@@ -96,7 +95,7 @@ class Graphs(Space):
         return self.project(hot - 0.5, sizes)
 
 
-class GraphDenoiser(Denoiser):
+class GraphDenoiser(NetworkDenoiser):
     """x0 is the expected one-hot vector, softmax(b + f) - 1/2. b: the log-posterior of every node and pair by itself, given
     its own noisy coordinates and the class shares of the data,
 
@@ -108,6 +107,9 @@ class GraphDenoiser(Denoiser):
     """
 
     supports_unconditional = False
+    adapter_targets = (
+        "qkv", "to_atoms", "out", "mlp.1.0", "mlp.1.2", "sides", "mixed", "to_pairs", "pair_mlp.1.0", "pair_mlp.1.2",
+    )  # fmt: skip
     shares: Tensor
     bond_shares: Tensor
     valence: Tensor
@@ -185,12 +187,12 @@ class GraphDenoiser(Denoiser):
             total = total - (chosen * mask[..., :1]).flatten(1).sum(1)
         return total / cond
 
-    def frozen(self) -> Denoiser:
-        return copy.deepcopy(self).eval().requires_grad_(False)
-
     def save(self, folder: Path) -> str:
         files.write(self.network, self.sizes, folder)
         return f"```bash\npython run.py domain=qm9 domain.weights={folder}\n```"
+
+    def save_for_adapters(self, folder: Path) -> str:
+        return files.adapters("QM9", "pgdlab.domains.qm9", folder)
 
 
 NODE_FEATURES, PAIR_FEATURES = 6, 4

@@ -14,11 +14,12 @@ from pgdlab.functional.gaussian import Gaussian
 
 
 class InitialDistribution(nn.Module, ABC):
-    """rho(s_0 | cond), a Gaussian. std: the prior's standard deviation (Schedule.initial_std)."""
+    """rho(s_0 | cond), a Gaussian. num_conditions: without the one that means "none". std: the prior's
+    standard deviation (Schedule.initial_std)."""
 
-    def __init__(self, *, space: Space, conditions: int, std: float) -> None:
+    def __init__(self, *, space: Space, num_conditions: int, std: float) -> None:
         super().__init__()
-        self.space, self.conditions, self.std = space, conditions, std
+        self.space, self.num_conditions, self.std = space, num_conditions, std
 
     @abstractmethod
     def forward(self, cond: Int[Tensor, " B"]) -> Gaussian:
@@ -27,7 +28,7 @@ class InitialDistribution(nn.Module, ABC):
     def prior(self) -> Standard:
         """rho_pre, in this one's dtype and on its device."""
         own = next(itertools.chain(self.parameters(), self.buffers()))
-        return Standard(space=self.space, conditions=self.conditions, std=self.std).to(own)
+        return Standard(space=self.space, num_conditions=self.num_conditions, std=self.std).to(own)
 
     def gaussian(self, mean: Tensor, log_scale: Tensor, cond: Tensor) -> Gaussian:
         """N(mean, (std e^log_scale)^2) inside the space; mean and log_scale (B, *D)."""
@@ -39,8 +40,8 @@ class Standard(InitialDistribution):
 
     zero: Tensor
 
-    def __init__(self, *, space: Space, conditions: int, std: float) -> None:
-        super().__init__(space=space, conditions=conditions, std=std)
+    def __init__(self, *, space: Space, num_conditions: int, std: float) -> None:
+        super().__init__(space=space, num_conditions=num_conditions, std=std)
         self.register_buffer("zero", torch.zeros(space.shape), persistent=False)
 
     def forward(self, cond: Int[Tensor, " B"]) -> Gaussian:
@@ -52,10 +53,10 @@ class Diagonal(InitialDistribution):
     """N(mean, diag(std e^log_scale)^2), one mean and scale per coordinate; starts as the prior. per_condition: one for
     every condition instead of one for all."""
 
-    def __init__(self, *, space: Space, conditions: int, std: float, per_condition: bool = False) -> None:
-        super().__init__(space=space, conditions=conditions, std=std)
+    def __init__(self, *, space: Space, num_conditions: int, std: float, per_condition: bool = False) -> None:
+        super().__init__(space=space, num_conditions=num_conditions, std=std)
         self.per_condition = per_condition
-        shape = (conditions + 1, *space.shape) if per_condition else space.shape
+        shape = (num_conditions + 1, *space.shape) if per_condition else space.shape
         self.mean = nn.Parameter(torch.zeros(shape))
         self.log_scale = nn.Parameter(torch.zeros(shape))
 
@@ -72,8 +73,8 @@ class Shared(InitialDistribution):
 
     orbit: Tensor
 
-    def __init__(self, *, space: Space, conditions: int, std: float) -> None:
-        super().__init__(space=space, conditions=conditions, std=std)
+    def __init__(self, *, space: Space, num_conditions: int, std: float) -> None:
+        super().__init__(space=space, num_conditions=num_conditions, std=std)
         self.register_buffer("orbit", space.orbits(), persistent=False)
         self.mean = nn.Parameter(torch.zeros(int(self.orbit.max()) + 1))
         self.log_scale = nn.Parameter(torch.zeros_like(self.mean))
@@ -86,9 +87,9 @@ class Shared(InitialDistribution):
 class Conditional(InitialDistribution):
     """A small network from the class to mean and scale; starts as the prior (zero last layer). hidden: its width."""
 
-    def __init__(self, *, space: Space, conditions: int, std: float, hidden: int = 64) -> None:
-        super().__init__(space=space, conditions=conditions, std=std)
-        self.embedding = nn.Embedding(conditions + 1, hidden)
+    def __init__(self, *, space: Space, num_conditions: int, std: float, hidden: int = 64) -> None:
+        super().__init__(space=space, num_conditions=num_conditions, std=std)
+        self.embedding = nn.Embedding(num_conditions + 1, hidden)
         self.head = nn.Linear(hidden, 2 * int(torch.tensor(space.shape).prod()))
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)

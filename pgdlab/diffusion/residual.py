@@ -57,10 +57,10 @@ class AffineCorrection(nn.Module):
     """f(x, h, cond) = W[cond, h] x + b[cond, h]: free for every step and condition. It holds the optimum of a Gaussian
     base under a quadratic reward. size: D of the flattened sample. fp64."""
 
-    def __init__(self, conditions: int, steps: int, size: int) -> None:
+    def __init__(self, num_conditions: int, steps: int, size: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(conditions, steps, size, size, dtype=torch.float64))
-        self.bias = nn.Parameter(torch.zeros(conditions, steps, size, dtype=torch.float64))
+        self.weight = nn.Parameter(torch.zeros(num_conditions, steps, size, size, dtype=torch.float64))
+        self.bias = nn.Parameter(torch.zeros(num_conditions, steps, size, dtype=torch.float64))
 
     def forward(self, x: Float[Tensor, "P *D"], h: Int[Tensor, " P"], cond: Int[Tensor, " P"]) -> Float[Tensor, "P *D"]:
         moved = torch.einsum("pij,pj->pi", self.weight[cond, h].to(x.dtype), x.flatten(1)) + self.bias[cond, h]

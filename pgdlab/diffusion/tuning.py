@@ -10,24 +10,17 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from pgdlab.diffusion.denoisers import Denoiser, DiffusersDenoiser
+from pgdlab.diffusion.denoisers import Denoiser, NetworkDenoiser
 from pgdlab.diffusion.kernels import Chain
 from pgdlab.diffusion.residual import AffineCorrection, NetworkCorrection, Residual, Unit
 from pgdlab.diffusion.space import Space
-
-ADAPTERS = """```python
-from diffusers import UNet2DModel
-from peft import PeftModel
-
-unet = PeftModel.from_pretrained(UNet2DModel.from_pretrained("the base folder", subfolder="unet"), "{name}/lora")
-```"""
 
 
 class Tuning(ABC):
     """Prepares a pretrained denoiser for training. It is put in eval mode: dropout at replay would move the ratio."""
 
     @abstractmethod
-    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, conditions: int) -> Denoiser:
+    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, num_conditions: int) -> Denoiser:
         """The denoiser to train, in a sampler of these steps over this space under that many conditions."""
 
 
@@ -35,7 +28,7 @@ class Tuning(ABC):
 class Full(Tuning):
     """Every weight is trained."""
 
-    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, conditions: int) -> Denoiser:
+    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, num_conditions: int) -> Denoiser:
         return denoiser.eval().requires_grad_(True)
 
 
@@ -43,7 +36,7 @@ class Full(Tuning):
 class Frozen(Tuning):
     """Nothing is trained: for initial-distribution tuning alone."""
 
-    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, conditions: int) -> Denoiser:
+    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, num_conditions: int) -> Denoiser:
         return denoiser.eval().requires_grad_(False)
 
 
@@ -51,20 +44,21 @@ class Frozen(Tuning):
 class LoRA(Tuning):
     """W + scale / rank B A, B = 0 at the start   (Hu et al. 2021, arXiv:2106.09685), through peft.
 
-    targets: ends of the names of the layers that get adapters. scale: alpha in the paper; rank if None.
+    targets: ends of the names of the layers that get adapters; those that the denoiser names if None. scale: alpha in the
+    paper; rank if None.
     """
 
     rank: int = 8
     scale: int | None = None
-    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "time_emb_proj")
+    targets: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise ValueError(f"rank is {self.rank}; it is at least 1")
+            raise ValueError(f"rank is {self.rank}; it must be at least 1")
 
-    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, conditions: int) -> Denoiser:
-        if not isinstance(denoiser, DiffusersDenoiser):
-            raise ValueError(f"LoRA adapts diffusers networks, not a {type(denoiser).__name__}; set policy=network")
+    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, num_conditions: int) -> Denoiser:
+        if not isinstance(denoiser, NetworkDenoiser):
+            raise ValueError(f"LoRA adapts networks, and a {type(denoiser).__name__} has none; set policy=network")
         return Adapted(denoiser, self).eval()
 
 
@@ -77,8 +71,8 @@ class Affine(Tuning):
 
     unit: Unit = "std"
 
-    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, conditions: int) -> Denoiser:
-        correction = AffineCorrection(max(1, conditions), len(chain.std), math.prod(space.shape))
+    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, num_conditions: int) -> Denoiser:
+        correction = AffineCorrection(max(1, num_conditions), len(chain.std), math.prod(space.shape))
         return Residual(denoiser.eval(), correction, chain, space, self.unit)
 
 
@@ -92,21 +86,23 @@ class Network(Tuning):
     unit: Unit = "std"
     separate: bool = True
 
-    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, conditions: int) -> Denoiser:
+    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, num_conditions: int) -> Denoiser:
         size = math.prod(space.shape)
         correction = NetworkCorrection(len(chain.std), size, self.hidden, self.layers, self.separate)
         return Residual(denoiser.eval(), correction, chain, space, self.unit)
 
 
 class Adapted(Denoiser):
-    """A diffusers denoiser whose network carries peft adapters; only these are trained."""
+    """A denoiser whose network carries peft adapters; only these are trained."""
 
-    def __init__(self, denoiser: DiffusersDenoiser, lora: LoRA) -> None:
+    def __init__(self, denoiser: NetworkDenoiser, lora: LoRA) -> None:
         super().__init__()
         from peft import LoraConfig, get_peft_model
 
         alpha = lora.rank if lora.scale is None else lora.scale
-        config = LoraConfig(r=lora.rank, lora_alpha=alpha, target_modules=list(lora.targets))
+        config = LoraConfig(
+            r=lora.rank, lora_alpha=alpha, target_modules=list(lora.targets or denoiser.adapter_targets)
+        )
         denoiser.network = get_peft_model(denoiser.network, config)  # raises ValueError naming targets it cannot find
         self.denoiser, self.schedule = denoiser, denoiser.schedule
 
@@ -117,10 +113,9 @@ class Adapted(Denoiser):
         return AdaptersOff(self)
 
     def save(self, folder: Path) -> str:
-        """lora/, in peft's format, and the base's scheduler/."""
+        """lora/, in peft's format, and what the denoiser writes beside it."""
         self.denoiser.network.save_pretrained(folder / "lora", safe_serialization=True)
-        self.denoiser.schedule.scheduler.save_pretrained(folder / "scheduler")
-        return ADAPTERS.format(name=folder.name)
+        return self.denoiser.save_for_adapters(folder)
 
 
 class AdaptersOff(Denoiser):

@@ -27,14 +27,14 @@ class QuadraticValue(Value):
     linear: Tensor
     constant: Tensor
 
-    def __init__(self, conditions: int, steps: int, size: int) -> None:
+    def __init__(self, num_conditions: int, steps: int, size: int) -> None:
         super().__init__()
         rows, columns = torch.triu_indices(size, size)
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
         shapes = {"square": (len(rows),), "linear": (size,), "constant": ()}
         for name, shape in shapes.items():
-            start = torch.zeros(conditions, steps, *shape, dtype=torch.float64)
+            start = torch.zeros(num_conditions, steps, *shape, dtype=torch.float64)
             self.register_parameter(name, nn.Parameter(start))
 
     def forward(self, x: Float[Tensor, "P *D"], h: Int[Tensor, " P"], cond: Int[Tensor, " P"]) -> Float[Tensor, " P"]:
@@ -50,11 +50,11 @@ class PerceptronValue(Value):
     Each of the three has a first layer of its own, so that the state's few coordinates are not lost among the embedding's.
     """
 
-    def __init__(self, conditions: int, steps: int, size: int, hidden: int, layers: int) -> None:
+    def __init__(self, num_conditions: int, steps: int, size: int, hidden: int, layers: int) -> None:
         super().__init__()
         self.steps, self.hidden = steps, hidden
         self.state, self.time = nn.Linear(size, hidden), nn.Linear(hidden, hidden)
-        self.condition = nn.Embedding(conditions, hidden)
+        self.condition = nn.Embedding(num_conditions, hidden)
         body: list[nn.Module] = []
         for _ in range(layers - 1):
             body += [nn.SiLU(), nn.Linear(hidden, hidden)]

@@ -1,4 +1,4 @@
-"""A domain: data, conditions, how a sample is decoded, shown and measured, and the pretrained base."""
+"""Domains: conditions, how a sample is decoded, shown and measured, the pretrained base, and perhaps data."""
 
 from __future__ import annotations
 
@@ -8,11 +8,39 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from pgdlab.diffusion.conditioning import Conditioning
 from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.space import Space
 from pgdlab.rollout.trajectory import Samples
+
+
+class Decoder(nn.Module, ABC):
+    """Samples (B, *D) -> what rewards and people look at, a batch that slices. Its weights move with the policy's.
+
+    differentiable: whether the result has gradients where the sample has. chunk: samples at a time, for decoders that need
+    much memory and give out tensors; None for all of them.
+    """
+
+    differentiable: bool = True
+    chunk: int | None = None
+
+    @abstractmethod
+    def decode(self, sample: Tensor) -> Any:
+        """The samples of one chunk."""
+
+    def forward(self, sample: Tensor) -> Any:
+        if self.chunk is None:
+            return self.decode(sample)
+        return torch.cat([self.decode(part) for part in sample.split(self.chunk)])
+
+
+class Identity(Decoder):
+    """A sample is what is looked at."""
+
+    def decode(self, sample: Tensor) -> Tensor:
+        return sample
 
 
 class Domain(ABC):
@@ -20,24 +48,13 @@ class Domain(ABC):
 
     name: str
     space: Space
-    conditions: int  # number of classes; cond == conditions means "no class"
+    conditioning: Conditioning
+    decoder: Decoder
     train_conditions: tuple[int, ...]  # what training and evaluation condition on, drawn uniformly
 
     @abstractmethod
     def base(self) -> Denoiser:
         """The pretrained denoiser. Raises ValueError where its files are missing or broken, saying what to do."""
-
-    @abstractmethod
-    def fresh(self, generator: torch.Generator) -> Denoiser:
-        """The same architecture before training, for task=pretrain."""
-
-    @abstractmethod
-    def data(self, split: str) -> tuple[Tensor, Int[Tensor, " N"]]:
-        """Samples (N, *D) as the denoiser sees them, and their classes, of the split "train" or "test"."""
-
-    @abstractmethod
-    def decode(self, sample: Tensor) -> Any:
-        """Samples (B, *D) -> what rewards and people look at; a batch that slices."""
 
     @abstractmethod
     def metrics(self, sample: Tensor, cond: Tensor) -> dict[str, float]:
@@ -47,8 +64,31 @@ class Domain(ABC):
     def show(self, rows: dict[str, Tensor], path: Path) -> None:
         """Writes one picture: a titled grid for every entry of rows (title -> samples (B, *D))."""
 
+    def decode(self, sample: Tensor) -> Any:
+        """decoder(sample)."""
+        return self.decoder(sample)
+
     def report(self, groups: dict[str, Samples], folder: Path) -> list[Path]:
         """Writes what people of the field want beside pictures and figures, of policies on the same noise (name -> samples),
         the one that was asked for last. Returns the files for the loggers: .png, .csv with a header, .sdf. None by default.
         """
         return []
+
+
+class LabelledDomain(Domain):
+    """A domain with data, so that a base can be trained on it."""
+
+    @abstractmethod
+    def fresh(self, generator: torch.Generator) -> Denoiser:
+        """The architecture of the base before training."""
+
+    @abstractmethod
+    def data(self, split: str) -> tuple[Tensor, Int[Tensor, " N"]]:
+        """Samples (N, *D) as the denoiser sees them, and their conditions, of the split "train" or "test"."""
+
+
+def labelled(domain: Domain) -> LabelledDomain:
+    """The domain. Raises ValueError where it has no data."""
+    if not isinstance(domain, LabelledDomain):
+        raise ValueError(f"domain {domain.name} has no data: a base cannot be trained on it")
+    return domain

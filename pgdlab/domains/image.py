@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pgdlab.diffusion.conditioning import ClassLabels, Conditioning
 from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.space import Dense, Space
-from pgdlab.domains.base import Domain
-from pgdlab.images.classifiers import ASSETS, Classifier, load_classifier, predict
+from pgdlab.domains.base import Decoder, LabelledDomain
+from pgdlab.images.classifiers import ASSETS, CLASSES, Classifier, load_classifier, predict
 from pgdlab.images.drawing import picture
 from pgdlab.images.metrics import copies, diversity, kid, nearest
 
@@ -40,8 +41,15 @@ def stratified(labels: Int[Tensor, " N"], parts: int, seed: int) -> list[Int[Ten
     return [order[i::parts].sort().values for i in range(parts)]
 
 
+class GreyLevels(Decoder):
+    """[-1, 1] -> [0, 1], clamped; the gradient is 0 outside."""
+
+    def decode(self, sample: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B 1 S S"]:
+        return ((sample.float() + 1) / 2).clamp(0, 1)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ImageDomain(Domain):
+class ImageDomain(LabelledDomain):
     """Images (B, 1, S, S), scaled to [-1, 1] for the denoiser and to [0, 1] for rewards and people.
 
     train_conditions: the classes that training and evaluation draw from; 10 stands for "no class". weights: a folder with
@@ -51,7 +59,8 @@ class ImageDomain(Domain):
 
     train_conditions: tuple[int, ...] = tuple(range(10))
     weights: str | None = None
-    conditions: int = field(default=10, init=False)
+    conditioning: Conditioning = field(default_factory=lambda: ClassLabels(CLASSES), init=False)
+    decoder: Decoder = field(default_factory=GreyLevels, init=False)
     name: str = field(init=False)
     size: int = field(init=False)
     channels: tuple[int, ...] = field(init=False)
@@ -60,10 +69,10 @@ class ImageDomain(Domain):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "space", Dense((1, self.size, self.size)))
-        unknown = [p for p in self.train_conditions if not 0 <= p <= self.conditions]
+        unknown = [p for p in self.train_conditions if not 0 <= p <= self.conditioning.unconditional]
         if unknown or not self.train_conditions:
             raise ValueError(
-                f"train_conditions is {list(self.train_conditions)}; classes are 0 to 9, {self.conditions} means no class"
+                f"train_conditions is {list(self.train_conditions)}; classes are 0 to {CLASSES - 1}, {CLASSES} means no class"
             )
 
     @abstractmethod
@@ -88,9 +97,9 @@ class ImageDomain(Domain):
             network: Any = UNet2DModel(
                 sample_size=self.size, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=8,
                 block_out_channels=self.channels, down_block_types=("DownBlock2D",) * depth, dropout=self.dropout,
-                up_block_types=("UpBlock2D",) * depth, num_class_embeds=self.conditions + 1, attention_head_dim=8,
+                up_block_types=("UpBlock2D",) * depth, num_class_embeds=CLASSES + 1, attention_head_dim=8,
             )  # fmt: skip
-        return DiffusersDenoiser(network, DiffusersSchedule(SCHEDULER))
+        return DiffusersDenoiser(network, DiffusersSchedule(SCHEDULER), self.conditioning)
 
     def base(self) -> DiffusersDenoiser:
         from diffusers import UNet2DModel
@@ -108,13 +117,13 @@ class ImageDomain(Domain):
         except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
             raise ValueError(f"cannot load the base of {self.name} from {folder}: {error}. {again}") from error
         has = (network.config["in_channels"], network.config["sample_size"], network.config["num_class_embeds"])
-        wanted = (1, self.size, self.conditions + 1)
+        wanted = (1, self.size, CLASSES + 1)
         if has != wanted or found["missing_keys"] or found["unexpected_keys"]:
             raise ValueError(
                 f"{folder} is no base of {self.name}: (channels, size, classes + 1) is {has}, {wanted} is wanted; "
                 f"{len(found['missing_keys'])} weights missing, {len(found['unexpected_keys'])} unknown. {again}"
             )
-        return DiffusersDenoiser(network, schedule).eval()
+        return DiffusersDenoiser(network, schedule, self.conditioning).eval()
 
     @functools.cached_property
     def _splits(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -129,9 +138,6 @@ class ImageDomain(Domain):
         if split not in ("train", "test", *THIRDS):
             raise ValueError(f"split is {split!r}; {self.name} has train, test, {', '.join(THIRDS)}")
         return self._splits[split]
-
-    def decode(self, sample: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B 1 S S"]:
-        return ((sample.float() + 1) / 2).clamp(0, 1)
 
     @functools.cached_property
     def _networks(self) -> tuple[Classifier, Classifier]:
@@ -157,9 +163,9 @@ class ImageDomain(Domain):
             sample, label = self.data(split)
             order = torch.randperm(len(label), generator=torch.Generator().manual_seed(2))
             rows = order[:REFERENCE_IMAGES].sort().values
-            kept[f"{name}_features"] = predict(network, self.decode(sample[rows]), features=True).half()
+            kept[f"{name}_features"] = predict(network, self.decoder(sample[rows]), features=True).half()
             kept[f"{name}_labels"] = label[rows].to(torch.uint8)
-        seen, unseen = self.decode(self.data("train")[0]), self.decode(self.data("test")[0])
+        seen, unseen = self.decoder(self.data("train")[0]), self.decoder(self.data("test")[0])
         kept["nearest"] = nearest(unseen[:: max(1, len(unseen) // REFERENCE_IMAGES)], seen)
         save_file(kept, into / "reference.safetensors")
 
@@ -168,8 +174,8 @@ class ImageDomain(Domain):
         """Real images of the prompted classes are what kid and diversity are compared with. Empty for one sample."""
         if len(sample) < 2:
             return {}
-        image, cond, real = self.decode(sample.detach().cpu()), cond.cpu(), self._reference
-        prompted = cond.unique() if int(cond.max()) < self.conditions else torch.arange(self.conditions)
+        image, cond, real = self.decoder(sample.detach()).cpu(), cond.cpu(), self._reference
+        prompted = cond.unique() if int(cond.max()) < CLASSES else torch.arange(CLASSES)
         kept = {s: torch.isin(real[f"{s}_labels"].long(), prompted) for s in ("train", "test")}
         train, test = (real[f"{s}_features"][rows] for s, rows in kept.items())
         network, judge = self._networks
@@ -180,14 +186,14 @@ class ImageDomain(Domain):
             "diversity": diversity(features),
             "diversity_real": diversity(test),
         }
-        named = cond < self.conditions
+        named = cond < CLASSES
         if named.any():
             out["class_match"] = float((predict(judge, image[named]).argmax(1) == cond[named]).double().mean())
         if self.has_data():
-            distance = nearest(image, self.decode(self.data("train")[0]))
+            distance = nearest(image, self.decoder(self.data("train")[0]))
             near = {"nearest_distance": distance.mean(), "nearest_real": real["nearest"].mean()}
             out |= {k: float(v) for k, v in near.items()} | {"copies": copies(distance, real["nearest"])}
         return out
 
     def show(self, rows: dict[str, Tensor], path: Path) -> None:
-        picture({title: self.decode(sample.detach().cpu()) for title, sample in rows.items()}, path)
+        picture({title: self.decoder(sample.detach()).cpu() for title, sample in rows.items()}, path)

@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from pgdlab.diffusion.analytic import Mixture, Points
-from pgdlab.diffusion.denoisers import Denoiser
+from pgdlab.diffusion.conditioning import Conditioning, NoLabels
 from pgdlab.diffusion.schedules import Cosine, Schedule
 from pgdlab.diffusion.space import Dense
-from pgdlab.domains.base import Domain
-
-SIZE = 4096  # points of a split
+from pgdlab.domains.base import Decoder, Domain, Identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +24,15 @@ class PointDomain(Domain):
 
     schedule: Schedule = field(default_factory=Cosine)
     replicas: int = 1
+    decoder: Decoder = field(default_factory=Identity, init=False, compare=False)
 
     @property
     def name(self) -> str:  # type: ignore[override]
         return type(self).__name__.lower()
 
     @property
-    def conditions(self) -> int:  # type: ignore[override]
-        return self.replicas
+    def conditioning(self) -> Conditioning:  # type: ignore[override]
+        return NoLabels(self.replicas)
 
     @property
     def train_conditions(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -44,21 +43,8 @@ class PointDomain(Domain):
         return Dense((len(self.draw(1, torch.Generator())[0]),))
 
     @abstractmethod
-    def base(self) -> Denoiser: ...
-
-    @abstractmethod
     def draw(self, count: int, generator: torch.Generator) -> Float[Tensor, "N D"]:
         """Points of the data distribution."""
-
-    def fresh(self, generator: torch.Generator) -> Denoiser:
-        raise ValueError(f"{self.name} has an exact denoiser: there is nothing to pretrain")
-
-    def data(self, split: str) -> tuple[Float[Tensor, "N D"], Int[Tensor, " N"]]:
-        points = self.draw(SIZE, torch.Generator().manual_seed(0 if split == "train" else 1))
-        return points, torch.zeros(len(points), dtype=torch.long)
-
-    def decode(self, sample: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-        return sample
 
     def metrics(self, sample: Float[Tensor, "B D"], cond: Tensor) -> dict[str, float]:
         spread = sample.std(0) if len(sample) > 1 else torch.zeros(sample.shape[1])

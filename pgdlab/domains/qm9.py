@@ -12,10 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pgdlab.diffusion import files
+from pgdlab.diffusion.conditioning import Conditioning, NoLabels
 from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.graphs import GraphDenoiser, Graphs
 from pgdlab.diffusion.schedules import Cosine
-from pgdlab.domains.base import Domain
+from pgdlab.domains.base import Decoder, LabelledDomain
 from pgdlab.molecules import known, qm9
 from pgdlab.molecules.batch import VALENCE, Molecules
 from pgdlab.rollout.trajectory import Samples
@@ -23,6 +24,7 @@ from pgdlab.rollout.trajectory import Samples
 # shares of all molecules; tests/domains/test_qm9.py counts them in the test sample
 TYPE_SHARES = (0.7239, 0.1144, 0.1590, 0.0027)  # C, N, O, F
 BOND_SHARES = (0.7263, 0.2351, 0.0305, 0.0081)  # none, single, double, triple
+SPACE = Graphs(qm9.ATOMS, len(TYPE_SHARES), len(BOND_SHARES))
 SMALL = 0.05  # five standard deviations of a final sample's noise
 SIZES = {9: 83, 8: 14, 7: 2, 6: 1}  # of 100 molecules, how many have that many heavy atoms; fewer than 6: 0.1
 
@@ -39,8 +41,25 @@ def spaced(shares: dict[int, int]) -> tuple[int, ...]:
     return tuple(key for _, key in sorted(places))
 
 
+class GraphDecoder(Decoder):
+    """Graphs -> molecules, on the CPU: the likeliest class of every atom and pair. What is past the last atom is 0 in every
+    class. The probabilities are kept: an x0 estimate is them, minus 1/2. Those below SMALL count as 0, so that a final
+    sample, which has noise of 0.01 on it, is what it was decoded to."""
+
+    differentiable = False
+
+    def decode(self, sample: Float[Tensor, "B D"]) -> Molecules:
+        nodes, pairs = SPACE.unpack(sample.detach().cpu().float())
+        sizes = nodes.ne(0).any(-1).sum(1)
+        square = torch.zeros(len(sample), qm9.ATOMS, qm9.ATOMS, dtype=torch.long)
+        first, second = zip(*qm9.PAIRS, strict=True)
+        square[:, first, second] = pairs.argmax(-1)
+        soft = SPACE.project(SPACE.pack(shares(nodes), shares(pairs)), sizes)
+        return Molecules.from_graphs(nodes.argmax(-1), square, sizes, soft)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class QM9(Domain):
+class QM9(LabelledDomain):
     """The condition of a molecule is its number of heavy atoms. train_conditions: those of training and evaluation, by
     default as they are shared among the data. weights: a folder with config.json and model.safetensors, or null for the
     base that ships. fcd: whether metrics compute the Frechet ChemNet distance (needs the extra molecules). width,
@@ -55,8 +74,10 @@ class QM9(Domain):
     heads: int = 6
     layers: int = 6
     name: str = field(default="qm9", init=False)
-    conditions: int = field(default=qm9.ATOMS + 1, init=False)  # 0 and ATOMS + 1 are no sizes
-    space: Graphs = field(default=Graphs(qm9.ATOMS, len(TYPE_SHARES), len(BOND_SHARES)), init=False)
+    # 0 and ATOMS + 1 are no sizes
+    conditioning: Conditioning = field(default_factory=lambda: NoLabels(qm9.ATOMS + 1), init=False)
+    space: Graphs = field(default=SPACE, init=False)
+    decoder: Decoder = field(default_factory=GraphDecoder, init=False)
 
     def __post_init__(self) -> None:
         if not self.train_conditions or any(not 1 <= p <= qm9.ATOMS for p in self.train_conditions):
@@ -99,29 +120,17 @@ class QM9(Domain):
         types, bonds, sizes = (torch.from_numpy(x).long() for x in self._splits[split][:3])
         return self.space.one_hot(types, bonds, sizes), sizes
 
-    def decode(self, sample: Float[Tensor, "B D"]) -> Molecules:
-        """The likeliest class of every atom and pair. The probabilities are kept: an x0 estimate is them, minus 1/2. Those below
-        SMALL count as 0, so that a final sample, which has noise of 0.01 on it, is what it was decoded to. What is past the
-        last atom is 0 in every class."""
-        nodes, pairs = self.space.unpack(sample.detach().cpu().float())
-        sizes = nodes.ne(0).any(-1).sum(1)
-        square = torch.zeros(len(sample), qm9.ATOMS, qm9.ATOMS, dtype=torch.long)
-        first, second = zip(*qm9.PAIRS, strict=True)
-        square[:, first, second] = pairs.argmax(-1)
-        soft = self.space.project(self.space.pack(shares(nodes), shares(pairs)), sizes)
-        return Molecules.from_graphs(nodes.argmax(-1), square, sizes, soft)
-
     def metrics(self, sample: Tensor, cond: Tensor) -> dict[str, float]:
         from pgdlab.molecules import metrics
 
-        return metrics.figures(self.decode(sample), fcd=self.fcd)
+        return metrics.figures(self.decoder(sample), fcd=self.fcd)
 
     def show(self, rows: dict[str, Tensor], path: Path) -> None:
         from pgdlab.molecules.drawing import picture
 
-        picture({title: self.decode(sample) for title, sample in rows.items()}, path)
+        picture({title: self.decoder(sample) for title, sample in rows.items()}, path)
 
     def report(self, groups: dict[str, Samples], folder: Path) -> list[Path]:
         from pgdlab.molecules.report import report
 
-        return report(self.decode, groups, folder)
+        return report(self.decoder, groups, folder)

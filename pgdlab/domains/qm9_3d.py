@@ -12,22 +12,43 @@ from torch import Tensor
 
 from pgdlab.diffusion import files
 from pgdlab.diffusion.atoms import AtomDenoiser, Atoms
+from pgdlab.diffusion.conditioning import Conditioning, NoLabels
 from pgdlab.diffusion.schedules import Cosine
-from pgdlab.domains.base import Domain
+from pgdlab.domains.base import Decoder, LabelledDomain
 from pgdlab.domains.qm9 import spaced
 from pgdlab.molecules import qm9
 from pgdlab.molecules.batch import Molecules
 from pgdlab.molecules.stability import ELEMENTS
 from pgdlab.rollout.trajectory import Samples
 
+SPACE = Atoms(qm9.ALL_ATOMS, len(ELEMENTS))
 SCALE = 0.25  # of the one-hot types, as in EDM: they are decided after the coordinates
 SIZES = {  # of 100 training molecules, how many have that many atoms; fewer than 11 or more than 25: 0.9 together
     11: 1, 12: 2, 13: 3, 14: 5, 15: 8, 16: 11, 17: 13, 18: 13, 19: 14, 20: 10, 21: 10, 22: 3, 23: 5, 24: 1, 25: 1,
 }  # fmt: skip
 
 
+class AtomDecoder(Decoder):
+    """Atoms in space -> molecules, on the CPU: the likeliest element of every atom, and the bonds that EDM's tables see;
+    hydrogens are atoms, none is added. What is past the last atom is 0 in every coordinate."""
+
+    differentiable = False
+
+    def atoms(self, sample: Float[Tensor, "B A D"]) -> tuple[Int[Tensor, "B A"], Float[Tensor, "B A 3"]]:
+        """Atomic numbers and coordinates in angstrom."""
+        sample = sample.detach().cpu().float()
+        types, xyz = SPACE.unpack(sample)
+        numbers = torch.tensor(ELEMENTS)[types.argmax(-1)]
+        return numbers.masked_fill(~sample.ne(0).any(-1), 0), xyz
+
+    def decode(self, sample: Float[Tensor, "B A D"]) -> Molecules:
+        from pgdlab.molecules.geometry import from_atoms
+
+        return from_atoms(*self.atoms(sample))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class QM9InSpace(Domain):
+class QM9InSpace(LabelledDomain):
     """The condition of a molecule is its number of atoms, hydrogens included; train_conditions: those of training and
     evaluation, as they are shared among the data by default. weights: a folder with config.json and model.safetensors;
     none ships.
@@ -40,8 +61,10 @@ class QM9InSpace(Domain):
     layers: int = 9
     fcd: bool = False
     name: str = field(default="qm9_3d", init=False)
-    conditions: int = field(default=qm9.ALL_ATOMS + 1, init=False)  # 0 and ALL_ATOMS + 1 are no sizes
-    space: Atoms = field(default=Atoms(qm9.ALL_ATOMS, len(ELEMENTS)), init=False)
+    # 0 and ALL_ATOMS + 1 are no sizes
+    conditioning: Conditioning = field(default_factory=lambda: NoLabels(qm9.ALL_ATOMS + 1), init=False)
+    space: Atoms = field(default=SPACE, init=False)
+    decoder: AtomDecoder = field(default_factory=AtomDecoder, init=False)
 
     def __post_init__(self) -> None:
         if not self.train_conditions or any(not 2 <= p <= qm9.ALL_ATOMS for p in self.train_conditions):
@@ -85,32 +108,19 @@ class QM9InSpace(Domain):
         types = (numbers[..., None] == torch.tensor(ELEMENTS)).to(xyz) * SCALE
         return self.space.project(torch.cat([types, xyz], 2), (numbers > 0).sum(1))
 
-    def atoms(self, sample: Float[Tensor, "B A D"]) -> tuple[Int[Tensor, "B A"], Float[Tensor, "B A 3"]]:
-        """Atomic numbers and coordinates in angstrom. What is past the last atom is 0 in every coordinate."""
-        sample = sample.detach().cpu().float()
-        types, xyz = self.space.unpack(sample)
-        numbers = torch.tensor(ELEMENTS)[types.argmax(-1)]
-        return numbers.masked_fill(~sample.ne(0).any(-1), 0), xyz
-
-    def decode(self, sample: Float[Tensor, "B A D"]) -> Molecules:
-        """The likeliest element of every atom, and the bonds that EDM's tables see; hydrogens are atoms, none is added."""
-        from pgdlab.molecules.geometry import from_atoms
-
-        return from_atoms(*self.atoms(sample))
-
     def metrics(self, sample: Tensor, cond: Tensor) -> dict[str, float]:
         from pgdlab.molecules import geometry, metrics, stability
 
-        decoded = self.decode(sample)
-        found = stability.stability_figures(*self.atoms(sample))
+        decoded = self.decoder(sample)
+        found = stability.stability_figures(*self.decoder.atoms(sample))
         return metrics.figures(decoded, fcd=self.fcd) | found | geometry.figures(decoded)
 
     def show(self, rows: dict[str, Tensor], path: Path) -> None:
         from pgdlab.molecules.balls import picture
 
-        picture({title: self.decode(sample) for title, sample in rows.items()}, path)
+        picture({title: self.decoder(sample) for title, sample in rows.items()}, path)
 
     def report(self, groups: dict[str, Samples], folder: Path) -> list[Path]:
         from pgdlab.molecules.report import report
 
-        return report(self.decode, groups, folder)
+        return report(self.decoder, groups, folder)

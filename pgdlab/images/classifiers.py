@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -118,7 +119,8 @@ class Labelled(Protocol):
 
     def data(self, split: str) -> tuple[Tensor, Int[Tensor, " N"]]: ...
 
-    def decode(self, sample: Tensor) -> Any: ...
+    @property
+    def decoder(self) -> Callable[[Tensor], Any]: ...
 
 
 class ClassifierFit(LightningModule):
@@ -154,7 +156,7 @@ class ClassifierFit(LightningModule):
 def fit(domain: Labelled, kind: str, seed: int, steps: int, batch: int) -> Classifier:
     """Trains the classifier `kind` on the split of that name."""
     sample, label = domain.data(kind)
-    image = domain.decode(sample)
+    image = domain.decoder(sample)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = ARCHITECTURES[kind](image.shape[-1])
@@ -188,7 +190,7 @@ def fit_classifiers(
     into = ASSETS / domain.name if folder is None else folder
     into.mkdir(parents=True, exist_ok=True)
     sample, label = domain.data("test")
-    image, cards = domain.decode(sample), {}
+    image, cards = domain.decoder(sample), {}
     for i, (kind, architecture) in enumerate(ARCHITECTURES.items()):
         network = fit(domain, kind, seed + i, steps, batch)
         accuracy = (predict(network, image).argmax(1) == label).double().mean().item()

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from pgdlab.config.compose import make
 from pgdlab.config.runs import run_folder, save_config, write_json
 from pgdlab.diffusion.files import write_base
-from pgdlab.domains.base import Domain
+from pgdlab.domains.base import Domain, labelled
 from pgdlab.evaluation.evaluate import load_weights
 from pgdlab.evaluation.pictures import pretraining_curve
 from pgdlab.evaluation.samples import draw
@@ -34,7 +34,7 @@ def main(cfg: Any) -> None:
         )
     if (cfg.get("budget") or {}).get("queries"):
         raise ValueError("pretraining asks no reward: its budget is budget.evaluations or budget.seconds")
-    device, domain = device_of(cfg.runtime), make(Domain, cfg.domain)
+    device, domain = device_of(cfg.runtime), labelled(make(Domain, cfg.domain))
     domain.data("train")  # raises, before a folder is made, where the data are not there
     noise = Noise(cfg.seed)
     policy = build_policy_for(cfg, domain, domain.fresh(noise.generator(0)))
@@ -60,7 +60,7 @@ def report(cfg: Any, module: SteeringModule, folder: Path) -> None:
     load_weights(world.policy, load(folder / LAST)["state_dict"], folder / LAST)
     sample, cond = draw(world, world.plan.eval_samples, Noise(cfg.seed, Stream.EVALUATE))
     figures = world.domain.metrics(sample, cond)
-    data = world.domain.data("test")[0][:64]
+    data = labelled(world.domain).data("test")[0][:64]
     world.domain.show({"samples": sample[:64], "test data": data}, folder / "samples.png")
     facts = {"iterations": int(module.iterations), "seconds": float(module.seconds), "quality": figures}
     write_json(facts, folder / "summary.json")

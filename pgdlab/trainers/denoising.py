@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser, refuse_to_hide
+from pgdlab.diffusion.denoisers import Denoiser, refuse_to_hide
+from pgdlab.domains.base import labelled
 from pgdlab.functional.gaussian import expand
 from pgdlab.rollout.noise import Noise, Stream
 from pgdlab.rollout.plan import Plan
@@ -93,7 +94,7 @@ class DenoisingAlgorithm(Algorithm[Samples, NoisyBatch]):
         hidden = torch.rand(size, generator=g) < self.drop
         given = experience.cond.cpu()[rows]
         noise = world.policy.space.project(noise, given)
-        cond = given.masked_fill(hidden, world.domain.conditions)
+        cond = given.masked_fill(hidden, world.domain.conditioning.unconditional)
         own = torch.arange(world.processes.rank, size, world.processes.size)
         pieces = []
         for part in own.split(world.capacity.pass_size):
@@ -116,7 +117,7 @@ class DenoisingAlgorithm(Algorithm[Samples, NoisyBatch]):
 
 def unguided(world: World) -> None:
     """Raises ValueError for classifier-free guidance: the regression is of the network's own estimate."""
-    if isinstance(world.policy.denoiser, ClassifierFreeGuidance):
+    if world.policy.denoiser.guided:
         raise ValueError("denoising regression fits the unguided estimate: set policy.guidance=1")
 
 
@@ -140,7 +141,7 @@ class Pretrain(DenoisingAlgorithm):
             )
 
     def collect(self, world: World, iteration: int) -> Samples:
-        x0, cond = world.domain.data("train")
+        x0, cond = labelled(world.domain).data("train")
         logs = self.figures(world) if self.probe and iteration and iteration % self.probe_every == 0 else {}
         weight = torch.ones(len(x0), device=world.device)
         return Samples(x0.to(world.device), cond, weight, iteration, logs)

@@ -56,11 +56,16 @@ def build_policy_for(cfg: Any, domain: Domain, denoiser: Denoiser) -> Policy:
             InitialDistribution,
             cfg.initial,
             space=domain.space,
-            conditions=domain.conditions,
+            num_conditions=domain.conditioning.size,
             std=denoiser.schedule.initial_std,
         )
         policy: Policy = make(
-            Policy, cfg.policy, denoiser=denoiser, space=domain.space, initial=initial, unconditional=domain.conditions
+            Policy,
+            cfg.policy,
+            denoiser=denoiser,
+            space=domain.space,
+            initial=initial,
+            unconditional=domain.conditioning.unconditional,
         )
     return policy
 

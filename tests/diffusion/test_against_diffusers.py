@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pgdlab.diffusion.conditioning import ClassLabels
 from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.diffusion.initial import Standard
 from pgdlab.diffusion.kernels import DDIM
@@ -41,8 +42,8 @@ def exact(kind: type, settings: dict[str, Any]) -> Any:
 
 def ours(settings: dict[str, Any], eta: float, steps: int) -> Policy:
     schedule = DiffusersSchedule(settings)
-    initial = Standard(space=Dense(SHAPE), conditions=2, std=schedule.initial_std)
-    return Policy(DiffusersDenoiser(network(), schedule), Dense(SHAPE), initial, DDIM(eta=eta), steps)
+    initial = Standard(space=Dense(SHAPE), num_conditions=2, std=schedule.initial_std)
+    return Policy(DiffusersDenoiser(network(), schedule, ClassLabels(2)), Dense(SHAPE), initial, DDIM(eta=eta), steps)
 
 
 def sampled(policy: Policy, drawn: Tensor) -> Tensor:
@@ -145,4 +146,4 @@ def test_what_the_adapter_does_not_do_is_refused() -> None:
     with pytest.raises(ValueError, match="thresholding"):
         DiffusersSchedule(config(thresholding=True))
     with pytest.raises(ValueError, match="prediction_type 'flow'"):
-        DiffusersDenoiser(network(), DiffusersSchedule(config(prediction_type="flow")))
+        DiffusersDenoiser(network(), DiffusersSchedule(config(prediction_type="flow")), ClassLabels(2))

@@ -88,8 +88,8 @@ def base() -> Denoiser:
 def policy(tuning: Tuning, eta: float = 0.8) -> Policy:
     space = Dense((2,))
     return build_policy(
-        denoiser=base(), space=space, initial=Standard(space=space, conditions=3, std=1.0), unconditional=3, kernel=DDIM(eta=eta),
-        tuning=tuning, steps=6,
+        denoiser=base(), space=space, initial=Standard(space=space, num_conditions=3, std=1.0), unconditional=3,
+        kernel=DDIM(eta=eta), tuning=tuning, steps=6,
     )  # fmt: skip
 
 
@@ -141,13 +141,13 @@ def test_affine_corrections_are_of_their_own_step_and_condition() -> None:
     torch.testing.assert_close(moved, wanted, rtol=1e-8, atol=1e-9)
 
 
-def test_adapters_are_for_diffusers_networks() -> None:
+def test_adapters_are_for_networks() -> None:
     with pytest.raises(ValueError, match="policy=network"):
         policy(LoRA())
 
 
 def test_a_diagonal_of_each_condition() -> None:
-    rho = Diagonal(space=Dense((2,)), conditions=2, std=1.5, per_condition=True)
+    rho = Diagonal(space=Dense((2,)), num_conditions=2, std=1.5, per_condition=True)
     with torch.no_grad():
         rho.mean[1] = torch.tensor([1.0, -1.0])
         rho.log_scale[0] = torch.tensor([0.0, 0.7])

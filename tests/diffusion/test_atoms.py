@@ -95,7 +95,7 @@ def test_padding_does_not_count() -> None:
 @pytest.mark.parametrize("kind", [Shared, Diagonal, Conditional])
 def test_initial_distributions_stay_in_the_space(kind: type[InitialDistribution]) -> None:
     """Samples are centred and masked whatever the parameters are; shared ones are the same for all atoms."""
-    rho = kind(space=SPACE, conditions=7, std=1.0).double()
+    rho = kind(space=SPACE, num_conditions=7, std=1.0).double()
     with torch.no_grad():
         for number, p in enumerate(rho.parameters()):
             p += 0.3 * draw(*p.shape, seed=number)

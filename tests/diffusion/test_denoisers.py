@@ -1,15 +1,15 @@
-"""Denoisers around networks: conditions, guidance, adapters, frozen copies."""
+"""Denoisers around networks: conditions, guidance, frozen copies."""
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pgdlab.diffusion.conditioning import Conditioning, NoLabels
 from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, DiffusersDenoiser
-from pgdlab.diffusion.tuning import Adapted, AdaptersOff, Frozen, Full, LoRA
+from pgdlab.diffusion.schedules import DiffusersSchedule
+from pgdlab.diffusion.tuning import Frozen, Full, LoRA
 from tests.networks import CLASSES, denoiser, tuned, unet
 from tests.networks import config as scheduler
 from tests.tiny import GaussianDenoiser, tiny_schedule
@@ -32,7 +32,7 @@ def randomise(parameters: list[torch.nn.Parameter]) -> None:
 
 @torch.no_grad()
 def test_every_row_has_its_own_time_and_condition() -> None:
-    """Trap 10: rows may come in any company and order."""
+    """Rows may come in any company and order."""
     d, x = denoiser(double=True), points().double()
     together = d(x, T, COND)
     for i in range(4):
@@ -48,10 +48,38 @@ def test_every_row_has_its_own_time_and_condition() -> None:
 
 @torch.no_grad()
 def test_a_network_without_classes_ignores_conditions() -> None:
-    from pgdlab.diffusion.schedules import DiffusersSchedule
-
-    d = DiffusersDenoiser(unet(classes=None), DiffusersSchedule(scheduler()))
+    d = DiffusersDenoiser(unet(classes=None), DiffusersSchedule(scheduler()), NoLabels(NULL))
     assert torch.equal(d(points(), T, COND), d(points(), T, COND.roll(1)))
+
+
+class Table(Conditioning):
+    """A row of a table for every condition and for "none", as the embedding of a prompt would be."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, texts=("a cat", "a dog", ""))
+        self.register_buffer("rows", torch.arange(size + 1.0)[:, None] + 0.5)
+
+    def forward(self, cond: Tensor) -> dict[str, Tensor]:
+        return {"shift": self.rows[cond]}
+
+
+class Shifted(nn.Module):
+    """Noise that is what it is told."""
+
+    def forward(self, x: Tensor, t: Tensor, shift: Tensor, return_dict: bool) -> tuple[Tensor]:
+        return (torch.zeros_like(x) + shift[:, :, None, None],)
+
+
+@torch.no_grad()
+def test_the_network_is_told_what_the_conditioning_says_of_the_number() -> None:
+    schedule = DiffusersSchedule(scheduler())
+    d = DiffusersDenoiser(Shifted(), schedule, Table(NULL))
+    alpha, sigma = schedule.alpha(T)[:, None, None, None], schedule.sigma(T)[:, None, None, None]
+    expected = (points() - sigma * (COND[:, None, None, None] + 0.5)) / alpha
+    torch.testing.assert_close(d(points(), T, COND), expected.float(), rtol=1e-6, atol=1e-6)
+    assert d.conditioning.unconditional == NULL
+    assert "conditioning.rows" in d.state_dict()
+    assert not denoiser().conditioning.state_dict(), "a checkpoint of class labels has new names"
 
 
 @torch.no_grad()
@@ -105,53 +133,9 @@ def test_frozen_tuning_trains_nothing() -> None:
 
 @pytest.mark.parametrize("tuning", [Full(), Frozen(), LoRA(rank=2)])
 def test_dropout_is_off_for_training(tuning: Full | Frozen | LoRA) -> None:
-    """Trap 10: two passes over the same rows agree exactly, though the network was built and left with dropout on."""
+    """Two passes over the same rows agree exactly, though the network was built and left with dropout on."""
     noisy = denoiser(dropout=0.5)
     noisy.network.train()
     assert not torch.equal(noisy(points(), T, COND), noisy(points(), T, COND))
     d = tuned(tuning, noisy)
     assert torch.equal(d(points(), T, COND), d(points(), T, COND))
-
-
-def test_adapters_start_at_zero_and_only_they_train() -> None:
-    base = denoiser()
-    expected = copy.deepcopy(base)(points(), T, COND)
-    d = tuned(LoRA(rank=2), base)
-    assert torch.equal(d(points(), T, COND), expected)
-    trained = {name for name, p in d.named_parameters() if p.requires_grad}
-    assert trained
-    assert trained == {name for name, _ in d.named_parameters() if "lora_" in name}
-
-
-def test_adapters_off_is_the_base_exactly_and_costs_no_second_model() -> None:
-    base = denoiser()
-    expected = copy.deepcopy(base)(points(), T, COND)
-    d = tuned(LoRA(rank=2), base)
-    off = d.frozen()
-    assert isinstance(off, AdaptersOff)
-    assert not list(off.parameters())
-    randomise([p for p in d.parameters() if p.requires_grad])
-    assert (d(points(), T, COND) - expected).abs().max() > 1e-3
-    assert torch.equal(off(points(), T, COND), expected)
-    assert (d(points(), T, COND) - expected).abs().max() > 1e-3, "the adapters stayed off"
-    assert off.frozen() is off
-
-
-def test_a_reference_pass_leaves_gradients_as_they_were() -> None:
-    """peft's disable_adapter() restores what it thinks was trained. One weight of the base is trained here too."""
-    d = tuned(LoRA(rank=2), denoiser())
-    assert isinstance(d, Adapted)
-    next(iter(p for n, p in d.named_parameters() if "lora" not in n)).requires_grad_(True)
-    off, before = d.frozen(), {n: p.requires_grad for n, p in d.named_parameters()}
-    out = d(points(), T, COND)
-    with torch.no_grad():
-        off(points(), T, COND)
-    assert {n: p.requires_grad for n, p in d.named_parameters()} == before
-    out.square().sum().backward()  # the graph was made before the reference pass
-    missing = [n for n, p in d.named_parameters() if p.requires_grad and p.grad is None]
-    assert not missing
-
-
-def test_a_wrong_target_is_named() -> None:
-    with pytest.raises(ValueError, match="no_such_layer"):
-        tuned(LoRA(targets=("no_such_layer",)), denoiser())

@@ -145,7 +145,7 @@ def test_one_hot_and_its_parts() -> None:
 
 def test_atoms_share_the_parameters_of_the_initial_noise() -> None:
     """8 means and 8 scales for the 180 coordinates; the KL by hand: every atom and pair adds its own."""
-    rho = Shared(space=SPACE, conditions=10, std=1.0).double()
+    rho = Shared(space=SPACE, num_conditions=10, std=1.0).double()
     assert sum(p.numel() for p in rho.parameters()) == 16
     with torch.no_grad():
         rho.mean[1], rho.log_scale[4] = 0.7, 0.2

@@ -24,7 +24,7 @@ KINDS: list[type[InitialDistribution]] = [Standard, Diagonal, Conditional]
 def built(
     tuning: Tuning, eta: float = 1.0, initial: type[InitialDistribution] = Standard, guidance: float = 1.0
 ) -> Policy:
-    rho = initial(space=SPACE, conditions=2, std=1.0)
+    rho = initial(space=SPACE, num_conditions=2, std=1.0)
     return build_policy(
         denoiser=denoiser(),
         space=SPACE,
@@ -40,7 +40,7 @@ def built(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("std", [1.0, 80.0])
 def test_initial_distributions_start_as_the_prior(kind: type[InitialDistribution], std: float) -> None:
-    rho = kind(space=SPACE, conditions=2, std=std)
+    rho = kind(space=SPACE, num_conditions=2, std=std)
     g = rho(COND)
     assert g.mean.shape == (4, 1, 8, 8)
     assert torch.equal(g.mean, torch.zeros(4, 1, 8, 8))
@@ -49,7 +49,7 @@ def test_initial_distributions_start_as_the_prior(kind: type[InitialDistribution
 
 
 def test_a_conditional_initial_distribution_tells_classes_apart() -> None:
-    rho = Conditional(space=SPACE, conditions=2, std=1.0)
+    rho = Conditional(space=SPACE, num_conditions=2, std=1.0)
     with torch.no_grad():
         rho.head.weight.normal_(generator=torch.Generator().manual_seed(0))
     g = rho(COND)

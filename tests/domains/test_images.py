@@ -81,7 +81,7 @@ def test_digits_are_split_once_and_for_all():
 
 def test_decode_gives_grey_levels():
     sample = torch.tensor([-1.5, -1.0, 0.0, 1.0, 2.0]).reshape(5, 1, 1, 1).expand(5, 1, 8, 8)
-    assert Digits().decode(sample)[:, 0, 3, 3].tolist() == [0.0, 0.0, 0.5, 1.0, 1.0]
+    assert Digits().decoder(sample)[:, 0, 3, 3].tolist() == [0.0, 0.0, 0.5, 1.0, 1.0]
 
 
 def test_a_fresh_network_depends_on_the_generator_alone_and_estimates_x0():
@@ -91,7 +91,7 @@ def test_a_fresh_network_depends_on_the_generator_alone_and_estimates_x0():
     assert all(torch.equal(one[k], same[k]) for k in one)
     assert not torch.equal(one["conv_in.weight"], other["conv_in.weight"])
     denoiser = domain.fresh(torch.Generator().manual_seed(0)).eval()
-    x, cond = draw(2, *domain.space.shape), torch.tensor([3, domain.conditions])
+    x, cond = draw(2, *domain.space.shape), torch.tensor([3, domain.conditioning.unconditional])
     assert denoiser(x, torch.tensor([10, 900]), cond).shape == x.shape
 
 

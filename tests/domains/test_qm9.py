@@ -37,7 +37,7 @@ def test_the_data_decode_to_themselves(small: QM9) -> None:
         sample, sizes = small.data(split)
         assert sample.shape == (count, 180)
         assert sizes.dtype == torch.long
-        molecules = small.decode(sample)
+        molecules = small.decoder(sample)
         assert [m.mol.GetNumAtoms() for m in molecules] == sizes.tolist()
         seen += [m.smiles for m in molecules]
     assert sorted(map(str, seen)) == sorted(known.test_sample()[:60])
@@ -48,8 +48,8 @@ def test_the_data_decode_to_themselves(small: QM9) -> None:
 def test_probabilities_are_kept_and_the_likeliest_is_decoded(small: QM9) -> None:
     sample, sizes = small.data("test")
     estimate = torch.where(sample > 0, 0.2, -0.4) * sample.ne(0)  # one class at .7, the others at .1
-    molecules = small.decode(estimate)
-    assert [m.smiles for m in molecules] == [m.smiles for m in small.decode(sample)]
+    molecules = small.decoder(estimate)
+    assert [m.smiles for m in molecules] == [m.smiles for m in small.decoder(sample)]
     assert molecules.soft is not None
     inside = small.space.mask(sizes, sample).bool()
     assert set(molecules.soft[inside].mul(10).round().int().tolist()) == {1, 7}
@@ -62,7 +62,7 @@ def test_the_last_noise_of_a_sample_is_no_probability(small: QM9) -> None:
     noisy = small.space.project(
         sample + 0.01 * torch.randn(sample.shape, generator=torch.Generator().manual_seed(0)), sizes
     )
-    clean, seen = small.decode(sample).soft, small.decode(noisy).soft
+    clean, seen = small.decoder(sample).soft, small.decoder(noisy).soft
     assert clean is not None
     assert seen is not None
     assert torch.equal(clean, (sample > 0).float())
@@ -110,11 +110,11 @@ def test_the_base_that_ships_is_as_good_as_its_card_says() -> None:
     """300 samples in 20 steps; the card's share of valid ones, less 4.5 errors of both measurements."""
     domain = QM9()
     card = json.loads((known.ASSETS / "README.md").read_text().split("```json")[1].split("```")[0])["quality"]
-    rho = Standard(space=domain.space, conditions=domain.conditions, std=1.0)
+    rho = Standard(space=domain.space, num_conditions=domain.conditioning.size, std=1.0)
     policy = Policy(domain.base(), domain.space, rho, DDIM(), 20)
     cond = torch.tensor([domain.train_conditions[i % 100] for i in range(300)])
     sample = rollout(policy, policy, Noise(5), 0, range(300), cond, [], 300).sample
-    molecules = domain.decode(sample)
+    molecules = domain.decoder(sample)
     share = card["valid"]
     error = (share * (1 - share) * (1 / 300 + 1 / 1000)) ** 0.5
     assert share >= 0.85

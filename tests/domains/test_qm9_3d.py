@@ -42,7 +42,7 @@ def test_samples_and_atoms_are_each_others_inverse() -> None:
     assert sample.shape[1:] == domain.space.shape
     assert sample[..., 5:].sum(1).abs().max() < 1e-5
     assert torch.equal(sample[..., :5].sum(2), 0.25 * (numbers > 0))
-    again, place = domain.atoms(sample)
+    again, place = domain.decoder.atoms(sample)
     assert torch.equal(again, numbers)
     shift = (xyz - place)[numbers > 0].split(sizes.tolist())
     assert all((each - each[0]).abs().max() < 1e-5 for each in shift), "only the centre has moved"
@@ -52,9 +52,9 @@ def test_decoded_molecules_are_those_that_were_packed_wherever_they_are_turned()
     turn, _ = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)))
     sample = samples()
     sample = torch.cat([sample[..., :5], sample[..., 5:] @ turn.T], 2)
-    decoded = QM9InSpace().decode(sample)
+    decoded = QM9InSpace().decoder(sample)
     assert [m.smiles for m in decoded] == [Chem.CanonSmiles(s) for s in SMILES]
-    assert [m.smiles for m in QM9InSpace().decode(sample.double() * 1.001)[1:3]] == ["CC(C)=O", "C#N"]
+    assert [m.smiles for m in QM9InSpace().decoder(sample.double() * 1.001)[1:3]] == ["CC(C)=O", "C#N"]
 
 
 def test_data_are_split_by_molecule(small: QM9InSpace) -> None:
@@ -62,7 +62,7 @@ def test_data_are_split_by_molecule(small: QM9InSpace) -> None:
     test, _ = small.data("test")
     assert (len(train), len(test)) == (18, 2)
     assert torch.equal(sizes, train[..., :5].sum((1, 2)).mul(4).round().long())
-    told = [{m.smiles for m in small.decode(x)} for x in (train, test)]
+    told = [{m.smiles for m in small.decoder(x)} for x in (train, test)]
     assert not (told[0] & told[1]) - {None}
     with pytest.raises(ValueError, match="'valid'; qm9_3d has train and test"):
         small.data("valid")
@@ -86,7 +86,7 @@ def test_figures_pictures_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     files = domain.report({"base": Samples(sample, cond), "tuned": Samples(broken, cond)}, tmp_path)
     (sdf,) = [path for path in files if path.suffix == ".sdf"]
     first = next(iter(Chem.SDMolSupplier(str(sdf), removeHs=False)))
-    expected = domain.decode(broken)[1].geometry.GetConformer().GetPositions()
+    expected = domain.decoder(broken)[1].geometry.GetConformer().GetPositions()
     np.testing.assert_allclose(first.GetConformer().GetPositions(), expected, atol=1e-4)  # four decimals
 
 

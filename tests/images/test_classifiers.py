@@ -23,7 +23,7 @@ def test_the_shipped_classifier_has_the_test_accuracy_that_its_card_states(kind)
     sample, label = domain.data("test")
     card = json.loads((ASSETS / "digits" / "classifiers.json").read_text())
     network = load_classifier("digits", kind)
-    accuracy = (predict(network, domain.decode(sample)).argmax(1) == label).double().mean().item()
+    accuracy = (predict(network, domain.decoder(sample)).argmax(1) == label).double().mean().item()
     assert accuracy == pytest.approx(card[kind]["test_accuracy"], abs=0.003)  # one image of 360 may flip with the BLAS
     assert accuracy > 0.95
     assert not any(p.requires_grad for p in network.parameters())

@@ -36,7 +36,7 @@ def chain(
     w = torch.tensor(weights or [1.0] * len(means)).double()
     space = Dense((m.shape[1],))
     denoiser = Mixture(schedule or Cosine(), w, m, torch.diag_embed(s.square()))
-    return Policy(denoiser, space, Standard(space=space, conditions=1, std=1.0).double(), DDIM(eta=eta), steps)
+    return Policy(denoiser, space, Standard(space=space, num_conditions=1, std=1.0).double(), DDIM(eta=eta), steps)
 
 
 def two_hills(steps: int = 4) -> Policy:
@@ -292,7 +292,7 @@ class Detour(Denoiser):
 def test_a_nonlinear_policy_against_samples() -> None:
     """J of a policy that no recursion covers, 200,000 paths, 4 errors; and below the optimum."""
     reference, n = two_hills(), 200_000
-    rho = Diagonal(space=reference.space, conditions=1, std=1.0).double()
+    rho = Diagonal(space=reference.space, num_conditions=1, std=1.0).double()
     rho.mean.data.fill_(0.3)
     rho.log_scale.data.fill_(-0.2)
     policy = Policy(Detour(reference.denoiser), reference.space, rho, DDIM(eta=1.0), 4)

@@ -30,7 +30,7 @@ def base(schedule: Schedule, covariance: Tensor, steps: int, eta: float, mean: T
     mean = torch.zeros(size) if mean is None else mean
     denoiser = Mixture(schedule, torch.ones(1), mean[None], covariance[None])
     space = Dense((size,))
-    return Policy(denoiser, space, Standard(space=space, conditions=1, std=1.0), DDIM(eta=eta), steps)
+    return Policy(denoiser, space, Standard(space=space, num_conditions=1, std=1.0), DDIM(eta=eta), steps)
 
 
 def problem(policy: Policy, slope: list[float], curvature: list[float], **more: Any) -> Problem:
@@ -192,7 +192,7 @@ def test_what_has_no_optimum_or_is_not_affine_is_refused() -> None:
         optimum(problem(base(Cosine(), torch.eye(1), 5, 1.0), [0.0], [-2.0]))
     two = Mixture(Cosine(), torch.ones(2), torch.tensor([[-1.0], [1.0]]), 0.1 * torch.eye(1).expand(2, 1, 1))
     space = Dense((1,))
-    policy = Policy(two, space, Standard(space=space, conditions=1, std=1.0), DDIM(), 5)
+    policy = Policy(two, space, Standard(space=space, num_conditions=1, std=1.0), DDIM(), 5)
     with pytest.raises(ValueError, match="not affine"):
         affine_chain(policy, ONE)
 

@@ -26,7 +26,7 @@ def noise_and_flat(side: int = 28) -> torch.Tensor:
 def digits(count: int = 60):
     domain = Digits()
     sample, label = domain.data("test")
-    return domain.decode(sample[:count]), label[:count]
+    return domain.decoder(sample[:count]), label[:count]
 
 
 def test_class_probability_is_the_softmax_of_the_logits_as_numpy_computes_it():

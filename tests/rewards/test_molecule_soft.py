@@ -18,7 +18,7 @@ def decoded(types, bonds):
     kinds[0, : len(types)] = torch.tensor(types)
     orders = torch.tensor([[bonds.get(pair, 0) for pair in PAIRS]])
     domain = QM9()
-    return domain.decode(domain.space.one_hot(kinds, orders, sizes))
+    return domain.decoder(domain.space.one_hot(kinds, orders, sizes))
 
 
 CASES = {

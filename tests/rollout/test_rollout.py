@@ -78,8 +78,8 @@ def test_replay_gives_the_rollouts_log_prob_in_fp32(tuning: Tuning) -> None:
     """Traps 1, 2 and 10, on a 16x16 network, with guidance and other batches: below 1e-3 nats, for a clip of .2."""
     space = Dense((1, 16, 16))
     policy = build_policy(
-        denoiser=denoiser(16, dropout=0.2), space=space, initial=Standard(space=space, conditions=2, std=1.0), unconditional=2,
-        kernel=DDIM(eta=1.0), tuning=tuning, steps=10, guidance=2.0,
+        denoiser=denoiser(16, dropout=0.2), space=space, initial=Standard(space=space, num_conditions=2, std=1.0),
+        unconditional=2, kernel=DDIM(eta=1.0), tuning=tuning, steps=10, guidance=2.0,
     )  # fmt: skip
     reference = policy.reference()
     out = rollout(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pgdlab.config.compose import compose
+from pgdlab.diffusion.conditioning import ClassLabels
 from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.penalties.path_kl import PathKL
@@ -43,7 +44,7 @@ def test_the_loss_is_the_squared_error_of_v(kind: str) -> None:
 
     scheduler = DDPMScheduler.from_config(config(prediction_type=kind))
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
-    d = DiffusersDenoiser(unet().double(), DiffusersSchedule(config(prediction_type=kind)))
+    d = DiffusersDenoiser(unet().double(), DiffusersSchedule(config(prediction_type=kind)), ClassLabels(2))
     g = torch.Generator().manual_seed(0)
     x0, noise = (torch.randn(5, 1, 8, 8, dtype=torch.float64, generator=g) for _ in range(2))
     t, cond = torch.tensor([0, 2, 5, 7, 9]), torch.tensor([0, 1, 2, 0, 1])
