@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import torch
 
-from pgdlab.config.runs import METRICS
+from pgdlab.config.runs import rows
 from pgdlab.evaluation.evaluate import Measured, shown
 from pgdlab.rollout.trajectory import Samples
 from pgdlab.world import World
@@ -18,11 +17,11 @@ SHOWN = 40  # samples a grid
 def before_after(world: World, results: dict[str, Measured], folder: Path) -> Path:
     """before_after.png: the same noise through the base and through the tuned policy (averaged weights)."""
     kind = "sde" if "base/sde" in results else "ode"
-    rows = {}
+    samples = {}
     for title, name in (("before", "base"), ("after", "ema")):
         result = results[f"{name}/{kind}"]
-        rows[f"{title}: reward {shown(result.figures['reward'])}"] = result.trajectory.sample[:SHOWN]
-    world.domain.show(rows, folder / "before_after.png")
+        samples[f"{title}: reward {shown(result.figures['reward'])}"] = result.trajectory.sample[:SHOWN]
+    world.domain.show(samples, folder / "before_after.png")
     return folder / "before_after.png"
 
 
@@ -59,16 +58,15 @@ def curves(folder: Path, key: str, label: str, panels: dict[str, list[str]]) -> 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    with (folder / METRICS).open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    panels = {t: [n for n in names if any(r.get(n) for r in rows)] for t, names in panels.items()}
+    course = rows(folder)
+    panels = {t: [n for n in names if any(n in r for r in course)] for t, names in panels.items()}
     panels = {title: names for title, names in panels.items() if names}
     figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.5), squeeze=False, layout="constrained")
     for axis, (title, names) in zip(axes[0], panels.items(), strict=True):
         for name in names:
-            known = [r for r in rows if r.get(name)]
+            known = [r for r in course if name in r]
             dot = "o" if len(known) < 20 else None  # a line through one point cannot be seen
-            x, y = ([float(r[column]) for r in known] for column in (key, name))
+            x, y = ([r[column] for r in known] for column in (key, name))
             axis.plot(x, y, label=name.split("/")[-1], marker=dot)
         axis.set(xlabel=label, ylabel=title)
         axis.legend(frameon=False)
