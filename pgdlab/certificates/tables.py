@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from pgdlab.certificates.certificate import Interval, Row, Share
+from pgdlab.certificates.certificate import Row, Share, StudentInterval
 from pgdlab.evaluation.pictures import panels
 from pgdlab.oracle.tables import tabular
 
@@ -15,7 +15,7 @@ COLUMNS = "problem | algorithm | J | optimum | E[r] | at the optimum | KL | at t
 DIVERGED = 10.0  # a gap above this is no longer a number to compare
 
 
-def percent(interval: Interval | None) -> str:
+def percent(interval: StudentInterval | None) -> str:
     """A mean with its interval, in percent."""
     if interval is None:
         return "-"
@@ -98,7 +98,7 @@ def eta_table(shares: list[Share]) -> str:
 
 def eta_picture(shares: list[Share], path: Path) -> None:
     """Shares against eta: lines for the oracle, points with intervals for training."""
-    with panels(path, 1, (6, 4)) as (_, [axis]):
+    with panels(path, 1, (6.0, 4.0)) as (_, [axis]):
         for i, tuned in enumerate(dict.fromkeys(s.tuned for s in shares)):
             some = [s for s in shares if s.tuned == tuned and s.optimal is not None and s.trained is not None]
             at = [float(s.eta) for s in some]

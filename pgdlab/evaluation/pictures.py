@@ -57,7 +57,7 @@ def curves(folder: Path, key: str, label: str, titles: dict[str, list[str]]) -> 
     course = rows(folder)
     known = {t: [n for n in names if any(n in r for r in course)] for t, names in titles.items()}
     known = {title: names for title, names in known.items() if names}
-    with panels(folder / "learning_curve.png", len(known), (5 * len(known), 3.5)) as (_, axes):
+    with panels(folder / "learning_curve.png", len(known), (5.0 * len(known), 3.5)) as (_, axes):
         for axis, (title, names) in zip(axes, known.items(), strict=True):
             for name in names:
                 points = [(r[key], r[name]) for r in course if name in r]
