@@ -32,7 +32,7 @@ def randomise(parameters: list[torch.nn.Parameter]) -> None:
 
 @torch.no_grad()
 def test_every_row_has_its_own_time_and_condition() -> None:
-    """Trap 10: rows may come in any company and order."""
+    """Rows may come in any company and order."""
     d, x = denoiser(double=True), points().double()
     together = d(x, T, COND)
     for i in range(4):
@@ -105,7 +105,7 @@ def test_frozen_tuning_trains_nothing() -> None:
 
 @pytest.mark.parametrize("tuning", [Full(), Frozen(), LoRA(rank=2)])
 def test_dropout_is_off_for_training(tuning: Full | Frozen | LoRA) -> None:
-    """Trap 10: two passes over the same rows agree exactly, though the network was built and left with dropout on."""
+    """Two passes over the same rows agree exactly, though the network was built and left with dropout on."""
     noisy = denoiser(dropout=0.5)
     noisy.network.train()
     assert not torch.equal(noisy(points(), T, COND), noisy(points(), T, COND))
