@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 import lightning
 import torch
 from jaxtyping import Float
 from lightning.pytorch.callbacks import Callback
-from scipy import stats
+from scipy.stats import t as student
 from torch import Tensor
 
 from pgdlab.certificates.truth import Figures, Truth
@@ -59,18 +60,18 @@ class Measure(Callback):
 
 
 @dataclass(frozen=True)
-class Interval:
+class StudentInterval:
     """A mean with its 95 % Student interval over runs (half-width None for one run)."""
 
     mean: float
     half: float | None
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Interval:
+    def of(cls, values: Sequence[float]) -> StudentInterval:
         x = torch.tensor(values, dtype=torch.float64)
         if len(x) < 2:
             return cls(x.mean().item(), None)
-        return cls(x.mean().item(), float(stats.t.ppf(0.975, len(x) - 1)) * x.std().item() / len(x) ** 0.5)
+        return cls(x.mean().item(), float(student.ppf(0.975, len(x) - 1)) * x.std().item() / len(x) ** 0.5)
 
 
 def queries_to(level: float, gaps: Float[Tensor, "M R"], queries: list[int]) -> tuple[float | None, int]:
@@ -134,7 +135,7 @@ class Row:
     refused: str
     seconds: float
     figures: RowFigures | None = None
-    gap: Interval | None = None
+    gap: StudentInterval | None = None
     to_10: tuple[float | None, int] = (None, 0)
     to_5: tuple[float | None, int] = (None, 0)
     replicas: int = 0
@@ -164,21 +165,16 @@ def row(problem: str, algorithm: str, cell: Cell) -> Row:
     curve = [[g for r in cell.runs for g in r.gaps(r.curve[i][1])] for i in range(len(queries))]
     gaps = torch.tensor(curve, dtype=torch.float64)
     figures = RowFigures(
-        objective=mean([j for f in finals for j in f.objective]), reward=mean([j for f in finals for j in f.reward]),
-        kl=mean([a + b for f in finals for a, b in zip(f.path_kl, f.initial_kl, strict=True)]),
+        objective=fmean(j for f in finals for j in f.objective), reward=fmean(j for f in finals for j in f.reward),
+        kl=fmean(a + b for f in finals for a, b in zip(f.path_kl, f.initial_kl, strict=True)),
         best=first.best.objective[0], best_reward=first.best.reward[0],
         best_kl=first.best.path_kl[0] + first.best.initial_kl[0], base=first.base.objective[0], ceiling=first.ceiling,
     )  # fmt: skip
     return Row(
-        problem, algorithm, "", cell.seconds, figures, Interval.of([g for r in cell.runs for g in r.gaps(r.final)]),
+        problem, algorithm, "", cell.seconds, figures, StudentInterval.of([g for r in cell.runs for g in r.gaps(r.final)]),
         queries_to(0.1, gaps, queries), queries_to(0.05, gaps, queries), gaps.shape[1],
         list(zip(queries, curve, strict=True)),
     )  # fmt: skip
-
-
-def mean(values: list[float]) -> float:
-    """The arithmetic mean."""
-    return sum(values) / len(values)
 
 
 @dataclass(frozen=True)
@@ -189,7 +185,7 @@ class Share:
     eta: str
     tuned: str
     optimal: float | None
-    trained: Interval | None
+    trained: StudentInterval | None
 
     @classmethod
     def of(cls, eta: str, tuned: str, cell: Cell, ideal: float) -> Share:
@@ -198,4 +194,4 @@ class Share:
             return cls(eta, tuned, None, None)
         base, best = cell.runs[0].base.reward[0], cell.runs[0].best.reward[0]
         shares = [(reached - base) / ideal for r in cell.runs for reached in r.final.reward]
-        return cls(eta, tuned, (best - base) / ideal, Interval.of(shares))
+        return cls(eta, tuned, (best - base) / ideal, StudentInterval.of(shares))

@@ -13,6 +13,7 @@ from pgdlab.diffusion.policy import Policy
 from pgdlab.oracle import linear_gaussian
 from pgdlab.oracle.grid import induction
 from pgdlab.oracle.grid import optimum as grid
+from pgdlab.oracle.tilted import GaussianMixture, tilt
 from pgdlab.penalties.base import Penalty
 from pgdlab.penalties.path_kl import PathKL
 from pgdlab.rewards.analytic import Quadratic
@@ -127,11 +128,11 @@ def gridded(world: World, lam: float, lam0: float) -> Truth:
 
 
 def ideal_gain(world: World) -> float:
-    """What the tilt p exp(r / lam) of the chain's own samples adds to the mean of a linear reward: slope' Cov slope / lam
-    (the mean of a Gaussian tilted by slope . x / lam moves by Cov slope / lam)."""
-    reward, (penalty,) = world.reward, world.penalties.each()
-    assert isinstance(reward, Quadratic)
+    """The mean reward that the exponential tilt of the chain's own samples has over theirs, at the weight of the path KL."""
+    (penalty,) = world.penalties.each()
     assert isinstance(penalty, PathKL)
-    chain = linear_gaussian.affine_chain(world.reference, torch.tensor(world.domain.train_conditions[:1]))
-    covariance = linear_gaussian.moments(chain)[-1][1][0]
-    return (reward.slope @ covariance @ reward.slope / penalty.coefficient).item()
+    problem = linear_problem(world, penalty.coefficient.item(), penalty.initial_coefficient.item())
+    mean, covariance = linear_gaussian.moments(problem.reference)[-1]
+    samples = GaussianMixture(torch.ones(1, dtype=torch.float64), mean[:1], covariance[:1])
+    best = tilt(samples, slope=problem.slope, curvature=problem.curvature, lam=problem.lam)
+    return best.reward - linear_gaussian.evaluate(problem.reference, problem).reward[0].item()

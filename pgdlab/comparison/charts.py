@@ -15,17 +15,14 @@ from pgdlab.comparison.columns import score_name
 from pgdlab.comparison.comparison import Method, Problem
 from pgdlab.comparison.folders import Run
 from pgdlab.comparison.methods import BEST_OF_N
+from pgdlab.comparison.statistics import Interval
 
 COLOURS = (
     "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee8866", "#44bb99", "#994f00", "#7570b3",
     "#99aa00", "#ff99aa", "#222255", "#663333", "#77aadd", "#bb5566", "#004d40", "#ddaa33", "#aa99dd", "#8b8000",
 )  # fmt: skip
 BASE_COLOUR, BEST_COLOUR = "#999999", "#000000"
-SPREAD = (
-    "diversity",
-    "internal_diversity",
-    "vun",
-)  # what a domain's frontier shows beside the reward: the first it has
+SPREAD = ("diversity", "internal_diversity", "vun")  # a domain's frontier shows the first of these that it has
 
 
 def palette(labels: Sequence[str]) -> dict[str, str]:
@@ -52,8 +49,20 @@ def chart(width: float, height: float, out: list[str]) -> Iterator[Any]:
     out.append(text.getvalue()[text.getvalue().index("<svg") :])
 
 
+def bars(axis: Any, found: dict[str, Interval], colours: dict[str, str], dots: dict[str, list[float]]) -> None:
+    """A bar for the interval of each method, a stroke for its value, and its dots; the last method on top."""
+    for y, (label, (value, low, high)) in enumerate(found.items()):
+        axis.plot([low, high], [y, y], color=colours[label], lw=5, alpha=0.35, solid_capstyle="round")
+        if label in dots:
+            axis.plot(dots[label], [y] * len(dots[label]), ".", color=colours[label], ms=4)
+        axis.plot(value, y, "|", color=colours[label], ms=12, mew=2)
+    axis.set(yticks=range(len(found)), ylim=(-0.6, len(found) - 0.4))
+    for tick, label in zip(axis.set_yticklabels(found), found, strict=True):
+        tick.set_color(colours[label])
+
+
 def cut(axis: Any, least: float = -0.5) -> None:
-    """Leaves out what is far below the base: a method that paid no heed to the KL would leave no room for the others."""
+    """Leaves out scores far below the base: a method that ignored the KL would leave no room for the others."""
     drawn = np.concatenate([np.asarray(line.get_xdata(), dtype=float) for line in axis.lines])
     left, right = max(drawn.min(), least), max(drawn.max(), least + 1)
     margin = 0.05 * (right - left)
@@ -63,20 +72,13 @@ def cut(axis: Any, least: float = -0.5) -> None:
 def scores(problem: Problem, colours: dict[str, str]) -> str:
     """Every seed's score as a dot, the interquartile mean and its interval as a bar; the base is 0."""
     out: list[str] = []
-    ranked = problem.ranked[::-1]
-    with chart(3.4, 0.7 + 0.28 * len(ranked), out) as axis:
-        for y, m in enumerate(ranked):
-            found = stats.interval(m.column(list(m.scores)), stats.iqm)
-            axis.plot([found.low, found.high], [y, y], color=colours[m.label], lw=5, alpha=0.35, solid_capstyle="round")
-            axis.plot([*m.scores.values()], [y] * len(m.scores), ".", color=colours[m.label], ms=4)
-            axis.plot(found.value, y, "|", color=colours[m.label], ms=12, mew=2)
-        axis.set(
-            xlabel=f"{score_name(problem)}; the base is 0", yticks=range(len(ranked)), ylim=(-0.6, len(ranked) - 0.4)
-        )
+    dots = {m.label: [*m.scores.values()] for m in problem.ranked[::-1]}
+    with chart(3.4, 0.7 + 0.28 * len(dots), out) as axis:
+        found = {label: stats.interval(np.array(values)[:, None], stats.iqm) for label, values in dots.items()}
+        bars(axis, found, colours, dots)
+        axis.set(xlabel=f"{score_name(problem)}; the base is 0")
         if problem.scale == "optimum":
             cut(axis)
-        for tick, m in zip(axis.set_yticklabels([m.label for m in ranked]), ranked, strict=True):
-            tick.set_color(colours[m.label])
     return out[0]
 
 
@@ -177,12 +179,7 @@ def means(found: Aggregate, colours: dict[str, str]) -> str:
     out: list[str] = []
     order = sorted(found.figures, key=lambda label: found.figures[label]["IQM"].value)
     with chart(4.6, 0.7 + 0.3 * len(order), out) as axis:
-        for y, label in enumerate(order):
-            value, low, high = found.figures[label]["IQM"]
-            axis.plot([low, high], [y, y], color=colours[label], lw=5, alpha=0.35, solid_capstyle="round")
-            axis.plot(value, y, "|", color=colours[label], ms=12, mew=2)
-        axis.set(xlabel="interquartile mean of the score", yticks=range(len(order)), ylim=(-0.6, len(order) - 0.4))
+        bars(axis, {label: found.figures[label]["IQM"] for label in order}, colours, {})
+        axis.set(xlabel="interquartile mean of the score")
         cut(axis)
-        for tick, label in zip(axis.set_yticklabels(order), order, strict=True):
-            tick.set_color(colours[label])
     return out[0]

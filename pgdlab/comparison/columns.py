@@ -17,18 +17,8 @@ from pgdlab.comparison.folders import Run
 from pgdlab.comparison.statistics import Interval
 
 BASE = "base, untuned"
-OF_INTEREST = (
-    "diversity",
-    "kid",
-    "valid",
-    "unique",
-    "novel",
-    "vun",
-    "fcd",
-    "rings",
-    "sa",
-    "motifs",
-)
+OF_INTEREST = ("diversity", "kid", "valid", "unique", "novel", "vun", "fcd", "rings", "sa", "motifs")
+Table = tuple[list[str], list[list[str]]]  # names of columns, and lines of cells
 
 
 @dataclass(frozen=True)
@@ -61,9 +51,8 @@ def hacking(run: Run) -> float | None:
         known = [base.get(name), tuned.get(name), base.get(f"{name}_stderr")]
         if None in known or not known[2]:
             return None
-        gains.append(
-            (tuned[name] - base[name]) / base[f"{name}_stderr"]
-        )  # of equally many samples: their number cancels
+        # the standard errors are of equally many samples: their number cancels
+        gains.append((tuned[name] - base[name]) / base[f"{name}_stderr"])
     error = run.summary.get("reward_gain_stderr")
     return 1 - gains[0] / gains[1] if error is not None and run.summary["reward_gain"] > 2 * error else None
 
@@ -123,14 +112,8 @@ def base_row(problem: Problem) -> Row:
     before = average(run.summary["reward_before"] for run in by_seed.values())
     own = {"reward before": before, "reward after": before, "held out": average(b.get("heldout") for b in bases)}
     own |= {"KL": 0.0, "queries": 0.0, "per further sample": 0.0, "network rows": 0.0, "seconds": 0.0}
-    own |= {c.key: average(b.get(name) for b in bases) for c, name in named()}
+    own |= {name: average(b.get(name) for b in bases) for name in OF_INTEREST}
     return Row(BASE, len(by_seed), figures | own, 0.0)
-
-
-def named() -> list[tuple[Column, str]]:
-    """The columns of the domains' own figures, and the figures' names."""
-    first = [c.key for c in COLUMNS].index("KL") + 1
-    return list(zip(COLUMNS[first : first + len(OF_INTEREST)], OF_INTEREST, strict=True))
 
 
 def average(values: Iterable[float | None]) -> float | None:
@@ -149,11 +132,12 @@ def shown(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def ranged(value: float | None, found: Interval | None, digits: int = 3) -> str:
+def ranged(value: Interval | float | None, digits: int = 3) -> str:
     """`value [low, high]`, or the value alone where no interval is known (one seed has none)."""
-    text = shown(value, digits)
-    wide = found is not None and found.low < found.high
-    return f"{text} [{shown(found.low, digits)}, {shown(found.high, digits)}]" if found and wide else text
+    if not isinstance(value, Interval):
+        return shown(value, digits)
+    wide = f" [{shown(value.low, digits)}, {shown(value.high, digits)}]" if value.low < value.high else ""
+    return shown(value.value, digits) + wide
 
 
 def score_name(problem: Problem) -> str:
@@ -161,23 +145,32 @@ def score_name(problem: Problem) -> str:
     return {"optimum": "score (1: optimum)", "ceiling": "score (1: ceiling)", "reward": "gain in reward"}[problem.scale]
 
 
-def cells(problem: Problem, one: Row, columns: Sequence[Column]) -> list[str]:
-    """The row to read."""
-    figures = [shown(one.figures[c.key], c.digits) for c in columns]
-    return [one.label, str(one.seeds), ranged(one.score, one.score_interval), *figures]
-
-
-def heads(problem: Problem, columns: Sequence[Column]) -> list[str]:
-    """The names of the columns of cells()."""
-    return ["method", "seeds", score_name(problem), *(c.key for c in columns)]
-
-
-def markdown(problem: Problem) -> str:
-    """A problem's table."""
+def method_table(problem: Problem) -> Table:
+    """A problem's methods and the base, to read."""
     table = rows(problem)
     columns = used(table)
-    lines = [heads(problem, columns), ["---"] * (len(columns) + 3), *(cells(problem, r, columns) for r in table)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    lines = [
+        [
+            r.label,
+            str(r.seeds),
+            ranged(r.score_interval or r.score),
+            *(shown(r.figures[c.key], c.digits) for c in columns),
+        ]
+        for r in table
+    ]
+    return ["method", "seeds", score_name(problem), *(c.key for c in columns)], lines
+
+
+def aggregate_table(found: Aggregate) -> Table:
+    """The methods over all problems, the highest interquartile mean first."""
+    order = sorted(found.figures, key=lambda label: -found.figures[label]["IQM"].value)
+    return ["method", *FIGURES], [[label, *map(ranged, found.figures[label].values())] for label in order]
+
+
+def markdown(table: Table) -> str:
+    """A table in markdown."""
+    names, lines = table
+    return "\n".join("| " + " | ".join(line) + " |" for line in (names, ["---"] * len(names), *lines)) + "\n"
 
 
 def methods_csv(problems: Sequence[Problem]) -> str:
@@ -211,11 +204,3 @@ def as_csv(table: list[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(table)
     return text.getvalue()
-
-
-def aggregate_markdown(found: Aggregate) -> str:
-    """The table over all problems."""
-    lines = [["method", *FIGURES], ["---"] * (len(FIGURES) + 1)]
-    order = sorted(found.figures, key=lambda label: -found.figures[label]["IQM"].value)
-    lines += [[label, *(ranged(i.value, i) for i in found.figures[label].values())] for label in order]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

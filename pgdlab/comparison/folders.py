@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +13,8 @@ import yaml
 
 from pgdlab.certificates.certificate import Cell
 from pgdlab.certificates.certificate import Run as Trained
-from pgdlab.config.runs import CONFIG, FAILURE, METRICS, SUMMARY
+from pgdlab.config.runs import CONFIG, FAILURE, SUMMARY, rows
 from pgdlab.config.schema import ConfigError, complete
-from pgdlab.training.loggers import whole
 
 STEERING = ("train", "best_of_n")  # tasks whose folders are compared
 
@@ -117,7 +115,7 @@ def configuration(folder: Path) -> dict[str, Any]:
 
 def finished(folder: Path, config: dict[str, Any]) -> Run | Failure:
     """The run, or why there is none."""
-    curve = rows(folder / METRICS)
+    curve = rows(folder)
     try:
         summary = json.loads((folder / SUMMARY).read_text())
         if summary["reward_after"] is None:
@@ -139,15 +137,6 @@ def unfinished(folder: Path, config: dict[str, Any], curve: list[dict[str, float
     if done == of:
         return f"all {of} iterations done, but not evaluated; go on with resume={folder}"
     return f"stopped after iteration {done} of {of}; go on with resume={folder}"
-
-
-def rows(path: Path) -> list[dict[str, float]]:
-    """metrics.csv as numbers; empty cells and damaged rows are left out."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", errors="replace") as file:
-        reader = csv.DictReader(line for line in file if "\0" not in line)
-        return [{k: float(v) for k, v in row.items() if v != ""} for row in reader if whole(row)]
 
 
 def certificate(folder: Path) -> Iterator[Run | Failure]:

@@ -1,4 +1,4 @@
-"""What a score of 1 is on points, where an oracle knows the optimum of the objective."""
+"""The reward scale on points, where an oracle knows the optimum of the objective: a score of 1."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from omegaconf import OmegaConf
 
 from pgdlab.certificates.truth import truth
 from pgdlab.comparison.folders import Run
-from pgdlab.config.compose import make
-from pgdlab.config.schema import complete
-from pgdlab.penalties.base import Penalty
+from pgdlab.penalties.path_kl import PathKL
 from pgdlab.training.build import build_world
 
-POINTS, PATH_KL = "pgdlab.domains.points.", "pgdlab.penalties.path_kl.PathKL"
+POINTS, PATH_KL = "pgdlab.domains.points.", f"{PathKL.__module__}.PathKL"
 
 
 @dataclass(frozen=True)
@@ -41,13 +39,12 @@ def optimum(runs: Sequence[Run]) -> Optimum | None:
     if not str(runs[0].config.get("domain", {}).get("_target_")).startswith(POINTS):
         return None
     weights = {w for run in runs if (w := weight(run.config["penalty"])) is not None}
-    trained = {
-        json.dumps([run.config[k] for k in ("policy", "initial")]): run for run in runs if "trainer" in run.config
-    }
     if len(weights) != 1:
         return None
     (declared,) = weights
-    gains = [g for run in trained.values() if (g := gain(run.config, declared)) is not None]
+    configs = [run.config for run in runs if run.config.get("trainer")]
+    trained = {json.dumps([config["policy"], config["initial"]]): config for config in configs}
+    gains = [g for config in trained.values() if (g := gain(config, declared)) is not None]
     return Optimum(declared, max(gains)) if gains else None
 
 
@@ -60,11 +57,10 @@ def weight(penalty: dict[str, Any]) -> float | None:
 
 
 def gain(config: dict[str, Any], weight: float) -> float | None:
-    """J* - J_base of what a config trains, at a KL weight; None where no oracle knows it."""
-    penalty = complete({"_target_": PATH_KL, "coefficient": weight})
-    cfg = OmegaConf.create(config | {"penalty": penalty, "runtime": {"accelerator": "cpu"}})
+    """J* - J_base of what a run trains, at a KL weight; None where no oracle knows it."""
     try:
-        found = truth(build_world(cfg), make(Penalty, cfg.penalty))
+        world = build_world(OmegaConf.create(config | {"runtime": {"accelerator": "cpu"}}))
+        found = truth(world, PathKL(coefficient=weight))
     except ValueError:
         return None
     return found.best.objective[0] - found.base.objective[0]

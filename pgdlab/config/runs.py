@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.metadata
 import itertools
 import json
@@ -94,3 +95,25 @@ def versions() -> dict[str, str]:
     return {"pgdlab": __version__, "python": platform.python_version()} | {
         n: importlib.metadata.version(n) for n in names
     }
+
+
+def cells(folder: Path) -> list[dict[str, str]]:
+    """The rows of a run's metrics.csv as text, [] where there is none. Damaged rows are left out: a last line that is still
+    being written, NUL bytes (left by a crash of the machine), a missing iteration, too few or too many cells, or no number."""
+    path = folder / METRICS
+    text = path.read_text(errors="replace") if path.is_file() else ""
+    lines = [line for line in text[: text.rfind("\n") + 1].splitlines() if "\0" not in line]
+    return [row for row in csv.DictReader(lines) if whole(row)]
+
+
+def whole(row: dict[Any, Any]) -> bool:
+    """Whether a row has its iteration and all cells, each a number or empty."""
+    try:
+        return bool(row["iteration"]) and len([float(cell) for cell in row.values() if cell != ""]) > 0
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    """The rows of a run's metrics.csv as numbers, without empty cells and damaged rows."""
+    return [{name: float(cell) for name, cell in row.items() if cell} for row in cells(folder)]

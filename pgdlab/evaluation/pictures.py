@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from pgdlab.config.runs import METRICS
+from pgdlab.config.runs import rows
 from pgdlab.evaluation.evaluate import Measured, shown
 from pgdlab.rollout.trajectory import Samples
 from pgdlab.world import World
@@ -18,11 +20,11 @@ SHOWN = 40  # samples a grid
 def before_after(world: World, results: dict[str, Measured], folder: Path) -> Path:
     """before_after.png: the same noise through the base and through the tuned policy (averaged weights)."""
     kind = "sde" if "base/sde" in results else "ode"
-    rows = {}
+    samples = {}
     for title, name in (("before", "base"), ("after", "ema")):
         result = results[f"{name}/{kind}"]
-        rows[f"{title}: reward {shown(result.figures['reward'])}"] = result.trajectory.sample[:SHOWN]
-    world.domain.show(rows, folder / "before_after.png")
+        samples[f"{title}: reward {shown(result.figures['reward'])}"] = result.trajectory.sample[:SHOWN]
+    world.domain.show(samples, folder / "before_after.png")
     return folder / "before_after.png"
 
 
@@ -38,41 +40,45 @@ def domain_report(world: World, results: dict[str, Measured], folder: Path) -> l
 
 def learning_curve(folder: Path) -> Path:
     """learning_curve.png: reward (and held-out reward) and KL against reward queries, from metrics.csv."""
-    panels = {"reward": ["reward", "heldout"], "nats from the base": ["path_kl_nats", "initial_kl_nats"]}
-    return curves(folder, "queries", "reward queries", panels)
+    titles = {"reward": ["reward", "heldout"], "nats from the base": ["path_kl_nats", "initial_kl_nats"]}
+    return curves(folder, "queries", "reward queries", titles)
 
 
 def pretraining_curve(folder: Path) -> Path:
-    """learning_curve.png: the loss, and what the samples of its course were like, against seconds, from metrics.csv."""
-    panels = {
-        "loss": ["train/denoising_loss"],
-        "share of the samples": ["probe/valid", "probe/vun"],
-        "KID": ["probe/kid"],
-    }
-    return curves(folder, "seconds", "seconds of training", panels)
+    """learning_curve.png: the loss, and the metrics of samples drawn on the way, against seconds, from metrics.csv."""
+    titles = {
+        "loss": ["train/denoising_loss"], "share of the samples": ["probe/valid", "probe/vun"], "KID": ["probe/kid"],
+    }  # fmt: skip
+    return curves(folder, "seconds", "seconds of training", titles)
 
 
-def curves(folder: Path, key: str, label: str, panels: dict[str, list[str]]) -> Path:
+def curves(folder: Path, key: str, label: str, titles: dict[str, list[str]]) -> Path:
     """A panel for every title of which a column is known."""
+    course = rows(folder)
+    known = {t: [n for n in names if any(n in r for r in course)] for t, names in titles.items()}
+    known = {title: names for title, names in known.items() if names}
+    with panels(folder / "learning_curve.png", len(known), (5.0 * len(known), 3.5)) as (_, axes):
+        for axis, (title, names) in zip(axes, known.items(), strict=True):
+            for name in names:
+                points = [(r[key], r[name]) for r in course if name in r]
+                dot = "o" if len(points) < 20 else None  # a line through one point cannot be seen
+                axis.plot(*zip(*points, strict=True), label=name.split("/")[-1], marker=dot)
+            axis.set(xlabel=label, ylabel=title)
+            axis.legend(frameon=False)
+    return folder / "learning_curve.png"
+
+
+@contextmanager
+def panels(path: Path, count: int, size: tuple[float, float], dpi: int = 120, **how: Any) -> Iterator[Any]:
+    """A matplotlib figure and its axes, side by side; what is drawn on them is written to the path."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    with (folder / METRICS).open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    panels = {t: [n for n in names if any(r.get(n) for r in rows)] for t, names in panels.items()}
-    panels = {title: names for title, names in panels.items() if names}
-    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.5), squeeze=False, layout="constrained")
-    for axis, (title, names) in zip(axes[0], panels.items(), strict=True):
-        for name in names:
-            known = [r for r in rows if r.get(name)]
-            dot = "o" if len(known) < 20 else None  # a line through one point cannot be seen
-            x, y = ([float(r[column]) for r in known] for column in (key, name))
-            axis.plot(x, y, label=name.split("/")[-1], marker=dot)
-        axis.set(xlabel=label, ylabel=title)
-        axis.legend(frameon=False)
+    figure, axes = plt.subplots(1, count, figsize=size, squeeze=False, layout="constrained", **how)
+    yield figure, list(axes[0])
+    for axis in axes[0]:
         axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(folder / "learning_curve.png", dpi=120)
+    figure.savefig(path, dpi=dpi)
     plt.close(figure)
-    return folder / "learning_curve.png"

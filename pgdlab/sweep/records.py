@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import re
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pgdlab.config.compose import draft
-from pgdlab.config.runs import FAILURE, LAST, METRICS, SUMMARY, folder_name, write, write_json
+from pgdlab.config.runs import FAILURE, LAST, SUMMARY, folder_name, rows, write, write_json
 from pgdlab.sweep.file import Parameters, Sweep
 
 RECORDS = "trials"  # the folder of records in a sweep's
@@ -104,18 +103,7 @@ class Record:
 
     def rows(self) -> list[dict[str, float]]:
         """The whole rows of metrics.csv, which may be written at this moment."""
-        file = self.folder / METRICS
-        text = file.read_text(errors="replace") if file.is_file() else ""
-        rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
-        return [numbers for numbers in map(as_numbers, rows) if "iteration" in numbers]
-
-
-def as_numbers(row: dict[str, str]) -> dict[str, float]:
-    """The cells that are numbers; none of a damaged row."""
-    try:
-        return {name: float(cell) for name, cell in row.items() if cell}
-    except (TypeError, ValueError):
-        return {}
+        return rows(self.folder)
 
 
 def record(sweep: Sweep, chosen: Parameters) -> Record:

@@ -58,9 +58,9 @@ def compare(found: Found, options: Comparison) -> Report:
 
 def markdown(report: Report) -> str:
     """The tables that a document can quote."""
-    parts = [f"## {p.label}\n\n{p.verdict}\n\n{columns.markdown(p)}" for p in report.problems]
+    parts = [f"## {p.label}\n\n{p.verdict}\n\n{columns.markdown(columns.method_table(p))}" for p in report.problems]
     if report.aggregate is not None:
-        parts.append(f"## All problems together\n\n{columns.aggregate_markdown(report.aggregate)}")
+        parts.append(f"## All problems together\n\n{columns.markdown(columns.aggregate_table(report.aggregate))}")
     parts += [f"Not finished: {f.folder}: {f.reason}\n" for f in report.failures]
     return "\n".join(parts) + "\n"
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, cast
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from pgdlab.config.runs import METRICS, naming
+from pgdlab.config.runs import METRICS, cells, naming
 
 MOLECULES = 16  # in three dimensions, that a browser is to show at once
 Mode = Literal["online", "offline", "disabled"]
@@ -26,20 +26,7 @@ Mode = Literal["online", "offline", "disabled"]
 
 def resume_rows(folder: Path, iterations: int) -> list[dict[str, str]]:
     """The rows of metrics.csv up to the iteration that a resumed run continues from, without those that are damaged."""
-    path = folder / METRICS
-    if not path.is_file():
-        return []
-    with path.open(newline="", errors="replace") as file:
-        reader = csv_file.DictReader(line for line in file if "\0" not in line)
-        return [row for row in reader if whole(row) and float(row["iteration"]) <= iterations]
-
-
-def whole(row: dict[Any, Any]) -> bool:
-    """Whether a row has its iteration, and every cell, which is a number or empty."""
-    try:
-        return bool(row["iteration"]) and len([float(x) for x in row.values() if x != ""]) > 0
-    except (KeyError, TypeError, ValueError):
-        return False
+    return [row for row in cells(folder) if float(row["iteration"]) <= iterations]
 
 
 def csv(folder: Path, cfg: Any, done: list[dict[str, str]]) -> list[Logger]:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from pgdlab import cli
-from pgdlab.certificates.certificate import Cell, Interval, Run, queries_to, row
+from pgdlab.certificates.certificate import Cell, Run, StudentInterval, queries_to, row
 from pgdlab.certificates.truth import Figures, linear_problem, truth
 from pgdlab.config.compose import compose
 from pgdlab.oracle import linear_gaussian
@@ -34,7 +34,7 @@ REUSED += ["plan.iterations=60", "optimizer.lr=1e-1"]
 REINFORCE, PPO = ["trainer=reinforce", "trainer.baseline=group"], ["trainer=ppo", "trainer.baseline=group"]
 
 
-def certified(folder: Path, problem: str, *more: str) -> Interval:
+def certified(folder: Path, problem: str, *more: str) -> StudentInterval:
     """The gap of the averaged weights after a short run."""
     done = run([f"experiment=oracle/{problem}", *SHORT, "optimizer.initial_lr=4e-2"], [*more], 0, 10, folder)
     gap = row(problem, "", Cell([done], 0.0)).gap
@@ -121,10 +121,10 @@ def test_queries_to_a_level_are_censored() -> None:
 
 
 def test_intervals_are_students() -> None:
-    interval = Interval.of([1.0, 2.0, 3.0])
+    interval = StudentInterval.of([1.0, 2.0, 3.0])
     # t(.975, 2 degrees of freedom) = 4.3027 (any table); s = 1
     assert (interval.mean, interval.half) == pytest.approx((2.0, 4.3027 / 3**0.5), rel=1e-4)
-    assert Interval.of([1.0]) == Interval(1.0, None)
+    assert StudentInterval.of([1.0]) == StudentInterval(1.0, None)
 
 
 def test_where_there_is_no_truth_it_says_so() -> None:

@@ -43,7 +43,7 @@ def test_the_discount_counts_from_the_step_itself() -> None:
 
 
 def test_td_errors_by_hand() -> None:
-    """Trap 14: row 0 ended (4 - 30), row 1 was cut off and bootstraps (-4 + 8/2 - 6)."""
+    """A time limit bootstraps: row 0 ended (4 - 30), row 1 was cut off and bootstraps (-4 + 8/2 - 6)."""
     expected = rows([1 + 10 - 10, 2 + 15 - 20, 4 - 30], [8 + 2 - 2, 0 + 3 - 4, -4 + 4 - 6])
     assert torch.equal(td_errors(REWARDS, VALUES, 0.5, ENDS), expected)
     assert torch.equal(td_errors(REWARDS, VALUES, 0.5, True)[0], expected[0])

@@ -37,7 +37,7 @@ def as_torch(g: Gaussian) -> Independent:
 
 @pytest.mark.parametrize("per_coordinate", [False, True])
 def test_log_prob_is_the_density(per_coordinate: bool) -> None:
-    """Trap 4: a sum over dimensions, never a mean."""
+    """A sum over dimensions, never a mean."""
     g, _ = pair(per_coordinate)
     x = draw(ROWS, *SHAPE, seed=5)
     torch.testing.assert_close(log_prob(g, x, Dense(SHAPE), NONE), as_torch(g).log_prob(x), **EXACT)
@@ -51,7 +51,7 @@ def test_kl_is_the_divergence(per_coordinate: bool) -> None:
 
 
 def test_kl_of_a_step_and_its_gradient() -> None:
-    """Trap 5: ||dmean||^2 / (2 std^2) exactly, with a gradient, and the gradient (m_p - m_q) / std^2 is not zero."""
+    """||dmean||^2 / (2 std^2) exactly, with a gradient, and the gradient (m_p - m_q) / std^2 is not zero."""
     p, q = pair(per_coordinate=False)
     mean = p.mean.clone().requires_grad_()
     step = kl_same_std(mean, q.mean, p.std, Dense(SHAPE), NONE)

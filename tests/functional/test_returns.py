@@ -64,7 +64,7 @@ def test_what_was_not_measured_enters_no_mean_and_earns_nothing() -> None:
 
 
 def test_the_mean_with_the_own_sample_shrinks_by_one_over_n() -> None:
-    """Trap 7: r_i - mean = (1 - 1/G) (r_i - mean of the others), exactly, also within groups."""
+    """r_i - mean = (1 - 1/G) (r_i - mean of the others), exactly, also within groups."""
     r = torch.randn(12, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     every = torch.ones(12, dtype=torch.bool)
     loo, _ = advantages(r, every, torch.zeros(12, dtype=torch.long), "leave_one_out")
@@ -77,7 +77,7 @@ def test_the_mean_with_the_own_sample_shrinks_by_one_over_n() -> None:
 
 @pytest.mark.parametrize(("kind", "factor"), [("none", 1.0), ("leave_one_out", 1.0), ("mean", 1 - 1 / 3)])
 def test_leave_one_out_is_unbiased_by_enumeration(kind: str, factor: float) -> None:
-    """Trap 7: a Bernoulli(p) policy, 3 samples, all 8 outcomes with their probabilities: E[sum_i A_i dlog p_i / n]
+    """A Bernoulli(p) policy, 3 samples, all 8 outcomes with their probabilities: E[sum_i A_i dlog p_i / n]
     is the gradient d/dp E[r] = r(1) - r(0), and with the own sample in the mean 2/3 of it."""
     p, paid = 0.3, (0.7, 2.5)
     total = 0.0
@@ -93,7 +93,7 @@ def test_leave_one_out_is_unbiased_by_enumeration(kind: str, factor: float) -> N
 @pytest.mark.parametrize("scale", ["none", "group_std", "batch_std"])
 @pytest.mark.parametrize("value", [1.0, 0.1, 1 / 3, -123.456, 1e5])
 def test_equal_rewards_give_exactly_no_advantage(kind: str, scale: str, value: float) -> None:
-    """Trap 6: rounding noise must not become an advantage; 7 rows, so that the mean of 1/3 is not exact."""
+    """Rounding noise must not become an advantage; 7 rows, so that the mean of 1/3 is not exact."""
     r = torch.full((7, 2), value)  # fp32, as rewards come
     a, scalar = advantages(
         r.double(),
@@ -107,7 +107,7 @@ def test_equal_rewards_give_exactly_no_advantage(kind: str, scale: str, value: f
 
 
 def test_rounding_around_equal_rewards_is_dead_too() -> None:
-    """Trap 6: a binary reward that carries fp64 rounding; groups of ones, of zeros and a mixed one."""
+    """A binary reward that carries fp64 rounding; groups of ones, of zeros and a mixed one."""
     jitter = 1e-13 * torch.randn(12, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     r = column(1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0, 1) + jitter
     groups, every = torch.arange(12) // 4, torch.ones(12, dtype=torch.bool)
@@ -136,7 +136,7 @@ def test_a_sample_alone_in_its_group_has_no_advantage() -> None:
 
 
 def test_batch_std_is_one_scalar_of_the_first_column() -> None:
-    """Trap 17: the scalar is returned, to multiply reward and KL alike; the advantages stay as they are."""
+    """The scalar is returned, to multiply reward and KL alike; the advantages stay as they are."""
     r = torch.tensor([[1.0, 7.0], [2.0, 7.5], [4.0, 8.0], [9.0, 0.0]], dtype=torch.float64)
     plain, one = advantages(r, ALL, PAIRS, "leave_one_out")
     scaled, scalar = advantages(r, ALL, PAIRS, "leave_one_out", "batch_std")
@@ -146,7 +146,7 @@ def test_batch_std_is_one_scalar_of_the_first_column() -> None:
 
 
 def test_spreads_are_those_of_what_was_earned() -> None:
-    """Trap 6: a KL of 1e-6 in the returns of groups with equal rewards. Without a division it counts as what it is."""
+    """A KL of 1e-6 in the returns of groups with equal rewards. Without a division it counts as what it is."""
     earned, groups = column(1, 1, 0, 4), PAIRS
     returns = earned - column(1e-6, 3e-6, 0.5, 0)
     divided, _ = advantages(returns, ALL, groups, "group", "group_std", earned)
@@ -160,7 +160,7 @@ def test_spreads_are_those_of_what_was_earned() -> None:
 
 
 def test_advantages_are_fp64_whatever_comes_in() -> None:
-    """Trap 2."""
+    """Differences of nearly equal returns lose their digits in fp32."""
     a, _ = advantages(torch.randn(4, 2), ALL, PAIRS)
     assert a.dtype == torch.float64
 
@@ -173,7 +173,7 @@ def test_no_baseline_keeps_equal_rewards() -> None:
 @pytest.mark.parametrize("value", [0.93, 0.1, 300.0])
 @pytest.mark.parametrize("kind", ["group", "leave_one_out", "none"])
 def test_neighbours_in_fp32_are_equal_rewards(value: float, kind: Any) -> None:
-    """Trap 6: rewards arrive rounded to fp32; one ulp of difference, divided by its own std, would have size 1."""
+    """Rewards arrive rounded to fp32; one ulp of difference, divided by its own std, would have size 1."""
     near = torch.full((8, 1), value)
     r = torch.where(torch.arange(8)[:, None] % 3 == 0, near, near.nextafter(torch.tensor(1e9)))
     assert len(r.unique()) == 2

@@ -35,7 +35,7 @@ def clip_of(log_ratio: float, advantage: float, dtype: torch.dtype = torch.float
     ],
 )
 def test_ppo_clip_in_all_cases(log_ratio: float, advantage: float, value: float, slope: float) -> None:
-    """Trap 18: bounds e^+-c on the true ratio, in nats."""
+    """Bounds e^+-c on the true ratio, in nats."""
     assert clip_of(log_ratio, advantage) == pytest.approx((value, slope), rel=1e-12, abs=1e-15)
 
 

@@ -128,9 +128,9 @@ def test_an_optimum_many_stds_away(kind: str) -> None:
 
 
 def test_the_two_optima_of_the_page() -> None:
-    """MATH.md's examples, which are of the cosine schedule (alpha_min 1e-3, sigma_min 1e-2), DDPM, 10 steps, N(0, 1).
+    """The two examples of docs/oracle/grid.md: the cosine schedule (alpha_min 1e-3, sigma_min 1e-2), DDPM, 10 steps, N(0, 1).
 
-    For 1[x > 1] the attainable value is .7350; the .730 of the page is what a grid of 1,400 nodes gives by cell-wise sums
+    For 1[x > 1] the attainable value is .7350; the .730 in circulation is what a grid of 1,400 nodes gives by cell-wise sums
     (5,600 nodes: .7347). The ceiling is lam log(1 + (e^(1/lam) - 1) P), P the chain's own tail.
     """
     policy = chain([[0.0]], [[1.0]])

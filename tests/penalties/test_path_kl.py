@@ -120,7 +120,7 @@ def test_no_penalty_asks_for_no_reference_pass() -> None:
 
 
 def test_the_kl_gradient_is_zero_on_the_reference_and_not_off_it() -> None:
-    """Trap 5: one framework trained for months with a KL computed without gradient. No reward here but noise-free 0."""
+    """A KL computed without gradient would pass the first half alone. No reward here but noise-free 0."""
     policy = tiny_policy(0.7, rho=True)
     reference = policy.reference()
     world = tiny_world(policy, reference, penalty=PathKL(coefficient=1.0), samples=64, trained_steps=AllSteps())

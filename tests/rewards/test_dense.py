@@ -1,4 +1,4 @@
-"""EveryStep and Shaped against MATH.md's indices, on a three-step outcome worked out by hand."""
+"""EveryStep and Shaped with the indices of docs/notation.md, on a three-step outcome worked out by hand."""
 
 import pytest
 import torch

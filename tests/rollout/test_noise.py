@@ -13,7 +13,7 @@ SHAPE = (2, 3)
 
 
 def test_it_depends_on_seed_stream_iteration_index_and_step_only() -> None:
-    """Trap 9: the same numbers from any slice, in any order of calls, and after any other use."""
+    """The same numbers from any slice, in any order of calls, and after any other use."""
     noise = Noise(7)
     whole = noise.normal(3, range(10), 5, SHAPE)
     assert whole.shape == (10, 5, *SHAPE)
@@ -29,7 +29,7 @@ def test_it_depends_on_seed_stream_iteration_index_and_step_only() -> None:
 
 
 def test_every_key_gives_other_numbers() -> None:
-    """Traps 9 and 13: shared noise collapsed a published run; a resumed run must not redraw."""
+    """Shared noise collapsed a published run; a resumed run must not redraw."""
     draws = torch.cat([
         Noise(seed, stream).normal(iteration, range(20), 4, SHAPE).flatten(0, 1)
         for seed in (0, 1) for stream in Stream for iteration in (0, 1, 2)

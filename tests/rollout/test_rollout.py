@@ -47,7 +47,7 @@ def run(
 
 
 def test_what_is_stored_is_what_is_scored() -> None:
-    """Trap 1, by the paper's own coefficients: log N(s_{h+1}; mean(s_h), std_h) with the states as stored."""
+    """By the paper's own coefficients: log N(s_{h+1}; mean(s_h), std_h) with the states as stored."""
     policy, reference = pair_of_policies()
     out = run(policy, reference, STOCHASTIC)
     shift, gain = (p.detach() for p in (policy.denoiser.shift, policy.denoiser.gain))
@@ -75,7 +75,7 @@ def test_replay_gives_the_rollouts_log_prob_in_fp64() -> None:
 
 @pytest.mark.parametrize("tuning", [Full(), LoRA(rank=2)])
 def test_replay_gives_the_rollouts_log_prob_in_fp32(tuning: Tuning) -> None:
-    """Traps 1, 2 and 10, on a 16x16 network, with guidance and other batches: below 1e-3 nats, for a clip of .2."""
+    """On a 16x16 network, with guidance and other batches: below 1e-3 nats, for a clip of .2."""
     space = Dense((1, 16, 16))
     policy = build_policy(
         denoiser=denoiser(16, dropout=0.2), space=space, initial=Standard(space=space, num_conditions=2, std=1.0),
@@ -145,7 +145,7 @@ def test_only_the_states_that_are_needed_are_stored(trained: list[int], stored: 
 
 
 def test_batches_do_not_change_anything() -> None:
-    """Trap 9: batch size, and which part of the samples a process owns."""
+    """Neither batch size, nor which part of the samples a process owns."""
     policy, reference = pair_of_policies()
     whole = run(policy, reference, STOCHASTIC)
     batched = run(policy, reference, STOCHASTIC, batch=5)
@@ -167,7 +167,7 @@ def test_joined_batches_are_let_go() -> None:
 
 
 def test_the_deterministic_last_step_is_the_references() -> None:
-    """Trap 3, MATH.md: the last step to no noise returns x0's estimate; the frozen one unless asked otherwise."""
+    """The last step to no noise returns x0's estimate; the frozen one unless asked otherwise."""
     policy, reference = pair_of_policies()
     last, at = run(policy, reference, STOCHASTIC).states[:, 3], torch.full((ROWS,), 3)
     frozen, tuned = reference.estimate(last, at, COND), policy.estimate(last, at, COND).detach()
@@ -232,7 +232,7 @@ def test_the_sampled_log_ratio_averages_to_the_kl() -> None:
 
 @pytest.mark.parametrize("eta", [0.3, 1.0])
 def test_the_chains_own_moments(eta: float) -> None:
-    """Trap 16: the samples have the discrete chain's mean and variance, which are not the data's."""
+    """The samples have the discrete chain's mean and variance, which are not the data's."""
     policy, out = big(eta)
     m = policy.initial.mean.detach()
     v = (2 * policy.initial.log_scale.detach()).exp()
@@ -264,7 +264,7 @@ def test_network_rows_under_an_ode_of_the_tuned_network() -> None:
 
 
 def test_states_are_fp32_unless_the_parameters_are_fp64() -> None:
-    """Trap 2: never less, whatever the network computes in."""
+    """Never less, whatever the network computes in."""
     policy, _ = pair_of_policies()
     assert dtype_of(policy) == torch.float64
     half = Policy(denoiser().to(torch.bfloat16), Dense((1, 8, 8)), policy.initial.float(), DDIM(), 3)
@@ -281,7 +281,7 @@ class Wide(Policy):
 
 
 def test_actions_are_scored_as_they_are_stored() -> None:
-    """Trap 1: with a std of a thousandth, rounding an action to fp32 after scoring it moves its score by 1e-4 nats and more;
+    """With a std of a thousandth, rounding an action to fp32 after scoring it moves its score by 1e-4 nats and more;
     the score of what was stored differs from the stored score by the latter's own rounding only."""
     narrow = tiny_policy(0.003)
     policy = Wide(narrow.denoiser.float(), narrow.space, narrow.initial.float(), narrow.kernel, 4)

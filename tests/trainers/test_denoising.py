@@ -153,7 +153,7 @@ def test_a_batch_that_wraps_around_repeats_the_head_of_its_own_epoch() -> None:
 
 @pytest.mark.parametrize("size", [7, 64])
 def test_passes_and_processes_add_up(size: int) -> None:
-    """Trap 8: one process in one pass, and two in many, see the same rows and give the same gradient."""
+    """One process in one pass, and two in many, see the same rows and give the same gradient."""
     algorithm = Pretrain(batch=64)
     whole = gradient(tiny_world(moved(tiny_policy())), algorithm)
     total = {name: torch.zeros_like(g) for name, g in whole.items()}

@@ -1,6 +1,6 @@
 """REINFORCE with the path KL against the exact gradient of a linear-Gaussian chain, away from every optimum.
 
-The reward is quadratic: a linear one cannot expose a missing state-distribution term (FIELD.md, trap 17).
+The reward is quadratic: a linear one cannot expose a missing state-distribution term.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class OwnStepAsBaseline(PathKL):
 
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 def test_both_forms_agree_with_the_exact_gradient_and_the_wrong_ones_do_not(eta: float) -> None:
-    """Traps 5 and 17; MATH.md, gradient of the KL term."""
+    """A KL without gradient is wrong, and so is one that is a loss term alone, without its part in the return."""
     policy, reference = start(eta)
     expected = exact(policy, eta, LAM, LAM)
     right = [PathKL(coefficient=LAM), PathKL(coefficient=LAM, form="B"), OwnStepAsBaseline(coefficient=LAM)]
@@ -139,7 +139,7 @@ def test_both_forms_agree_with_the_exact_gradient_and_the_wrong_ones_do_not(eta:
 @pytest.mark.parametrize(("denoiser", "eta"), [(False, 0.0), (False, 0.5), (True, 0.5)])
 def test_the_initial_distribution(form: Any, denoiser: bool, eta: float) -> None:
     """Mean and scale of rho: alone under an ODE, alone under a stochastic sampler, jointly; lambda_0 of its own.
-    Trap 19 names where it matters: few steps, small eta."""
+    Few steps and a small eta: there rho matters."""
     policy, reference = start(eta, denoiser=denoiser, rho=True)
     expected = exact(policy, eta, LAM, LAM0)
     penalty = PathKL(coefficient=LAM, initial_coefficient=LAM0, form=form)
@@ -165,7 +165,7 @@ def test_rewards_of_intermediate_states() -> None:
 
 @pytest.mark.parametrize("kind", ["none", "mean", "group"])
 def test_baselines_do_not_change_the_expectation(kind: Any) -> None:
-    """Trap 7: the batch mean shrinks by 1e-5 here, which is nothing; groups of 4 are leave-one-out."""
+    """The batch mean shrinks by 1e-5 here, which is nothing; groups of 4 are leave-one-out."""
     policy, reference = start(1.0)
     expected = exact(policy, 1.0, LAM, LAM)
     assert (
@@ -204,7 +204,7 @@ def test_the_exact_objective_itself_by_simulation() -> None:
 
 
 def test_batch_std_multiplies_reward_and_kl_alike() -> None:
-    """Trap 17: one scalar on the whole objective, rho's terms included, so the gradient keeps its direction."""
+    """One scalar on the whole objective, rho's terms included, so the gradient keeps its direction."""
     policy, reference = start(0.5, rho=True)
     world = tiny_world(policy, reference, penalty=PathKL(coefficient=LAM, initial_coefficient=LAM0), samples=64)
     plain, algorithm = gradient(world, Reinforce()), Reinforce(scale="batch_std")

@@ -73,7 +73,7 @@ def test_a_random_subset_of_steps_is_unbiased(trained: int, form: Any) -> None:
 
 
 def test_a_window_is_the_plain_sum_of_its_steps() -> None:
-    """MATH.md: biased, and documented as such; steps outside get no gradient, those inside the full one, unscaled."""
+    """Biased, and documented as such: steps outside get no gradient, those inside the full one, unscaled."""
     world = world_of()
     full, part = with_steps(world, AllSteps()), with_steps(world, Window(start=1, stop=3))
     inside = [4 - h for h in (1, 2)]  # times fall
@@ -161,7 +161,7 @@ class Share:
 
 @pytest.mark.parametrize("baseline", ["leave_one_out", "group"])
 def test_two_processes_give_what_one_gives(baseline: Any) -> None:
-    """Trap 8, with unequal numbers of measured samples: both processes' gradients add up to the one of all samples."""
+    """With unequal numbers of measured samples: both processes' gradients add up to the one of all samples."""
 
     def make() -> World:
         return world_of(reward=Failing(Quadratic()), max_failed=0.99, train_conditions=(0, 1), samples=24)
@@ -220,7 +220,7 @@ def test_credit_by_hand() -> None:
 
 
 def test_a_group_shares_its_condition_and_groups_are_drawn_evenly() -> None:
-    """Trap 8: groups are complete and in order."""
+    """Groups are complete and in order."""
     world = world_of(train_conditions=(0, 1), samples=400)
     cond = draw_conditions(world, 3)
     assert (cond.reshape(100, 4) == cond.reshape(100, 4)[:, :1]).all()
@@ -257,7 +257,7 @@ def test_only_what_trains_gets_a_gradient() -> None:
 
 @pytest.mark.parametrize("penalty", [NoPenalty(), PathKL(coefficient=1e-3)])
 def test_dead_groups_are_counted_and_train_nothing(penalty: Penalty) -> None:
-    """Trap 6, in a whole iteration: a binary reward; groups that agree on it have no advantage at all. A KL in the
+    """In a whole iteration: a binary reward; groups that agree on it have no advantage at all. A KL in the
     returns must not stand in for the reward: divided by its own tiny spread, its noise would be of size 1."""
 
     class Binary(Quadratic):
@@ -287,7 +287,7 @@ def test_logged_kl_covers_all_steps_and_rho() -> None:
 
 
 def test_iterations_use_fresh_noise() -> None:
-    """Trap 13: keyed by the iteration that the module counts, not by Lightning's epoch."""
+    """Keyed by the iteration that the module counts, not by Lightning's epoch."""
     world = world_of()
     first, again, second = (Reinforce().collect(world, k).trajectory.sample for k in (0, 0, 1))
     assert torch.equal(first, again)

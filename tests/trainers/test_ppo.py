@@ -35,7 +35,7 @@ def test_at_ratio_one_it_is_reinforce() -> None:
 
 
 def test_off_policy_ratios_average_to_one() -> None:
-    """E_old[pi / pi_old] = 1, for a step, and for rho: the weight is a density's, no mean over dimensions (trap 4)."""
+    """E_old[pi / pi_old] = 1, for a step, and for rho: the weight is a density's, no mean over dimensions."""
     policy, reference = start()
     n = 40_000
     world = tiny_world(policy, reference, noise=FastNoise(1), samples=n)
@@ -92,7 +92,7 @@ def test_a_clip_that_is_not_positive_is_refused(clip: float) -> None:
 
 
 def test_one_update_a_rollout_is_warned_about() -> None:
-    """Trap 12."""
+    """After one update from the rollout's own policy nothing has moved yet."""
     with pytest.warns(UserWarning, match="ratio is identically 1 and the clip does nothing"):
         PPO(epochs=1, minibatches=1)
     with warnings.catch_warnings():
@@ -140,7 +140,7 @@ def test_the_ratio_per_dimension_by_hand(rho: bool) -> None:
 
 
 def test_the_peers_ratio_is_below_one_on_average() -> None:
-    """Trap 4: E_old[w^(1/D)] < 1 where E_old[w] = 1 (Jensen), so that it weighs nothing correctly."""
+    """E_old[w^(1/D)] < 1 where E_old[w] = 1 (Jensen), so that it weighs nothing correctly."""
     policy, reference = start(rho=False)
     world = tiny_world(policy, reference, noise=FastNoise(1), samples=20_000)
     trainer = PPO(ratio="per_dimension")
@@ -154,7 +154,7 @@ def test_the_peers_ratio_is_below_one_on_average() -> None:
 
 
 def test_the_peers_clip_stalls() -> None:
-    """Trap 18: after a move of a hundredth of the clip of .2 nats, their 1e-4 a dimension has no gradient left where the
+    """After a move of a hundredth of the clip of .2 nats, their 1e-4 a dimension has no gradient left where the
     advantage agrees with the move; the density's has all of it."""
     log_ratio = torch.full((4,), 0.002, dtype=torch.float64, requires_grad=True)
     slopes = {}

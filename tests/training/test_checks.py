@@ -331,7 +331,7 @@ def test_the_ratio_is_checked_in_the_precision_of_the_run(monkeypatch: pytest.Mo
 @pytest.mark.filterwarnings("ignore:one update per rollout")
 @pytest.mark.parametrize(("epochs", "verdict"), [(1, "warning"), (2, "ok")])
 def test_one_update_a_rollout_is_said(epochs: int, verdict: str) -> None:
-    """Trap 12."""
+    """With one update the ratio is identically 1 and the clip does nothing."""
     some = module(f"trainer.epochs={epochs}", "trainer.minibatches=1")
     assert named(examine(some), "clip").verdict == verdict
     assert not [c for c in examine(module("trainer=reinforce")) if c.name == "clip"]
@@ -345,7 +345,7 @@ class Narrow(Reward):
 
 
 def test_rewards_without_a_spread_are_a_warning() -> None:
-    """Trap 15: best-of-64 is best-of-4, and there is nothing to steer to."""
+    """A base without diversity: best-of-64 is best-of-4, and there is nothing to steer to."""
     some = module()
     some.world.reward = Narrow()
     finding = named(examine(some), "groups")

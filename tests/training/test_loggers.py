@@ -129,9 +129,7 @@ def test_rows_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     assert resume_rows(tmp_path, 5) == []
     (tmp_path / METRICS).write_text("iteration,reward\n1.0,0.1\n2.0,0.2\n3.0,0.3\n")
     assert [float(row["reward"]) for row in resume_rows(tmp_path, 2)] == [0.1, 0.2]
-    broken = (
-        "iteration,reward\n1.0,0.1\n2.0,nan\n\0\0\n3.0,x\n4.0,0.1,7\n,0.4\n4.0,\n5."  # the last: killed while writing
-    )
+    broken = "iteration,reward\n1.0,0.1\n2.0,nan\n\0\0\n3.0,x\n4.0,0.1,7\n,0.4\n4.0,\n5.0,0."  # the last: killed while writing
     (tmp_path / METRICS).write_text(broken)
     assert resume_rows(tmp_path, 5) == [
         {"iteration": "1.0", "reward": "0.1"}, {"iteration": "2.0", "reward": "nan"}, {"iteration": "4.0", "reward": ""},

@@ -99,8 +99,9 @@ class Plain(Rule):
 
 @dataclass(frozen=True)
 class Attainable(Plain):
-    """V_h(x) = max_m E_{N(m, std^2 I)}[V_{h+1}] - lam |m - y|^2 / (2 std^2), y the reference's mean; MATH.md, "Two
-    optima". box: at most box * std per coordinate between m and y, inf for no bound; then lam may be 0."""
+    """V_h(x) = max_m E_{N(m, std^2 I)}[V_{h+1}] - lam |m - y|^2 / (2 std^2), y the reference's mean: the best of the Gaussian
+    policies with the sampler's std. box: at most box * std per coordinate between m and y, inf for no bound; then lam may be
+    0."""
 
     weight: float
     box: float = math.inf
@@ -121,7 +122,7 @@ class Attainable(Plain):
 @dataclass(frozen=True)
 class Ceiling(Rule):
     """V_h(x) = lam log E_{N(y, std^2 I)}[exp(V_{h+1} / lam)], by any policy: its steps are the reference's, tilted by
-    exp((V_{h+1} - V_h) / lam), with KL (E_tilted[V_{h+1}] - V_h) / lam; MATH.md, "Two optima"."""
+    exp((V_{h+1} - V_h) / lam), with KL (E_tilted[V_{h+1}] - V_h) / lam (Todorov 2006; Levine 2018, arXiv:1805.00909, sec. 2)."""
 
     weight: float
 
