@@ -14,6 +14,7 @@ import yaml
 
 from pgdlab.certificates.certificate import Cell
 from pgdlab.certificates.certificate import Run as Trained
+from pgdlab.config import renamed
 from pgdlab.config.runs import CONFIG, FAILURE, METRICS, SUMMARY
 from pgdlab.config.schema import ConfigError, complete
 from pgdlab.training.loggers import whole
@@ -110,7 +111,7 @@ def configuration(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or "task" not in config:
         raise ValueError(f"{CONFIG} is not that of a run: it was stopped before it began")
     try:
-        return dict(complete(config))
+        return dict(complete(renamed.run(config)))
     except (ConfigError, ImportError):  # of another version, or with a part that is not installed here
         return config
 

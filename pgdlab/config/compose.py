@@ -14,6 +14,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pgdlab.config import renamed
 from pgdlab.config.schema import ConfigError, check, complete, instantiate, is_node, make, make_each, nearest
 
 __all__ = [
@@ -142,9 +143,11 @@ def saved_config(folder: str, known: Mapping[str, Slot], config_dir: Path) -> Di
         name for name, slot in known.items() if not slot.optional
     }
     missing = needed - cfg.keys() if isinstance(cfg, DictConfig) else needed
-    if missing:
+    if not isinstance(cfg, DictConfig) or missing:
         raise ConfigError(f"{file} is not the configuration of a run: it has no key {min(missing)}")
-    return cast(DictConfig, OmegaConf.merge(nulls, cfg))  # keys that have come to be since it was saved
+    return cast(
+        DictConfig, OmegaConf.merge(nulls, renamed.run(plain(cfg)))
+    )  # keys that have come to be since it was saved
 
 
 def parse(overrides: Iterable[str], known: Mapping[str, Slot], config_dir: Path) -> Overrides:

@@ -19,6 +19,8 @@ from typing import Any, Literal, Union
 
 from omegaconf import DictConfig, OmegaConf
 
+from pgdlab.config import renamed
+
 Node = dict[str, Any]
 RESERVED = ("_target_", "_partial_")
 SCALARS = (str, int, float, bool, type(None))
@@ -112,7 +114,9 @@ def schema_of(node: Node, key: str) -> Schema:
     try:
         return schema(str(node["_target_"]))
     except ImportError as error:
-        raise ConfigError(f"{key}._target_ is {node['_target_']!r}, which cannot be imported: {error}") from error
+        path, now = node["_target_"], renamed.target(str(node["_target_"]))
+        why = f"is now {now}" if now != path else f"cannot be imported: {error}"
+        raise ConfigError(f"{key}._target_ is {path!r}, which {why}") from error
 
 
 def complete(value: Any, key: str = "") -> Any:
@@ -125,6 +129,8 @@ def complete(value: Any, key: str = "") -> Any:
     defaults = spec.defaults if spec else {}
     if spec and not spec.open:
         for name in value.keys() - {*spec.keys, *RESERVED}:
+            if now := renamed.advice(value["_target_"], key, name):
+                raise ConfigError(now)
             hint = nearest(f"{key}.{name}", (f"{key}.{k}" for k in spec.keys))
             raise ConfigError(f"{key}.{name} is {value[name]!r}, but {spec.name} has no {name!r}.{hint}")
     named = {k: value[k] for k in RESERVED if k in value}
