@@ -29,6 +29,8 @@ class Plan:
     steps: Steps = field(default_factory=Steps)
     shape: tuple[int, ...] = (2, 2)
     parts: list[Steps] = field(default_factory=list)
+    rates: dict[str, float] = field(default_factory=lambda: {"initial": 0.01, "critic": 0.003})
+    nested: dict[str, Steps] = field(default_factory=lambda: {"a": Part(), "b": Part(stride=2)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ import yaml
 
 from pgdlab.certificates.certificate import Cell
 from pgdlab.certificates.certificate import Run as Trained
+from pgdlab.config import renamed
 from pgdlab.config.runs import CONFIG, FAILURE, SUMMARY, rows
 from pgdlab.config.schema import ConfigError, complete
 
@@ -108,7 +109,7 @@ def configuration(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or "task" not in config:
         raise ValueError(f"{CONFIG} is not that of a run: it was stopped before it began")
     try:
-        return dict(complete(config))
+        return dict(complete(renamed.run(config)))
     except (ConfigError, ImportError):  # of another version, or with a part that is not installed here
         return config
 

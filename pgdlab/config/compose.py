@@ -14,7 +14,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pgdlab.config.schema import ConfigError, check, complete, instantiate, is_node, make, nearest
+from pgdlab.config import renamed
+from pgdlab.config.schema import ConfigError, check, complete, instantiate, is_node, make, make_each, nearest
 
 __all__ = [
     "CONFIGS",
@@ -24,6 +25,7 @@ __all__ = [
     "instantiate",
     "load_run",
     "make",
+    "make_each",
     "options",
     "slots",
     "stated",
@@ -34,23 +36,31 @@ RESUMABLE = ("task", "plan", "budget", "runtime", "logger")  # what may differ w
 
 
 class Slot(NamedTuple):
-    """A place that takes a group's option. group: as Hydra writes it (`reward@heldout`). optional: null empties it."""
+    """A place that takes options of a group.
+
+    group: as Hydra writes it (`reward@heldout`). optional: null empties it. many: it takes a list of options, each of
+    which is a file with one key and its node, and holds a mapping of nodes by name.
+    """
 
     group: str
     optional: bool
+    many: bool
 
 
 class Overrides(NamedTuple):
-    """What the command line says. picks: slot -> option; values: (full key, value) in order."""
+    """What the command line says. picks: slot -> options; values: (full key, value) in order."""
 
-    picks: dict[str, str]
+    picks: dict[str, list[str]]
     values: list[tuple[str, Any]]
 
 
 def slots(config_dir: Path = CONFIGS) -> dict[str, Slot]:
     """The slots that config.yaml names, under their names in the result."""
-    groups = [next(iter(entry)) for entry in root(config_dir)["defaults"] if isinstance(entry, dict)]
-    found = [Slot(group.removeprefix("optional "), group.startswith("optional ")) for group in groups]
+    groups = [next(iter(entry.items())) for entry in root(config_dir)["defaults"] if isinstance(entry, dict)]
+    found = [
+        Slot(group.removeprefix("optional "), group.startswith("optional "), isinstance(default, list))
+        for group, default in groups
+    ]
     return {slot.group.rpartition("@")[2]: slot for slot in found}
 
 
@@ -79,7 +89,7 @@ def draft(overrides: Sequence[str] = (), config_dir: Path = CONFIGS) -> DictConf
     known = slots(config_dir)
     picks, values = parse(overrides, known, config_dir)
     cfg = with_hydra(known, picks, config_dir)
-    bare = with_hydra(known, {**picks, "experiment": "null"}, config_dir)
+    bare = with_hydra(known, {**picks, "experiment": ["null"]}, config_dir)
     for slot in picks.keys() - {"experiment"}:
         cfg[slot] = bare[slot]
     assign(cfg, values, bare, known)
@@ -98,7 +108,7 @@ def load_run(folder: str | Path, overrides: Sequence[str] = (), config_dir: Path
     for key in [*picks, *(key for key, _ in values)]:
         if task in ("train", "pretrain") and key.split(".")[0] not in RESUMABLE:
             raise ConfigError(f"{key} cannot change when a run resumes; only {', '.join(RESUMABLE)} and their keys can")
-    fresh = with_hydra(known, {**picks, "experiment": "null"}, config_dir) if picks else cfg
+    fresh = with_hydra(known, {**picks, "experiment": ["null"]}, config_dir) if picks else cfg
     for slot in picks:
         cfg[slot] = fresh[slot]
     assign(cfg, [*values, ("resume", str(folder))], cfg.copy(), known)
@@ -133,9 +143,11 @@ def saved_config(folder: str, known: Mapping[str, Slot], config_dir: Path) -> Di
         name for name, slot in known.items() if not slot.optional
     }
     missing = needed - cfg.keys() if isinstance(cfg, DictConfig) else needed
-    if missing:
+    if not isinstance(cfg, DictConfig) or missing:
         raise ConfigError(f"{file} is not the configuration of a run: it has no key {min(missing)}")
-    return cast(DictConfig, OmegaConf.merge(nulls, cfg))  # keys that have come to be since it was saved
+    return cast(
+        DictConfig, OmegaConf.merge(nulls, renamed.run(plain(cfg)))
+    )  # keys that have come to be since it was saved
 
 
 def parse(overrides: Iterable[str], known: Mapping[str, Slot], config_dir: Path) -> Overrides:
@@ -147,11 +159,20 @@ def parse(overrides: Iterable[str], known: Mapping[str, Slot], config_dir: Path)
         if slot is None or isinstance(value, dict):
             found.values.append((key, value))
             continue
-        option, allowed = "null" if value is None else str(value), [*options(known[slot].group, config_dir)]
-        if option not in allowed + ["null"] * known[slot].optional:
-            raise ConfigError(f"{slot} is {option!r}, which is not an option.{nearest(option, allowed)}")
-        found.picks[slot] = option
+        found.picks[slot] = choice(slot, value, known[slot], config_dir)
     return found
+
+
+def choice(name: str, value: Any, slot: Slot, config_dir: Path) -> list[str]:
+    """The options that `name=value` picks: one, or a list where the slot takes many."""
+    if isinstance(value, list) and not slot.many:
+        raise ConfigError(f"{name} is {value!r}; it takes one option of its group, not a list")
+    chosen = ["null" if v is None else str(v) for v in (value if isinstance(value, list) else [value])]
+    allowed = [*options(slot.group, config_dir)]
+    for option in chosen:
+        if option not in allowed + ["null"] * slot.optional:
+            raise ConfigError(f"{name} is {option!r}, which is not an option.{nearest(option, allowed)}")
+    return chosen
 
 
 def parse_one(text: str) -> tuple[str, Any]:
@@ -172,22 +193,31 @@ def parse_one(text: str) -> tuple[str, Any]:
     return key, override.value()
 
 
-def with_hydra(known: Mapping[str, Slot], picks: Mapping[str, str], config_dir: Path) -> DictConfig:
+def with_hydra(known: Mapping[str, Slot], picks: Mapping[str, Sequence[str]], config_dir: Path) -> DictConfig:
     """config.yaml with the groups' options, as Hydra composes it; null leaves a slot out."""
     import hydra
     from hydra.errors import HydraException
 
-    chosen = {known[slot].group: option for slot, option in picks.items() if slot in known}
-    texts = [f"~{group}" if option == "null" else f"{group}={option}" for group, option in chosen.items()]
+    chosen = {known[slot]: names for slot, names in picks.items() if slot in known}
+    texts = [
+        f"{slot.group}=[{','.join(names)}]" if slot.many else hydra_choice(slot.group, *names)
+        for slot, names in chosen.items()
+    ]
     try:
         with hydra.initialize_config_dir(str(config_dir), version_base="1.3"):
             cfg = hydra.compose("config", overrides=texts)
     except (yaml.YAMLError, HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"the files in {config_dir} do not compose: {paragraph(error)}") from error
     OmegaConf.set_struct(cfg, False)
-    for slot in known.keys() - cfg.keys() - {"experiment"}:
-        cfg[slot] = None
+    for name, slot in known.items():
+        if name not in cfg and name != "experiment":
+            cfg[name] = {} if slot.many else None
     return cfg
+
+
+def hydra_choice(group: str, option: str) -> str:
+    """An option, or null for none, in Hydra's words."""
+    return f"~{group}" if option == "null" else f"{group}={option}"
 
 
 def assign(
@@ -225,6 +255,17 @@ def check_root(cfg: DictConfig, known: DictConfig, known_slots: Mapping[str, Slo
             takes = f"a node; {key}.KEY=VALUE sets a key of it" if kind is dict else kind.__name__
             quoted = f"; quote it: \"{key}='{value}'\"" if kind is str and isinstance(value, (int, float)) else ""
             raise ConfigError(f"{key} is {value!r}; it takes {takes}{quoted}")
+        if key in known_slots and known_slots[key].many:
+            check_nodes(key, value)
+
+
+def check_nodes(key: str, nodes: Any) -> None:
+    """Raises ConfigError where a mapping of nodes holds something else: a key of one that was not chosen."""
+    chosen = sorted(name for name, node in nodes.items() if is_node(node))
+    for name in nodes.keys() - chosen:
+        inside = [f"{key}.{node}.{name}" for node in chosen if name in complete(nodes[node])]
+        did = f"Did you mean {' or '.join(inside)}?" if inside else f"Chosen: {', '.join(chosen) or 'none'}."
+        raise ConfigError(f"{key}.{name} is {nodes[name]!r}, but {name} is not chosen in {key}=[...]. {did}")
 
 
 def finish(cfg: DictConfig) -> DictConfig:

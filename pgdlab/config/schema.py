@@ -1,6 +1,6 @@
-"""What a YAML node may say: `_target_` and the keyword arguments of that class, checked against its own signature.
+"""A YAML node: `_target_` and the keyword arguments of that class, checked against the class's own signature.
 
-Defaults and types live in the classes. hydra-zen reads the defaults, `typing` the annotations; here both meet the YAML.
+Defaults and types live in the classes; here both meet the YAML.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
+
+from pgdlab.config import renamed
 
 Node = dict[str, Any]
 RESERVED = ("_target_", "_partial_")
+SCALARS = (str, int, float, bool, type(None))
 
 
 class ConfigError(ValueError):
@@ -36,21 +39,24 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
-    """The keyword arguments of a target. defaults: as plain YAML values; open: whether it takes any further keyword."""
+    """The keyword arguments of a target.
+
+    defaults: as plain YAML values, without those that YAML has no words for; needed: the keys without a default; open:
+    whether it takes any further keyword.
+    """
 
     name: str
     target: Callable[..., Any]
     hints: Mapping[str, Any]
     keys: tuple[str, ...]
     defaults: Mapping[str, Any]
+    needed: tuple[str, ...]
     open: bool
 
 
 @functools.cache
 def schema(path: str) -> Schema:
     """The schema of an importable class or function. Raises ImportError where there is none."""
-    from hydra_zen import builds
-
     module, _, name = path.rpartition(".")
     target = getattr(importlib.import_module(module or "builtins"), name, None)
     if not callable(target):
@@ -58,25 +64,43 @@ def schema(path: str) -> Schema:
     try:
         parameters = inspect.signature(target).parameters.values()
     except ValueError:  # written in C (datetime.timedelta): nothing is known about its arguments
-        return Schema(name, target, {}, (), {}, open=True)
-    config = OmegaConf.structured(builds(target, populate_full_signature=True))
-    defaults = OmegaConf.to_container(config, throw_on_missing=False)
-    assert isinstance(defaults, dict)
-    plain = {str(k): v for k, v in plainly(defaults).items() if k not in RESERVED and v != MISSING}
-    keys = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+        return Schema(name, target, {}, (), {}, (), open=True)
+    keywords = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    defaults = {p.name: p.default for p in keywords if p.default is not p.empty} | made(target)
     # a dataclass resolves each field in the module that declared it; an __init__ in its own module
     from_init = isinstance(target, type) and not dataclasses.is_dataclass(target)
     annotated: Any = target.__init__ if from_init else target
-    is_open = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    return Schema(name, target, typing.get_type_hints(annotated), keys, plain, is_open)
+    return Schema(
+        name,
+        target,
+        hints=typing.get_type_hints(annotated),
+        keys=tuple(p.name for p in keywords),
+        defaults={key: as_yaml(value) for key, value in defaults.items() if in_yaml(value)},
+        needed=tuple(p.name for p in keywords if p.name not in defaults),
+        open=any(p.kind is p.VAR_KEYWORD for p in parameters),
+    )
 
 
-def plainly(value: Any) -> Any:
-    """Lists, dicts and scalars only: what YAML can hold."""
+def made(target: Any) -> dict[str, Any]:
+    """The defaults of a dataclass that its signature does not show: those that a factory makes."""
+    fields = dataclasses.fields(target) if dataclasses.is_dataclass(target) else ()
+    return {f.name: f.default_factory() for f in fields if f.init and f.default_factory is not dataclasses.MISSING}
+
+
+def in_yaml(value: Any) -> bool:
+    """Whether as_yaml() can say a value; the target has others itself (a timedelta of Lightning's)."""
+    return dataclasses.is_dataclass(value) or isinstance(value, (*SCALARS, Path, list, tuple, dict))
+
+
+def as_yaml(value: Any) -> Any:
+    """Lists, mappings and scalars only: a dataclass as its node, a tuple as a list, a path as a string."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: as_yaml(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+        return {"_target_": f"{type(value).__module__}.{type(value).__qualname__}", **fields}
     if isinstance(value, dict):
-        return {k: plainly(v) for k, v in value.items()}
+        return {k: as_yaml(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plainly(v) for v in value]
+        return [as_yaml(v) for v in value]
     return str(value) if isinstance(value, Path) else value
 
 
@@ -90,7 +114,9 @@ def schema_of(node: Node, key: str) -> Schema:
     try:
         return schema(str(node["_target_"]))
     except ImportError as error:
-        raise ConfigError(f"{key}._target_ is {node['_target_']!r}, which cannot be imported: {error}") from error
+        path, now = node["_target_"], renamed.target(str(node["_target_"]))
+        why = f"is now {now}" if now != path else f"cannot be imported: {error}"
+        raise ConfigError(f"{key}._target_ is {path!r}, which {why}") from error
 
 
 def complete(value: Any, key: str = "") -> Any:
@@ -103,6 +129,8 @@ def complete(value: Any, key: str = "") -> Any:
     defaults = spec.defaults if spec else {}
     if spec and not spec.open:
         for name in value.keys() - {*spec.keys, *RESERVED}:
+            if now := renamed.advice(value["_target_"], key, name):
+                raise ConfigError(now)
             hint = nearest(f"{key}.{name}", (f"{key}.{k}" for k in spec.keys))
             raise ConfigError(f"{key}.{name} is {value[name]!r}, but {spec.name} has no {name!r}.{hint}")
     named = {k: value[k] for k in RESERVED if k in value}
@@ -111,9 +139,9 @@ def complete(value: Any, key: str = "") -> Any:
 
 
 def under(default: Any, value: Any) -> Any:
-    """Value, where it only states what differs from a default that is itself a node."""
-    differs = isinstance(value, dict) and is_node(default) and not is_node(value)
-    return {**default, **value} if differs else value
+    """Value, where it only states what differs from a default that is itself a node or another mapping."""
+    differs = isinstance(value, dict) and isinstance(default, dict) and not is_node(value)
+    return {**default, **{k: under(default.get(k), v) for k, v in value.items()}} if differs else value
 
 
 def check(value: Any, key: str = "") -> None:
@@ -129,7 +157,7 @@ def check(value: Any, key: str = "") -> None:
             raise ConfigError(f"{full} is {child!r}; {schema_of(value, key).name} takes {describe(hint)}{did}")
     if is_node(value) and value.get("_partial_") is not True:
         spec = schema_of(value, key)
-        for name in (k for k in spec.keys if k not in value):
+        for name in (k for k in spec.needed if k not in value):
             takes = describe(spec.hints.get(name, Any))
             raise ConfigError(f"{key}.{name} is missing; {spec.name} needs it ({takes})")
 
@@ -227,6 +255,11 @@ def make(kind: Any, node: DictConfig, **given: Any) -> Any:
         if isinstance(thing, kind):
             return thing
     raise ConfigError(f"{key}._target_ is {target!r}; {key} takes a {kind.__name__}")
+
+
+def make_each(kind: Any, nodes: DictConfig, **given: Any) -> dict[str, Any]:
+    """make() of every node of a mapping: name -> object."""
+    return {str(name): make(kind, node, **given) for name, node in nodes.items()}
 
 
 def build(value: Any, key: str, given: Mapping[str, Any]) -> Any:

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import Tensor
 
+from pgdlab.config import renamed
 from pgdlab.config.compose import instantiate, make, stated
 from pgdlab.config.runs import LAST
 from pgdlab.diffusion.policy import Policy
@@ -148,7 +149,7 @@ def load(path: Path) -> dict[str, Any]:
     parts = [state.get(name) for name in ("current_model_state", "state_dict")] if isinstance(state, dict) else [None]
     if not all(isinstance(part, dict) and "iterations" in part for part in parts):
         raise ValueError(f"{path} is not a checkpoint of a pgdlab run")
-    return state
+    return renamed.checkpoint(state)
 
 
 def require_fit(own: dict[str, Tensor], saved: dict[str, Tensor], path: Path) -> None:

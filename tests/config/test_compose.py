@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from pgdlab import cli
-from pgdlab.config.compose import ConfigError, compose, draft, instantiate, load_run, options
+from pgdlab.config.compose import ConfigError, compose, draft, instantiate, load_run, make_each, options
 from tests import toys
 
 FILES = {
@@ -21,6 +21,7 @@ FILES = {
           - reward: plain
           - optional reward@heldout: other
           - model: small
+          - part: [half]
           - _self_
           - optional experiment: quick
         task: train
@@ -34,6 +35,9 @@ FILES = {
     "reward/plain.yaml": "_target_: tests.toys.reward\nscale: 1.0",
     "reward/other.yaml": "_target_: tests.toys.reward\nscale: ${plan.iterations}",
     "model/small.yaml": "_target_: tests.toys.Model\n_partial_: true",
+    "part/half.yaml": "half:\n  _target_: tests.toys.Part",
+    "part/stride.yaml": "stride: {_target_: tests.toys.Steps, stride: 2}",
+    "part/none.yaml": "# nothing",
     "experiment/quick.yaml": "# @package _global_\n# The short one.\nseed: 7\nplan: {iterations: 5}",
     "experiment/nested/deep.yaml": """
         # @package _global_
@@ -41,6 +45,8 @@ FILES = {
         defaults:
           - override /trainer: clipped
           - override /reward@heldout: plain
+          - override /part: [half, stride]
+        part: {half: {share: 0.75}}
         trainer: {clip: 0.1, rate: 9}
         plan: {steps: {_target_: tests.toys.Part, share: 0.25}}
         """,
@@ -118,6 +124,34 @@ def test_an_option_replaces_the_whole_node(configs: Path) -> None:
     assert again.plan.steps == {"_target_": "tests.toys.Part", "stride": 1, "share": 0.25}
 
 
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        ([], {"half": toys.Part()}),
+        (["part=stride"], {"stride": toys.Steps(stride=2)}),
+        (["part=[stride,half]", "part.half.stride=3"], {"stride": toys.Steps(stride=2), "half": toys.Part(stride=3)}),
+        (["part=none"], {}),
+        (["part=[]"], {}),
+        (["part=[none,half]"], {"half": toys.Part()}),
+        (["part={other:{_target_:tests.toys.Steps}}"], {"half": toys.Part(), "other": toys.Steps()}),
+        (["experiment=nested/deep"], {"half": toys.Part(share=0.75), "stride": toys.Steps(stride=2)}),
+        (["experiment=nested/deep", "part=[half]"], {"half": toys.Part()}),  # what the experiment set in it too
+    ],
+    ids=str,
+)
+def test_a_slot_of_many_is_a_mapping_of_nodes(configs: Path, overrides: list[str], parts: dict[str, object]) -> None:
+    cfg = compose(overrides, configs)
+    made = make_each(toys.Steps, cfg.part)
+    assert made == instantiate(cfg.part) == parts
+    assert list(made) == list(parts)
+
+
+def test_a_mapping_states_what_differs_from_one_that_is_the_default(configs: Path) -> None:
+    cfg = compose(["plan.rates={critic:0.5}", "plan.nested={b:{share:1}}"], configs)
+    assert cfg.plan.rates == {"initial": 0.01, "critic": 0.5}
+    assert instantiate(cfg.plan).nested == {"a": toys.Part(), "b": toys.Part(share=1.0, stride=2)}
+
+
 def test_the_held_out_slot_takes_the_options_of_its_group(configs: Path) -> None:
     assert compose(["experiment=nested/deep"], configs).heldout.scale == 1
     for key in ("heldout", "reward@heldout"):
@@ -150,6 +184,14 @@ MISTAKES = {
     "trainer.clip": ["'trainer.clip' is not an override", "key=value"],
     "~trainer": ["not an override"],
     "trainer.clip=0.1,0.2": ["sweep", "[1,2]"],
+    "trainer=[plain]": ["trainer is ['plain']", "one option of its group, not a list"],
+    "part=[half,strid]": ["part is 'strid'", "Did you mean stride?", "Known: half, none, stride"],
+    "part=3": ["part is '3', which is not an option"],
+    "part.share=0.5": ["part.share is 0.5", "share is not chosen in part=[...]", "Did you mean part.half.share?"],
+    "part.stride.stride=3": ["stride is not chosen in part=[...]", "Did you mean part.half.stride?"],
+    "part.other.x=3": ["part.other is {'x': 3}", "other is not chosen in part=[...]. Chosen: half."],
+    "part.half.shar=1": ["part.half.shar is 1", "Part has no 'shar'", "Did you mean part.half.share?"],
+    "plan.rates={critic:a}": ["plan.rates is", "dict[str, float]"],
     "name=a=b": ["cannot read 'name=a=b'", "Quote"],
 }
 
