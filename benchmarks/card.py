@@ -118,7 +118,7 @@ class Card(Callback):
         cond, index = torch.arange(plan.samples) % CLASSES, range(plan.samples)
         with trainer.precision_plugin.forward_context():
             self.drawing = seconds(
-                lambda: rollout(world.policy, world.policy, world.noise, 0, index, cond, [], plan.rollout_batch),
+                lambda: rollout(world.policy, world.policy, world.noise.of(0, index), cond, batch=plan.rollout_batch),
                 world.device, self.rounds,
             )  # fmt: skip
 

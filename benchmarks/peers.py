@@ -84,7 +84,9 @@ def gradients(peer: Any, batch: int, guidance: float) -> tuple[torch.Tensor, tor
     module = build_module(compose(list(words(batch, guidance))))
     world, algorithm = module.world, module.algorithm
     seen = algorithm.collect(world, 0)
-    torch.stack([algorithm.loss(seen, p, world).value for p in algorithm.passes(seen, 0, world)]).sum().backward()
+    torch.stack(
+        [algorithm.loss(seen, p, world).value for p in algorithm.micro_batches(seen, 0, world)]
+    ).sum().backward()
     network: Any = next(m for m in world.policy.modules() if type(m).__name__ == "Prompted")
     ours = torch.cat([p.grad.flatten() for p in network.unet.parameters()])
 

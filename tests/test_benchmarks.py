@@ -80,7 +80,7 @@ def test_the_pipeline_s_chain_is_that_of_its_scheduler() -> None:
     assert policy.stochastic_steps == list(range(20))
     assert policy.times[:-1].tolist() == scheduler.timesteps.tolist()
     cond = torch.arange(3) % len(PROMPTS)
-    out: Any = rollout(policy, world.reference, world.noise, 0, range(3), cond, list(range(20)), 3)
+    out: Any = rollout(policy, world.reference, world.noise.of(0, range(3)), cond, trained=list(range(20)), batch=3)
     for h, t in enumerate(scheduler.timesteps):
         x, noise = out.states[:, h], torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(h))
         with torch.no_grad():

@@ -29,7 +29,7 @@ from pgdlab.trainers.policy_gradient import PolicyGradient
 from pgdlab.training.build import build_module
 from pgdlab.training.fit import fit
 from pgdlab.training.module import SteeringModule
-from pgdlab.training.optimizer import AdamW
+from pgdlab.training.optimizer import Optimization
 from tests.tiny import tiny_policy, tiny_world
 from tests.worlds import base
 
@@ -97,7 +97,7 @@ def test_the_example_trainer_trains(installed: dict[str, Any], tmp_path: Path) -
     torch.testing.assert_close(trainer.surrogate(ratio, advantage), expected)
 
     policy = tiny_policy()
-    module = SteeringModule(tiny_world(policy, samples=16, group=4, iterations=1), trainer, AdamW(lr=0.05))
+    module = SteeringModule(tiny_world(policy, samples=16, group=4, iterations=1), trainer, Optimization(lr=0.05))
     fit(module, compose(["trainer={" + ", ".join(f"{k}: {v}" for k, v in node.items()) + "}"]), tmp_path)
     assert int(module.iterations) == 1
     assert policy.denoiser.shift.abs().sum() > 0

@@ -281,7 +281,7 @@ def test_what_is_written_is_written_whole(tmp_path: Path, monkeypatch: pytest.Mo
         (["name=/x"], "name is '/x'; it names a folder under runs/"),
         (["name=5"], """name is 5; it takes str; quote it: "name='5'\""""),
         (["=3"], "'=3' is not an override; write key=value"),
-        (["penalty.coefficient=-1"], r"penalty .PathKL.: coefficient is -1.0; it is at least 0$"),
+        (["penalty.path_kl.coefficient=-1"], r"penalty .PathKL.: coefficient is -1.0; it is at least 0$"),
         (["penalty=target_kl", "penalty.target=0"], "target is 0.0 and coefficient .*; with a target both are above 0"),
         (["policy=lora", "policy.tuning.rank=0"], "rank is 0; it must be at least 1"),
         (

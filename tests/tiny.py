@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.space import Dense, Space
 from pgdlab.domains.base import Decoder, Identity, LabelledDomain
 from pgdlab.functional.gaussian import expand
-from pgdlab.penalties.base import NoPenalty, Penalty
+from pgdlab.penalties.base import Penalties, Penalty
 from pgdlab.rewards.base import Reward, Score
+from pgdlab.rollout.memory import Capacity
 from pgdlab.rollout.noise import Noise
 from pgdlab.rollout.plan import Plan
 from pgdlab.world import World
@@ -122,9 +124,9 @@ class TinyDomain(LabelledDomain):
 class FastNoise(Noise):
     """Noise for large statistics: fp64, one draw for all samples (so only good for whole batches)."""
 
-    def normal(self, iteration: int, index: range, steps: int, shape: tuple[int, ...]) -> Tensor:
+    def steps(self, iteration: int, index: range, steps: int, shape: tuple[int, ...]) -> Iterator[Tensor]:
         g = torch.Generator().manual_seed(1000 * self.seed + iteration)
-        return torch.randn(len(index), steps, *shape, dtype=torch.float64, generator=g)
+        return iter(torch.randn(len(index), steps, *shape, dtype=torch.float64, generator=g).unbind(1))
 
 
 def moved(policy: Policy, seed: int = 0, size: float = 1.0) -> Policy:
@@ -157,16 +159,29 @@ def tiny_policy(
 
 def tiny_world(
     policy: Policy | None = None, reference: Policy | None = None, reward: Reward | None = None,
-    penalty: Penalty | None = None, noise: Noise | None = None, train_conditions: tuple[int, ...] = (0,), **plan: Any,
+    penalty: Penalty | dict[str, Penalty] | None = None, noise: Noise | None = None,
+    train_conditions: tuple[int, ...] = (0,), **plan: Any,
 ) -> World:  # fmt: skip
     """A world around a policy (as it starts) and its reference; the plan's sizes as keywords."""
     policy = tiny_policy() if policy is None else policy
     sizes = {"samples": 16, "group": 4, "rollout_batch": 10**9, "pass_size": 10**9} | plan
     return World(
         domain=TinyDomain(train_conditions=train_conditions), policy=policy, reference=reference or policy.reference(),
-        reward=reward or Quadratic(), heldout=None, penalty=penalty or NoPenalty(), plan=Plan(**sizes),
+        reward=reward or Quadratic(), heldout=None, penalties=penalties(penalty), plan=Plan(**sizes),
         noise=noise or Noise(0),
     )  # fmt: skip
+
+
+def penalties(given: Penalty | dict[str, Penalty] | None) -> Penalties:
+    """All penalties of a world: none, one, or several by name."""
+    if given is None or isinstance(given, dict):
+        return Penalties(given)
+    return Penalties({"the": given})
+
+
+def planned(world: World, **sizes: Any) -> World:
+    """The world with other sizes of its plan, and a capacity of that plan."""
+    return replace(world, plan=replace(world.plan, **sizes), capacity=Capacity())
 
 
 def every(rows: int, trained: int) -> tuple[Tensor, Tensor]:
@@ -179,7 +194,7 @@ def gradient(world: World, algorithm: Any, experience: Any = None, update: int =
     experience = algorithm.collect(world, 0) if experience is None else experience
     trained = {name: p for name, p in world.policy.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p) for name, p in trained.items()}
-    for piece in algorithm.passes(experience, update, world):
+    for piece in algorithm.micro_batches(experience, update, world):
         some = torch.autograd.grad(
             algorithm.loss(experience, piece, world).value, list(trained.values()), allow_unused=True
         )

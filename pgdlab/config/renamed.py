@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 Node = dict[str, Any]
+COEFFICIENT, OLD_COEFFICIENT = re.compile(r"penalties\.\w+\.coefficient$"), re.compile(r"(penalty\.)+coefficient$")
 
 MODULES = {
     "pgdlab.budget": "pgdlab.training.budget",
@@ -20,9 +22,10 @@ MODULES = {
     "pgdlab.trainers.critic": "pgdlab.credit.critic",
     "pgdlab.trainers.per_part": "pgdlab.credit.per_part",
 }
-TARGETS: dict[
-    str, str
-] = {}  # classes that have another name in the module where MODULES puts them: old path -> today's
+TARGETS = {  # what is not where MODULES puts it, or has another name there: old path -> today's
+    "pgdlab.module.AdamW": "pgdlab.training.optimizer.Optimization",
+    "pgdlab.penalties.trust_region.KLConstraint": "pgdlab.penalties.constraint.KLConstraint",
+}
 # today's path of the class: its old keys -> today's, which may lie inside a mapping (a.b); None for a key that is gone
 KEYS: dict[str, dict[str, str | None]] = {
     "pgdlab.rollout.plan.Plan": {"steps": "trained_steps"},
@@ -32,11 +35,45 @@ KEYS: dict[str, dict[str, str | None]] = {
     "pgdlab.domains.fashion.Fashion": {"prompts": "train_conditions"},
     "pgdlab.domains.qm9.QM9": {"prompts": "train_conditions"},
     "pgdlab.domains.qm9_3d.QM9InSpace": {"prompts": "train_conditions"},
+    "pgdlab.training.optimizer.Optimization": {"initial_lr": "rates.initial", "critic_lr": "rates.critic"},
+    "pgdlab.trainers.reinforce.Reinforce": {"epochs": None, "minibatches": None},
+    "pgdlab.trainers.eager.Eager": {"epochs": None, "minibatches": None, "ratio": None},
 }
 # what more than names have changed in: today's path of the class, or the slot -> what makes today's node of the old one
 NODES: dict[str, Callable[[Node], Any]] = {}
-SLOTS: dict[str, Callable[[Any], Any]] = {}
 WEIGHTS: dict[str, str] = {}  # beginnings of weights' names in a checkpoint: old -> today's
+
+PENALTIES = {  # today's path of a penalty -> its name among the penalties of a run
+    "pgdlab.penalties.path_kl.PathKL": "path_kl",
+    "pgdlab.penalties.constraint.KLConstraint": "constraint",
+    "pgdlab.penalties.terminal.Terminal": "terminal",
+    "pgdlab.penalties.trust_region.TrustRegion": "trust_region",
+}
+
+
+def penalties(node: Any) -> Any:
+    """One penalty, which may hold another one (`penalty`), as a mapping of them by name. A coefficient that was steered to a
+    target becomes a constraint, whose updates agree with it to first order."""
+    if not isinstance(node, dict) or "_target_" not in node:
+        return node
+    own = dict(node)
+    inner = penalties(own.pop("penalty", None)) or {}
+    target, gain, first = own.pop("target", None), own.pop("gain", None), own.get("initial_coefficient")
+    if own["_target_"] == "pgdlab.penalties.path_kl.PathKL" and target is not None:
+        if first not in (None, own["coefficient"]):
+            raise ValueError(
+                "a path KL with a target and an initial_coefficient of its own has no counterpart: start anew"
+            )
+        path = "pgdlab.penalties.constraint.KLConstraint"
+        own = {"_target_": path, "limit": target, "multiplier": own["coefficient"], "rate": gain, "form": own["form"]}
+    name = PENALTIES.get(own["_target_"])
+    if name is None:  # none, or a class of the user's own
+        return inner if own["_target_"] == "pgdlab.penalties.base.NoPenalty" else inner | {"own": own}
+    return inner | {name: own}
+
+
+SLOTS: dict[str, Callable[[Any], Any]] = {"penalty": penalties}
+OPTIONS = {("penalty", "target_kl"): "constraint"}  # of groups: old -> today's
 
 
 def target(path: str) -> str:
@@ -84,12 +121,24 @@ def put(node: Node, key: str | None, value: Any) -> None:
         node[last] = value
 
 
-def checkpoint(state: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint with the weights in today's names."""
+def checkpoint(state: dict[str, Any], own: Iterable[str] = ()) -> dict[str, Any]:
+    """A checkpoint with the weights in today's names. own: those of the module that it is for: a run has one coefficient of a
+    KL, under the name of its penalty."""
+    coefficient = next((name for name in own if COEFFICIENT.match(name)), None)
 
     def renamed(name: str) -> str:
+        if coefficient is not None and OLD_COEFFICIENT.match(name):
+            return coefficient
         old = next((start for start in WEIGHTS if name.startswith(start)), "")
         return WEIGHTS.get(old, "") + name.removeprefix(old)
 
     parts = {part: state[part] for part in ("current_model_state", "state_dict") if part in state}
+    count_steps(state.get("loops", {}).get("fit_loop", {}))
     return state | {part: {renamed(name): x for name, x in weights.items()} for part, weights in parts.items()}
+
+
+def count_steps(loop: dict[str, Any]) -> None:
+    """Moves the number of optimiser steps to where Lightning counts them under manual optimisation."""
+    automatic = loop.get("epoch_loop.automatic_optimization.optim_progress", {}).get("optimizer", {}).get("step", {})
+    if automatic.get("total", {}).get("completed"):
+        loop["epoch_loop.manual_optimization.optim_step_progress"] = {k: dict(v) for k, v in automatic.items()}

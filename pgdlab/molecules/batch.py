@@ -99,6 +99,11 @@ class Molecules(Sequence[Molecule]):
             return Molecules(self.each[at], None if self.soft is None else self.soft[at])
         return self.each[at]
 
+    def __add__(self, other: Molecules) -> Molecules:
+        """One batch after the other; soft where both have it."""
+        soft = None if self.soft is None or other.soft is None else torch.cat([self.soft, other.soft])
+        return Molecules([*self.each, *other.each], soft)
+
     @property
     def valid(self) -> list[Molecule]:
         """The valid ones, in order."""

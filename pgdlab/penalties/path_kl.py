@@ -21,24 +21,20 @@ class KLPenalty(Penalty):
     Form A: the exact KL of a step is differentiated, and the exact KL of strictly later ones enters its return. Form B:
     the sampled log pi/pi_pre of this and later steps enters the return, nothing is differentiated (the per-token KL
     reward of RLHF; more variance). coefficient: lambda, reward units per nat. initial_coefficient: lambda_0, lambda if
-    None; else it keeps its ratio to a lambda that moves.
+    None.
     """
 
     coefficient: Tensor
 
     def __init__(self, coefficient: float, initial_coefficient: float | None, form: Form) -> None:
         super().__init__()
-        self.form, self.positive = form, coefficient > 0
-        self.initial_ratio = 1.0 if initial_coefficient is None else initial_coefficient / max(coefficient, 1e-300)
-        self.fixed_initial = initial_coefficient if coefficient == 0 else None
+        self.form, self.positive, self.given_initial = form, coefficient > 0, initial_coefficient
         self.register_buffer("coefficient", torch.tensor(coefficient, dtype=torch.float64))
 
     @property
     def initial_coefficient(self) -> Tensor:
-        """lambda_0 of now, reward units per nat: it follows lambda, unless that is 0."""
-        if self.fixed_initial is not None:
-            return torch.full_like(self.coefficient, self.fixed_initial)
-        return self.coefficient * self.initial_ratio
+        """lambda_0 of now, reward units per nat."""
+        return self.coefficient if self.given_initial is None else torch.full_like(self.coefficient, self.given_initial)
 
     def needs_reference(self) -> bool:
         return self.positive

@@ -102,11 +102,12 @@ def require_shape(reward: Reward, given: Mapping[str, Any], *shape: int) -> None
 class Reward(nn.Module, ABC):
     """score() values decoded samples; forward() pays trajectories. By default the final sample is paid at the last step.
 
-    cache_misses: how often a reward that keeps its answers has had to find a new one, so far in this process; None where it keeps
-    none.
+    cache_misses: so far in this process; None without a cache. batch: samples that score() is given at once, so that a large
+    network fits in memory; 0 for all of them, as a reward needs that compares samples.
     """
 
     cache_misses: int | None = None
+    batch: int = 0
 
     @abstractmethod
     def score(self, sample: Any, cond: Tensor) -> Score:
@@ -124,7 +125,15 @@ class Reward(nn.Module, ABC):
         return max(counts, default=None)
 
     def scored(self, sample: Any, cond: Tensor) -> Score:
-        """score(). Raises ShapeError where it does not have one value a sample."""
+        """score(), `batch` samples at a time. Raises ShapeError where it does not have one value a sample."""
+        if not 0 < self.batch < len(cond):
+            return self._checked(sample, cond)
+        starts = range(0, len(cond), self.batch)
+        parts = [self._checked(sample[i : i + self.batch], cond[i : i + self.batch]) for i in starts]
+        value, measured = (torch.cat([getattr(p, name) for p in parts]) for name in ("value", "measured"))
+        return Score(value, measured, {name: torch.cat([p.parts[name] for p in parts]) for name in parts[0].parts})
+
+    def _checked(self, sample: Any, cond: Tensor) -> Score:
         score: Any = self.score(sample, cond)
         if not isinstance(score, Score):
             what = type(score).__name__

@@ -37,7 +37,7 @@ class Sum(Reward):
         return {name: r for name, r in self.rewards.items() if isinstance(r, Reward)}
 
     def score(self, sample: Any, cond: Tensor) -> Score:
-        scores = {name: r.score(sample, cond) for name, r in self._each().items()}
+        scores = {name: r.scored(sample, cond) for name, r in self._each().items()}
         value = torch.stack([self.weights[name] * s.value for name, s in scores.items()]).sum(0)
         measured = torch.stack([s.measured for s in scores.values()]).all(0)
         return Score(value, measured, _merged({name: named(name, s.value, s.parts) for name, s in scores.items()}))
@@ -72,7 +72,7 @@ class Gate(Reward):
         return self.reward.needs_estimates()
 
     def score(self, sample: Any, cond: Tensor) -> Score:
-        return self._gated(self.reward.score(sample, cond), self.gate.score(sample, cond))
+        return self._gated(self.reward.scored(sample, cond), self.gate.scored(sample, cond))
 
     def _gated(self, inner: Score, gate: Score) -> Score:
         is_open = gate.value >= self.threshold

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -13,6 +13,7 @@ from pgdlab.rollout.plan import Plan
 from pgdlab.world import World
 
 
+@runtime_checkable
 class Counted(Protocol):
     """The part of an experience that is logged: figures of the iteration, and what it cost, over all processes."""
 

@@ -46,7 +46,7 @@ def ready(module: SteeringModule, cfg: Any) -> int:
         return 0
     path = Path(cfg.resume) / LAST
     state = load(path)
-    saved = state["current_model_state"]
+    saved = renamed.checkpoint(state, module.state_dict())["current_model_state"]
     require_fit(module.state_dict(), saved, path)
     require_base(module.world.reference, state, path)
     done = int(saved["iterations"])

@@ -17,6 +17,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from pgdlab.config import renamed
 from pgdlab.processes import Processes, alone
 from pgdlab.rollout.memory import release
 from pgdlab.trainers.base import Algorithm, Loss
@@ -123,6 +124,7 @@ class SteeringModule(lightning.LightningModule):
         checkpoint |= {"base": self.base, "pass_size": capacity.pass_size, "graph": capacity.graph}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint |= renamed.checkpoint(checkpoint, self.state_dict())
         capacity = self.world.capacity
         capacity.pass_size = min(capacity.pass_size, checkpoint["pass_size"])
         self.graph_fits = checkpoint.get("graph", True)

@@ -21,7 +21,6 @@ from pgdlab.certificates.certificate import Cell, Run, StudentInterval, queries_
 from pgdlab.certificates.truth import Figures, linear_problem, truth
 from pgdlab.config.compose import compose
 from pgdlab.oracle import linear_gaussian
-from pgdlab.penalties.base import NoPenalty
 from pgdlab.tasks import certify, eta_table
 from pgdlab.tasks.certify import run
 from pgdlab.training.build import build_module, build_world
@@ -36,7 +35,7 @@ REINFORCE, PPO = ["trainer=reinforce", "trainer.baseline=group"], ["trainer=ppo"
 
 def certified(folder: Path, problem: str, *more: str) -> StudentInterval:
     """The gap of the averaged weights after a short run."""
-    done = run([f"experiment=oracle/{problem}", *SHORT, "optimizer.initial_lr=4e-2"], [*more], 0, 10, folder)
+    done = run([f"experiment=oracle/{problem}", *SHORT, "optimizer.rates.initial=4e-2"], [*more], 0, 10, folder)
     gap = row(problem, "", Cell([done], 0.0)).gap
     assert gap is not None
     return gap
@@ -79,7 +78,7 @@ def estimates(module: SteeringModule) -> list[Tensor]:
     trained = [p for p in module.policy.parameters() if p.requires_grad]
     experience = algorithm.collect(world, 0)
     summed = [torch.zeros_like(p) for p in trained]
-    for piece in algorithm.passes(experience, 0, world):
+    for piece in algorithm.micro_batches(experience, 0, world):
         loss = algorithm.loss(experience, piece, world).value
         for total, g in zip(summed, torch.autograd.grad(loss, trained, allow_unused=True), strict=True):
             total += 0 if g is None else g
@@ -90,10 +89,10 @@ def estimates(module: SteeringModule) -> list[Tensor]:
 @pytest.mark.parametrize("problem", ["linear", "quadratic", "correlated", "joint", "rho"])
 def test_the_gradient_is_the_exact_one_away_from_the_optimum(problem: str, form: str) -> None:
     # every replica gives an estimate; the exact one is autograd's through the moments of the chain
-    module = replicas(problem, f"penalty.form={form}")
+    module = replicas(problem, f"penalty.path_kl.form={form}")
     world: Any = module.world
     trained = [p for p in module.policy.parameters() if p.requires_grad]
-    stated = linear_problem(world, world.penalty.coefficient.item(), world.penalty.initial_coefficient.item())
+    stated = linear_problem(world, world.penalties.coefficient.item(), world.penalties.initial_coefficient.item())
     chain = linear_gaussian.affine_chain(module.policy, torch.arange(64))
     exact = torch.autograd.grad(linear_gaussian.evaluate(chain, stated).objective.sum(), trained)
     for each, expected in zip(estimates(module), exact, strict=True):
@@ -130,7 +129,7 @@ def test_intervals_are_students() -> None:
 def test_where_there_is_no_truth_it_says_so() -> None:
     world = build_world(compose(["experiment=oracle/linear"]))
     with pytest.raises(ValueError, match="penalty=path_kl"):
-        truth(world, NoPenalty())
+        truth(world, None)
     nothing = build_world(
         compose(["experiment=oracle/linear", "policy.kernel.eta=0", "plan.samples=8", "plan.group=1"])
     )
@@ -193,7 +192,7 @@ def test_a_cell_that_was_stopped_or_lost_its_disk_is_not_kept(tmp_path: Path, mo
 def test_the_table_over_eta(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     cfg = compose(["experiment=oracle/eta_table"])
-    short = ["plan.iterations=100", "plan.checkpoint_every=100", "optimizer.lr=6e-2", "optimizer.initial_lr=6e-2"]
+    short = ["plan.iterations=100", "plan.checkpoint_every=100", "optimizer.lr=6e-2", "optimizer.rates.initial=6e-2"]
     cfg.certificate.problems = {eta: [*cfg.certificate.problems[eta], *short] for eta in ("0.5", "0.0")}
     eta_table.main(cfg)
     shares = json.loads((tmp_path / "runs" / "eta_table" / "eta_table.json").read_text())["shares"]

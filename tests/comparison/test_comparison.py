@@ -49,8 +49,8 @@ def test_seeds_of_a_method_are_pooled_and_methods_are_not(tmp_path: Path) -> Non
 
 
 def test_equal_labels_are_told_apart_by_what_differs(tmp_path: Path) -> None:
-    run(tmp_path / "a", "penalty.coefficient=0.01")
-    run(tmp_path / "b", "penalty.coefficient=0.1")
+    run(tmp_path / "a", "penalty.path_kl.coefficient=0.01")
+    run(tmp_path / "b", "penalty.path_kl.coefficient=0.1")
     assert labels(one(tmp_path)) == {"ppo (coefficient 0.01)": [0], "ppo (coefficient 0.1)": [0]}
 
 
@@ -159,11 +159,11 @@ ORACLE = ("experiment=oracle/linear", "domain.replicas=1")
 def test_on_points_the_objective_is_held_against_its_optimum(tmp_path: Path) -> None:
     """r = x_1 + x_2 and eta 1: the optimum is the exponential tilt of the chain's own samples, which adds slope' Cov slope /
     (2 weight) to J. Cov is measured on 20,000 samples of the base: 1 % of standard error, 4 % allowed."""
-    run(tmp_path / "a", *ORACLE, "penalty.coefficient=0.5", after=BEFORE + 2.0)
+    run(tmp_path / "a", *ORACLE, "penalty.path_kl.coefficient=0.5", after=BEFORE + 2.0)
     run(tmp_path / "b", *ORACLE, "task=best_of_n")
     world = build_world(compose([*ORACLE]))
     cond = torch.zeros(20_000, dtype=torch.long)
-    sample = rollout(world.reference, world.reference, Noise(0), 0, range(20_000), cond, [], 20_000).sample
+    sample = rollout(world.reference, world.reference, Noise(0).of(0, range(20_000)), cond, batch=20_000).sample
     gain = sample.sum(1).var().item() / (2 * 0.5)
     problem = one(tmp_path)
     assert problem.scale == "optimum"
@@ -174,10 +174,10 @@ def test_on_points_the_objective_is_held_against_its_optimum(tmp_path: Path) -> 
 
 def test_without_one_kl_weight_there_is_no_optimum(tmp_path: Path) -> None:
     """Several weights are a frontier; an adaptive one, or different weights for path and start, declare none."""
-    run(tmp_path / "several" / "a", *ORACLE, "penalty.coefficient=0.5")
-    run(tmp_path / "several" / "b", *ORACLE, "penalty.coefficient=0.1")
+    run(tmp_path / "several" / "a", *ORACLE, "penalty.path_kl.coefficient=0.5")
+    run(tmp_path / "several" / "b", *ORACLE, "penalty.path_kl.coefficient=0.1")
     run(tmp_path / "adaptive" / "a", *ORACLE, "penalty.target=1.0")
-    run(tmp_path / "two" / "a", *ORACLE, "penalty.initial_coefficient=0.1")
+    run(tmp_path / "two" / "a", *ORACLE, "penalty.path_kl.initial_coefficient=0.1")
     for name in ("several", "adaptive", "two"):
         assert one(tmp_path / name).scale == "reward"
     run(tmp_path / "several" / "c", *ORACLE, "penalty=none")

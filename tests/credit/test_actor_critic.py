@@ -21,7 +21,6 @@ from pgdlab.diffusion.policy import Policy
 from pgdlab.diffusion.values import QuadraticValue, Value
 from pgdlab.functional.credit import discount_factors
 from pgdlab.oracle.linear_gaussian import AffineChain, Problem, affine_chain, evaluate, optimum, values
-from pgdlab.penalties.base import NoPenalty
 from pgdlab.penalties.path_kl import PathKL
 from pgdlab.rewards.base import StepRewards
 from pgdlab.rewards.dense import EveryStep
@@ -32,9 +31,9 @@ from pgdlab.trainers.ppo import PPO
 from pgdlab.trainers.reinforce import Reinforce
 from pgdlab.training.fit import LAST, fit, load
 from pgdlab.training.module import SteeringModule
-from pgdlab.training.optimizer import AdamW
+from pgdlab.training.optimizer import Optimization
 from pgdlab.world import World
-from tests.tiny import FastNoise, every, gradient, moved, tiny_policy, tiny_world
+from tests.tiny import FastNoise, every, gradient, moved, planned, tiny_policy, tiny_world
 from tests.tiny import Quadratic as Bowl
 from tests.trainers.test_gradient import (
     CHUNKS,
@@ -86,8 +85,7 @@ def wrong_critic() -> QuadraticValue:
 
 
 def with_critic(world: World, critic: Value) -> World:
-    world.critic = critic
-    return world
+    return replace(world, critic=critic)
 
 
 # ---- the oracle's V
@@ -100,7 +98,9 @@ def test_the_values_of_a_chain_by_simulation(eta: float) -> None:
     chain, problem = problem_of(policy, reference)
     v = values(chain, problem)
     n, cond = 100_000, torch.zeros(100_000, dtype=torch.long)
-    out = rollout(policy, reference, FastNoise(5), 0, range(n), cond, [0, 1, 2], n, Extras(reference=True))
+    out = rollout(
+        policy, reference, FastNoise(5).of(0, range(n)), cond, trained=[0, 1, 2], batch=n, extras=Extras(reference=True)
+    )
     for h in (0, 2):
         paid = Bowl().score(out.sample, cond).value - LAM * out.kl[:, h:].sum(1)
         left = paid - v[h](out.states[:, h][None].expand(3, -1, -1))[0]
@@ -180,7 +180,7 @@ def test_a_value_takes_variance_away() -> None:
     baseline leaves less than half for the steps, with lambda 0 less again. rho gains from lambda below 1 alone, for which
     V is its return. Variances of 50 chunks are known to a fifth."""
     policy, reference = start(ETA, rho=True)
-    world = world_of(policy, reference, NoPenalty())
+    world = world_of(policy, reference, None)
     plain = spread(world)
     with_critic(world, exact_critic(policy, reference, lam=0.0))
     baseline, trace = (spread(world, credit=ActorCritic(advantage_lambda=x)) for x in (1.0, 0.0))
@@ -197,7 +197,7 @@ def discounted(weighted: bool, every: float | None, gamma: float) -> Tensor:
     policy, reference = start(1.0, rho=True)
     world = with_critic(world_of(policy, reference, PathKL(coefficient=LAM, initial_coefficient=LAM0)), wrong_critic())
     if every is not None:
-        world.reward = EveryStep(reward=Bowl(), weight=every)
+        world = replace(world, reward=EveryStep(reward=Bowl(), weight=every))
     expected = exact(policy, 1.0, LAM, LAM0, every=every, gamma=gamma)
     return errors(world, expected, credit=ActorCritic(gamma=gamma, weighted_states=weighted)).abs()
 
@@ -217,7 +217,7 @@ def slopes(policy: Policy, reference: Policy, critic: QuadraticValue, form: Any,
     world = with_critic(world_of(policy, reference, PathKL(coefficient=LAM, form=form)), critic)
     algorithm = Reinforce(credit=credit)
     experience = algorithm.collect(world, 0)
-    (whole,) = algorithm.passes(experience, 0, world)
+    (whole,) = algorithm.micro_batches(experience, 0, world)
     each = []
     for piece in cut(whole, experience):
         loss, _ = fit_loss(critic, experience.trajectory, experience.targets, piece.pairs)
@@ -239,7 +239,7 @@ def test_the_exact_value_is_where_every_target_leads(form: Any, trace: float) ->
 
 def learned(world: World, algorithm: Any, iterations: int, lr: float) -> Value:
     """The critic after a plain Adam run on fresh trajectories, the policy fixed."""
-    world.critic = algorithm.build_critic(world)
+    world = algorithm.equip(world)
     parameters = list(world.critic.parameters())
     optimizer = torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.99))
     for k in range(iterations):
@@ -247,7 +247,7 @@ def learned(world: World, algorithm: Any, iterations: int, lr: float) -> Value:
         for update in range(algorithm.updates_per_iteration(world.plan)):
             optimizer.param_groups[0]["lr"] = lr * (1 - k / iterations) ** 2
             optimizer.zero_grad()
-            for piece in algorithm.passes(experience, update, world):
+            for piece in algorithm.micro_batches(experience, update, world):
                 loss, _ = fit_loss(world.critic, experience.trajectory, experience.targets, piece.pairs)
                 (loss / len(piece.pairs.index)).backward()
             optimizer.step()
@@ -258,7 +258,7 @@ def unexplained(world: World, truth: Value) -> Tensor:
     """Per step, E[(V - V_exact)^2] / Var[V_exact] over the policy's own states."""
     n = 4000
     cond = torch.zeros(n, dtype=torch.long)
-    out = rollout(world.policy, world.reference, FastNoise(9), 0, range(n), cond, [0, 1, 2], n)
+    out = rollout(world.policy, world.reference, FastNoise(9).of(0, range(n)), cond, trained=[0, 1, 2], batch=n)
     assert world.critic is not None
     ours, exact_ = (at_trained(v, out, 10**9) for v in (world.critic, truth))
     return (ours - exact_).square().mean(0) / exact_.var(0)
@@ -300,9 +300,9 @@ def hand_world(form: Any = "A", steps: Any = None) -> World:
     world = tiny_world(
         policy, reference, penalty=PathKL(coefficient=LAM, initial_coefficient=LAM0, form=form), samples=12
     )
-    world.reward = EveryStep(reward=Bowl(), weight=0.5)
+    world = replace(world, reward=EveryStep(reward=Bowl(), weight=0.5))
     if steps is not None:
-        world.plan = replace(world.plan, trained_steps=steps)
+        world = planned(world, trained_steps=steps)
     return with_critic(world, wrong_critic())
 
 
@@ -311,7 +311,7 @@ def loops(world: World, experience: Any, trace: float, gamma: float, paid: Tenso
     G^n_h = sum_{i<n} gamma^i (r - c)_{h+i} + gamma^n V(s_{h+n}) (Sutton & Barto 2018, eq. 12.1 to 12.3)."""
     out, trained = experience.trajectory, list(experience.trajectory.trained)
     value = at_trained(world.critic, out, 10**9)
-    net = paid - LAM * (out.kl if world.penalty.form == "A" else out.log_ratio)
+    net = paid - LAM * (out.kl if world.penalties.form == "A" else out.log_ratio)
     horizon, columns = net.shape[1], len(trained)
 
     def lambda_return(i: int) -> Tensor:
@@ -326,7 +326,7 @@ def loops(world: World, experience: Any, trace: float, gamma: float, paid: Tenso
     targets = torch.stack([lambda_return(i) for i in range(columns)], 1)
     before = sum((gamma**t * net[:, t] for t in range(trained[0])), torch.zeros(len(net)).double())
     rho = before + gamma ** trained[0] * ((1 - trace) * value[:, 0] + trace * targets[:, 0])
-    if world.penalty.form == "B":
+    if world.penalties.form == "B":
         rho = rho - LAM0 * out.initial_log_ratio
     return targets - value, targets, rho
 
@@ -356,7 +356,13 @@ def test_credit_by_its_definition(form: str, steps: Any, trace: float, gamma: fl
 def seen(world: World, out: Any) -> list[Tensor]:
     """What action h is paid for: the reference's estimate of state h + 1, the sample at the end."""
     full = rollout(
-        world.policy, world.reference, world.noise, 0, range(12), out.cond, [0, 1, 2], 100, Extras(estimates=True)
+        world.policy,
+        world.reference,
+        world.noise.of(0, range(12)),
+        out.cond,
+        trained=[0, 1, 2],
+        batch=100,
+        extras=Extras(estimates=True),
     )
     return [*full.estimates[:, 1:].unbind(1), full.sample]
 
@@ -366,7 +372,7 @@ def test_an_untrained_critic_is_no_critic() -> None:
     world = hand_world()
     plain = Reinforce(baseline="none").collect(world, 0)
     credit = ActorCritic()
-    world.critic = credit.build_critic(world)
+    world = credit.equip(world)
     experience = Reinforce(baseline="none", credit=credit).collect(world, 0)
     own = LAM * experience.trajectory.kl[:, :3]
     torch.testing.assert_close(experience.advantage, plain.advantage - own, **EXACT)
@@ -415,7 +421,7 @@ def critic_gradient(world: World, algorithm: Any, experience: Any) -> dict[str, 
     assert world.critic is not None
     parameters = dict(world.critic.named_parameters())
     total = {n: torch.zeros_like(p) for n, p in parameters.items()}
-    for piece in algorithm.passes(experience, 0, world):
+    for piece in algorithm.micro_batches(experience, 0, world):
         loss = algorithm.loss(experience, piece, world).value
         for n, g in zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True):
             total[n] += g
@@ -428,7 +434,7 @@ def test_the_critics_loss_in_many_passes(size: int) -> None:
     does not see it."""
     world = hand_world()
     algorithm = Reinforce(credit=ActorCritic(target_lambda=0.5))
-    world.plan = replace(world.plan, pass_size=size)
+    world = planned(world, pass_size=size)
     experience = algorithm.collect(world, 0)
     got = critic_gradient(world, algorithm, experience)
     row, column = every(12, 3)
@@ -438,7 +444,7 @@ def test_the_critics_loss_in_many_passes(size: int) -> None:
     for n, g in zip(got, torch.autograd.grad(loss, list(world.critic.parameters())), strict=True):
         torch.testing.assert_close(got[n], g, **EXACT)
     with_it = gradient(world, algorithm, experience)
-    world.critic = None
+    world = replace(world, critic=None)
     for n, g in gradient(world, algorithm, experience).items():
         torch.testing.assert_close(with_it[n], g, **EXACT)
 
@@ -446,9 +452,9 @@ def test_the_critics_loss_in_many_passes(size: int) -> None:
 def test_the_critic_is_clipped_by_itself(tmp_path: Path) -> None:
     """A reward a thousand times larger gives the critic a huge gradient; the policy's is still clipped by its own."""
     policy, reference = start(ETA)
-    world = tiny_world(policy, reference, penalty=NoPenalty(), reward=Bowl((1000.0, -500.0), (0.0, 0.0)), iterations=1)
+    world = tiny_world(policy, reference, penalty=None, reward=Bowl((1000.0, -500.0), (0.0, 0.0)), iterations=1)
     algorithm = Reinforce(credit=ActorCritic(critic=Quadratic()))
-    module = SteeringModule(world, algorithm, AdamW(clip_norm=0.1))
+    module = SteeringModule(world, algorithm, Optimization(clip_norm=0.1))
     fit(module, compose(["trainer=reinforce"]), tmp_path)
     for part in module.trained():
         norm = torch.stack([p.grad.norm() for p in part if p.grad is not None]).norm()

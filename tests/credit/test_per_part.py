@@ -18,8 +18,9 @@ def world_of(scale=1.0, **weights):
     """8 samples in groups of 4; x's first coordinate and -scale times the square of its second."""
     world = tiny_world(tiny_policy(), samples=8, group=4)
     line = Quadratic(slope=(1.0, 0.0), curvature=(0.0, 0.0))
-    world.reward = Sum(rewards={"line": line, "bowl": Quadratic((0.0, 0.0), (0.0, scale))}, weights=weights)
-    return world
+    return replace(
+        world, reward=Sum(rewards={"line": line, "bowl": Quadratic((0.0, 0.0), (0.0, scale))}, weights=weights)
+    )
 
 
 def test_by_hand():
@@ -58,7 +59,7 @@ def test_one_part_is_grpo():
     """Its advantages are centred once more, which changes nothing: the others' mean of centred values is their own
     distance over 1 - G, so that G/(G-1) comes in twice."""
     world = world_of()
-    world.reward = Sum(rewards={"line": Quadratic((1.0, 0.0), (0.0, 0.0))})
+    world = replace(world, reward=Sum(rewards={"line": Quadratic((1.0, 0.0), (0.0, 0.0))}))
     per_part, grpo = collected(world, PerPart()), PPO(baseline="group", scale="group_std").collect(world, 0)
     torch.testing.assert_close(per_part.advantage, grpo.advantage * 4 / 3)
 
@@ -77,5 +78,5 @@ def test_other_rewards_are_refused(reward):
 def test_it_asks_the_credit_inside():
     """An actor-critic inside brings its critic."""
     world = world_of()
-    assert PerPart(credit=ActorCritic()).build_critic(world) is not None
-    assert PerPart().build_critic(world) is None
+    assert PerPart(credit=ActorCritic()).equip(world).critic is not None
+    assert PerPart().equip(world).critic is None

@@ -49,7 +49,7 @@ def ours(settings: dict[str, Any], eta: float, steps: int) -> Policy:
 def sampled(policy: Policy, drawn: Tensor) -> Tensor:
     """A whole chain through rollout()."""
     extras = Extras(tuned_deterministic=True)
-    return rollout(policy, policy.reference(), Listed(drawn), 0, range(ROWS), COND, [], ROWS, extras).sample
+    return rollout(policy, policy.reference(), Listed(drawn).of(0, range(ROWS)), COND, batch=ROWS, extras=extras).sample
 
 
 def drawn_noise(steps: int) -> Tensor:

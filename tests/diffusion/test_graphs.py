@@ -169,6 +169,6 @@ def test_noise_of_a_regression_is_that_of_the_space() -> None:
     world.domain, world.policy.space = QM9(), SPACE
     cond = torch.tensor([2, 7, 9, 5])
     samples = Samples(torch.zeros(4, 180).double(), cond, torch.ones(4), 0)
-    (piece,) = replace(Pretrain(drop=0.0), batch=4).passes(samples, 0, world)
+    (piece,) = replace(Pretrain(drop=0.0), batch=4).micro_batches(samples, 0, world)
     assert not piece.noise[~SPACE.mask(piece.cond, piece.noise).bool()].any()
     assert piece.noise.ne(0).sum() == SPACE.masks[cond].sum()

@@ -113,7 +113,7 @@ def test_the_base_that_ships_is_as_good_as_its_card_says() -> None:
     rho = Standard(space=domain.space, num_conditions=domain.conditioning.size, std=1.0)
     policy = Policy(domain.base(), domain.space, rho, DDIM(), 20)
     cond = torch.tensor([domain.train_conditions[i % 100] for i in range(300)])
-    sample = rollout(policy, policy, Noise(5), 0, range(300), cond, [], 300).sample
+    sample = rollout(policy, policy, Noise(5).of(0, range(300)), cond, batch=300).sample
     molecules = domain.decoder(sample)
     share = card["valid"]
     error = (share * (1 - share) * (1 / 300 + 1 / 1000)) ** 0.5

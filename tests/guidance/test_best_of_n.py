@@ -37,7 +37,7 @@ def candidates(world: World, slots: int, count: int) -> tuple[Tensor, Tensor]:
     noise, samples, rewards = Noise(world.noise.seed, Stream.EVALUATE), [], []
     cond = torch.zeros(slots, dtype=torch.long)
     for k in range(count):
-        found = rollout(world.reference, world.reference, noise, k, range(slots), cond, [], 3)
+        found = rollout(world.reference, world.reference, noise.of(k, range(slots)), cond, batch=3)
         paid = guarded(world.reward, outcome(world, found), 0.99)
         samples.append(found.sample)
         rewards.append(paid.total.masked_fill(~paid.measured, -math.inf))

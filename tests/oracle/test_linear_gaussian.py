@@ -180,7 +180,7 @@ def test_for_a_linear_reward_the_ceiling_is_attained() -> None:
 def test_the_chains_moments_are_those_of_its_rollouts() -> None:
     policy, p = correlated()
     n = 100_000
-    trajectory = rollout(policy, policy, FastNoise(0), 0, range(n), torch.zeros(n, dtype=torch.long), [], n)
+    trajectory = rollout(policy, policy, FastNoise(0).of(0, range(n)), torch.zeros(n, dtype=torch.long), batch=n)
     mean, cov = moments(p.reference)[-1]
     error = trajectory.sample.std(0) / n**0.5
     assert ((trajectory.sample.mean(0) - mean[0]).abs() < 4.5 * error).all()

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pgdlab.trainers.nearness import reference_samples
 from torch import Tensor
 
 from pgdlab.credit.actor_critic import ActorCritic
 from pgdlab.credit.critic import Quadratic
 from pgdlab.functional.divergences import energy, mmd, rbf, witness_advantage
 from pgdlab.oracle.linear_gaussian import affine_chain
-from pgdlab.penalties.base import NoPenalty
 from pgdlab.penalties.path_kl import PathKL
 from pgdlab.penalties.terminal import Terminal
 from pgdlab.penalties.trust_region import TrustRegion
 from pgdlab.rollout.noise import Noise, Stream
 from pgdlab.rollout.sampler import rollout
-from pgdlab.trainers.nearness import reference_samples
 from pgdlab.trainers.ppo import PPO
 from pgdlab.trainers.reinforce import Reinforce
 from pgdlab.world import World
 from tests.exact import steps_of
 from tests.functional.test_divergences import closed
-from tests.tiny import Failing, FastNoise, gradient, moved, tiny_policy, tiny_world
+from tests.tiny import Failing, FastNoise, gradient, moved, penalties, tiny_policy, tiny_world
 from tests.tiny import Quadratic as Bowl
 from tests.trainers.test_policy_gradient import Share
 from tests.worlds import POINTS, distance, equal, fitted
@@ -37,11 +37,7 @@ NOTHING = Bowl((0.0, 0.0), (0.0, 0.0))
 def world_of(penalty: Any = None, train_conditions: tuple[int, ...] = (0,), **more: Any) -> World:
     policy = tiny_policy(ETA, rho=True)
     reference = policy.reference()
-    penalty = (
-        Terminal(penalty=NoPenalty(), weight=WEIGHT, kernel="rbf", bandwidth=WIDTH, samples=64)
-        if penalty is None
-        else penalty
-    )
+    penalty = Terminal(weight=WEIGHT, kernel="rbf", bandwidth=WIDTH, samples=64) if penalty is None else penalty
     return tiny_world(
         moved(policy), reference, penalty=penalty, train_conditions=train_conditions, **({"samples": 24} | more)
     )
@@ -71,13 +67,14 @@ def test_the_gradient_is_that_of_the_closed_form(credit: Any) -> None:
     earn nothing else."""
     settings = {} if credit is None else {"credit": credit}
     algorithm, world = Reinforce(**settings), world_of(samples=200, reward=NOTHING)
-    world.noise = FastNoise(0)
-    world.critic = algorithm.build_critic(world)
+    world = replace(world, noise=FastNoise(0))
+    world = algorithm.equip(world)
     each: dict[str, list[Tensor]] = {}
     for k in range(60):
         for name, g in gradient(world, algorithm, algorithm.collect(world, k)).items():
             each.setdefault(name, []).append(-g)
-    y = world.penalty.drawn[0]
+    (penalty,) = world.penalties.each()
+    y = penalty.drawn[0]
     mean, variance = final_moments(world.policy)
     distance_ = mean_kernel(torch.zeros(2).double(), 2 * variance) - 2 * mean_kernel(mean - y, variance).mean()
     trained = dict(world.policy.named_parameters())
@@ -94,7 +91,9 @@ def test_the_gradient_is_that_of_the_closed_form(credit: Any) -> None:
 def test_conditions_are_compared_with_their_own() -> None:
     """Energy distance, two conditions: the cost of a row is the witness among its condition's rows and reference samples."""
     inner = PathKL(coefficient=0.5)
-    world = world_of(Terminal(penalty=inner, weight=WEIGHT, samples=10), train_conditions=(0, 1), group=4)
+    world = world_of(
+        {"path_kl": inner, "terminal": Terminal(weight=WEIGHT, samples=10)}, train_conditions=(0, 1), group=4
+    )
     experience = Reinforce(baseline="none").collect(world, 0)
     out = experience.trajectory
     y, cond = reference_samples(world, 10)
@@ -107,7 +106,7 @@ def test_conditions_are_compared_with_their_own() -> None:
         total += len(a) * mmd(energy(a, a), energy(a, b), energy(b, b)).item() / 24
     assert experience.logs["penalty/terminal"] == pytest.approx(total, rel=1e-10)
     assert experience.logs["penalty/coefficient"] == 0.5
-    world.penalty = inner
+    world = replace(world, penalties=penalties(inner))
     plain = Reinforce(baseline="none").collect(world, 0)
     for got, before in (
         (experience.initial_advantage, plain.initial_advantage),
@@ -120,30 +119,36 @@ def test_the_reference_is_drawn_once_with_noise_of_its_own() -> None:
     """Its samples are the reference's on the stream REFERENCE, a run draws them once, and its rows are counted once."""
     world = world_of()
     first, second = (Reinforce().collect(world, k) for k in (0, 1))
-    y = world.penalty.drawn[0]
+    (penalty,) = world.penalties.each()
+    y = penalty.drawn[0]
     noise = Noise(0, Stream.REFERENCE)
-    alone = rollout(world.reference, world.reference, noise, 0, range(64), torch.zeros(64, dtype=torch.long), [], 64)
+    alone = rollout(
+        world.reference, world.reference, noise.of(0, range(64)), torch.zeros(64, dtype=torch.long), batch=64
+    )
     torch.testing.assert_close(y, alone.sample.double(), rtol=1e-12, atol=1e-12)
     assert first.evaluations - second.evaluations == 64 * 4
-    assert not dict(world.penalty.state_dict()), "nothing that a checkpoint needs"
+    assert not dict(world.penalties.state_dict()), "nothing that a checkpoint needs"
     again = world_of()
     Reinforce().collect(again, 3)
-    assert torch.equal(again.penalty.drawn[0], y), "a resumed run has the same ones"
+    assert torch.equal(next(again.penalties.each()).drawn[0], y), "a resumed run has the same ones"
 
 
 def test_the_median_bandwidth() -> None:
     """Of three points 0, 1, 3 the distances are 1, 2, 3."""
     y = torch.tensor([[0.0], [1.0], [3.0]]).double()
     x = torch.tensor([[0.5], [1.5], [2.5], [9.0]]).double()
-    got, _ = Terminal(penalty=NoPenalty(), kernel="rbf").compare(x, y)
-    expected, _ = Terminal(penalty=NoPenalty(), kernel="rbf", bandwidth=2.0).compare(x, y)
+    got, _ = Terminal(kernel="rbf").compare(x, y)
+    expected, _ = Terminal(kernel="rbf", bandwidth=2.0).compare(x, y)
     torch.testing.assert_close(got, expected)
     assert rbf(x, y, 2.0)[0, 0] == pytest.approx(torch.tensor(-0.5 * 0.25**2).exp().item())
 
 
 def test_what_failed_costs_nothing_and_two_processes_agree() -> None:
     def make() -> World:
-        penalty = TrustRegion(penalty=Terminal(penalty=PathKL(coefficient=0.5), weight=WEIGHT, samples=16), limit=0.1)
+        penalty = {
+            "path_kl": PathKL(coefficient=0.5), "terminal": Terminal(weight=WEIGHT, samples=16),
+            "trust_region": TrustRegion(limit=0.1),
+        }  # fmt: skip
         return world_of(penalty, train_conditions=(0, 1), reward=Failing(Bowl(), above=-0.4), max_failed=0.99)
 
     algorithm, alone = PPO(), make()
@@ -158,8 +163,8 @@ def test_what_failed_costs_nothing_and_two_processes_agree() -> None:
 
 def test_what_it_cannot_do_is_refused() -> None:
     for wrong in ({"weight": 0.0}, {"samples": 1}, {"bandwidth": 1.0}, {"kernel": "rbf", "bandwidth": 0.0}):
-        with pytest.raises(ValueError, match="a bandwidth, above 0, is for kernel=rbf"):
-            Terminal(penalty=NoPenalty(), **wrong)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="a bandwidth, above 0, goes with kernel=rbf"):
+            Terminal(**wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"set plan\.group to 3 or more"):
         Reinforce().collect(world_of(train_conditions=(0, 1), samples=4, group=2), 0)
 
@@ -169,8 +174,8 @@ def test_a_trained_policy_ends_at_the_optimum_of_the_closed_form(tmp_path: Path)
     gradient ascent on the closed form of the energy distance. Samples' mean of the last 30 iterations: known to .02, the
     1024 reference samples to .03."""
     module = fitted(
-        tmp_path, *POINTS, "trainer=reinforce", "penalty=terminal", "penalty.penalty.coefficient=0",
-        "penalty.samples=1024", "policy.steps=3", "plan.samples=128", "plan.group=128", "plan.iterations=150",
+        tmp_path, *POINTS, "trainer=reinforce", "penalty=terminal", "penalty.path_kl.coefficient=0",
+        "penalty.terminal.samples=1024", "policy.steps=3", "plan.samples=128", "plan.group=128", "plan.iterations=150",
         "plan.checkpoint_every=150", "optimizer.lr=0.04", "optimizer.final_lr=0.0", "optimizer.clip_norm=0",
         "plan.pass_size=4096",
     )  # fmt: skip
@@ -186,7 +191,14 @@ def test_a_trained_policy_ends_at_the_optimum_of_the_closed_form(tmp_path: Path)
 
 
 def test_resuming_is_bitwise(tmp_path: Path) -> None:
-    small = (*POINTS, "penalty=mmd", "plan.samples=16", "plan.group=4", "plan.iterations=3", "penalty.samples=8")
+    small = (
+        *POINTS,
+        "penalty=mmd",
+        "plan.samples=16",
+        "plan.group=4",
+        "plan.iterations=3",
+        "penalty.terminal.samples=8",
+    )
     whole = fitted(tmp_path / "whole", *small)
     fitted(tmp_path / "cut", *small, "plan.iterations=2")
     resumed = fitted(tmp_path / "cut", *small, f"resume={tmp_path / 'cut'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import torch
 
 from pgdlab.diffusion.policy import Policy
 from pgdlab.oracle.linear_gaussian import Problem, affine_chain, optimum
-from pgdlab.penalties.base import NoPenalty
+from pgdlab.penalties.base import Penalties, Penalty
+from pgdlab.penalties.constraint import KLConstraint
 from pgdlab.penalties.path_kl import PathKL
-from pgdlab.penalties.trust_region import KLConstraint, TrustRegion
+from pgdlab.penalties.trust_region import TrustRegion
 from pgdlab.trainers.ppo import PPO
 from pgdlab.trainers.reinforce import Reinforce
 from pgdlab.world import World
-from tests.tiny import every, gradient, moved, tiny_policy, tiny_world
+from tests.tiny import every, gradient, moved, penalties, tiny_policy, tiny_world
 from tests.worlds import POINTS, fitted
 
 FREE = PPO(clip=100.0, epochs=2, minibatches=1)
@@ -30,7 +32,8 @@ def start() -> tuple[Policy, Policy]:
 
 
 def world_of(limit: float) -> World:
-    return tiny_world(*start(), penalty=TrustRegion(penalty=PathKL(coefficient=0.5), limit=limit), samples=64)
+    both: dict[str, Penalty] = {"path_kl": PathKL(coefficient=0.5), "trust_region": TrustRegion(limit=limit)}
+    return FREE.equip(tiny_world(*start(), penalty=both, samples=64))
 
 
 def kl_to_old(world: World, experience: Any) -> torch.Tensor:
@@ -53,11 +56,11 @@ def test_steps_outside_the_region_are_left_out_and_no_others() -> None:
     assert 20 < int(outside.sum()) < 172
     assert len(set(outside.sum(0).tolist())) > 1
     got = gradient(world, FREE, experience)
-    (piece,) = FREE.passes(experience, 0, world)
+    (piece,) = FREE.micro_batches(experience, 0, world)
     logs = FREE.loss(experience, piece, world).logs
     assert float(logs["untrusted"][0]) == int(outside.sum())
     assert float(logs["old_kl_nats"][0]) == pytest.approx(kl_to_old(world, experience).sum().item(), rel=1e-10)
-    world.penalty = PathKL(coefficient=0.5)
+    world = replace(world, penalties=penalties(PathKL(coefficient=0.5)))
     free = gradient(world, FREE, experience)
     experience.advantage[outside] = 0.0
     for name, g in gradient(world, FREE, experience).items():
@@ -69,31 +72,57 @@ def test_before_the_first_update_everything_is_inside() -> None:
     world = world_of(1e-9)
     experience = FREE.collect(world, 0)
     got = gradient(world, FREE, experience)
-    world.penalty = PathKL(coefficient=0.5)
+    world = replace(world, penalties=penalties(PathKL(coefficient=0.5)))
     for name, g in gradient(world, FREE, experience).items():
         torch.testing.assert_close(got[name], g, rtol=1e-12, atol=1e-14)
 
 
-def test_the_means_are_kept_where_asked_for_only() -> None:
+def test_the_old_policy_is_the_one_that_sampled_and_shares_what_is_frozen() -> None:
     world = world_of(0.1)
-    out = FREE.collect(world, 0).trajectory
-    row, step = every(64, 3)
-    mean = world.policy(out.states[row, step], step, out.cond[row]).mean
-    torch.testing.assert_close(out.own_mean.flatten(0, 1), mean.detach(), rtol=1e-12, atol=1e-12)
-    world.penalty = PathKL(coefficient=0.5)
-    assert FREE.collect(world, 0).trajectory.own_mean.shape == (64, 0, 2)
+    assert world.old is not None
+    moved(world.policy, seed=3)
+    FREE.collect(world, 0)
+    sampled = [p.detach().clone() for p in world.policy.parameters()]
+    moved(world.policy, seed=4)
+    for old, then, now in zip(world.old.parameters(), sampled, world.policy.parameters(), strict=True):
+        assert torch.equal(old, then)
+        assert not torch.equal(old, now)
+        assert not old.requires_grad
+    frozen = tiny_policy(0.7, denoiser=False, rho=True)
+    twin = frozen.snapshot()
+    shared = [a is b for a, b in zip(twin.denoiser.parameters(), frozen.denoiser.parameters(), strict=True)]
+    assert all(shared)
+    assert not any(a is b for a, b in zip(twin.initial.parameters(), frozen.initial.parameters(), strict=True))
+    assert FREE.equip(tiny_world(*start(), penalty=PathKL(coefficient=0.5))).old is None
 
 
-def test_what_it_wraps_goes_on() -> None:
-    inner = PathKL(coefficient=0.5, target=1.0)
-    outer = TrustRegion(penalty=TrustRegion(penalty=inner, limit=0.1), limit=0.3)
-    assert outer.trusted(torch.tensor([0.05, 0.1, 0.2, 0.4])).tolist() == [True, True, False, False]
-    outer.update(2.0)
-    assert outer.logs() == inner.logs() == {"penalty/coefficient": pytest.approx(0.51)}
-    assert outer.cost(torch.ones(1)).item() == pytest.approx(0.51)
-    assert list(outer.state_dict()) == ["penalty.penalty.coefficient"]
-    with pytest.raises(ValueError, match=r"limit is 0\.0"):
-        TrustRegion(penalty=inner, limit=0.0)
+def test_penalties_add_up() -> None:
+    """Costs are sums, trust is unanimous, names are kept; two KL terms would log one coefficient."""
+    kl = torch.tensor([0.05, 0.1, 0.2, 0.4], dtype=torch.float64)
+    several = Penalties({
+        "constraint": KLConstraint(limit=2.0, multiplier=0.5, rate=0.1), "near": TrustRegion(limit=0.1),
+        "far": TrustRegion(limit=0.3),
+    })  # fmt: skip
+    assert several.trusted(kl).tolist() == [True, True, False, False]
+    several.adapt(2.0 * (1 + math.log(1.02) / 0.1))
+    assert several.logs() == {"penalty/coefficient": pytest.approx(0.51)}
+    assert several.loss_term(kl).tolist() == pytest.approx((0.51 * kl).tolist())
+    assert several.initial_loss_term(kl).tolist() == pytest.approx((0.51 * kl).tolist())
+    assert list(several.state_dict()) == ["constraint.coefficient"]
+    assert (len(several), several.needs_reference(), several.needs_old(), several.reference_samples()) == (
+        3,
+        True,
+        True,
+        0,
+    )
+    none = Penalties()
+    assert (len(none), none.needs_reference(), none.needs_old(), none.logs()) == (0, False, False, {})
+    assert none.loss_term(kl).tolist() == [0.0] * 4
+    assert none.trusted(kl).all()
+    with pytest.raises(ValueError, match="penalty constraint does the same as path_kl"):
+        Penalties({"path_kl": PathKL(), "constraint": KLConstraint()})
+    with pytest.raises(ValueError, match=r"limit is 0\.0; it must be above 0"):
+        TrustRegion(limit=0.0)
 
 
 def test_one_update_a_rollout_is_warned_about() -> None:
@@ -103,14 +132,14 @@ def test_one_update_a_rollout_is_warned_about() -> None:
 
 def farthest(region: bool) -> tuple[float, float]:
     """The mean KL of a step to the sampling policy after an iteration of many unclipped updates, and the largest."""
-    penalty = TrustRegion(penalty=NoPenalty(), limit=0.02) if region else NoPenalty()
-    world = tiny_world(*start(), penalty=penalty, samples=64)
     algorithm = PPO(clip=100.0, epochs=40, minibatches=1)
+    penalty = TrustRegion(limit=0.02) if region else None
+    world = algorithm.equip(tiny_world(*start(), penalty=penalty, samples=64))
     experience = algorithm.collect(world, 0)
     optimizer = torch.optim.SGD(world.policy.parameters(), lr=0.02)
     for update in range(40):
         optimizer.zero_grad()
-        (piece,) = algorithm.passes(experience, update, world)
+        (piece,) = algorithm.micro_batches(experience, update, world)
         algorithm.loss(experience, piece, world).value.backward()
         optimizer.step()
     kl = kl_to_old(world, experience)
@@ -133,10 +162,10 @@ def test_dual_ascent_by_hand() -> None:
     penalty = KLConstraint(limit=2.0, multiplier=0.5, rate=0.1)
     log = math.log(0.5)
     for kl, step in ((3.0, 0.05), (2.0, 0.0), (0.0, -0.1), (1000.0, 1.0)):
-        penalty.update(kl)
+        penalty.adapt(kl)
         log += step
         assert penalty.logs()["penalty/coefficient"] == pytest.approx(math.exp(log), rel=1e-12)
-    assert list(penalty.state_dict()) == ["penalty.coefficient"]
+    assert list(penalty.state_dict()) == ["coefficient"]
     for wrong in ({"limit": 0.0}, {"multiplier": 0.0}, {"rate": -1.0}):
         with pytest.raises(ValueError, match="all three are above 0"):
             KLConstraint(**wrong)
@@ -159,7 +188,7 @@ def test_the_multiplier_goes_to_the_oracles() -> None:
         low, high = (middle, high) if bowl(middle)[0] > limit else (low, middle)
     penalty = KLConstraint(limit=limit, multiplier=2.0, rate=0.3)
     for _ in range(200):
-        penalty.update(bowl(penalty.logs()["penalty/coefficient"])[0])
+        penalty.adapt(bowl(penalty.logs()["penalty/coefficient"])[0])
     found = penalty.logs()["penalty/coefficient"]
     assert found == pytest.approx(low, rel=1e-6)
     (kl_up, r_up), (kl_down, r_down) = bowl(found * 0.999), bowl(found * 1.001)
@@ -170,7 +199,7 @@ def test_a_constraint_that_does_not_bind_costs_nothing_in_the_end() -> None:
     """A reward that the reference is near the best of: its KL at no weight is below the limit, and lambda falls to 0."""
     penalty = KLConstraint(limit=1000.0, multiplier=1.0, rate=0.3)
     for _ in range(60):
-        penalty.update(bowl(max(penalty.logs()["penalty/coefficient"], 1e-3))[0])
+        penalty.adapt(bowl(max(penalty.logs()["penalty/coefficient"], 1e-3))[0])
     assert penalty.logs()["penalty/coefficient"] < 1e-6
 
 
@@ -179,7 +208,8 @@ def test_a_trained_policy_ends_on_the_constraint(tmp_path: Path) -> None:
     The KL of the optimum goes with lambda^-2, so lambda is half as far off as the KL, whose last 40 iterations of 256
     samples are known to about 2 %."""
     module = fitted(
-        tmp_path, *POINTS, "trainer=reinforce", "penalty=constraint", "penalty.limit=1.0", "penalty.multiplier=1.5",
+        tmp_path, *POINTS, "trainer=reinforce", "penalty=constraint", "penalty.constraint.limit=1.0",
+        "penalty.constraint.multiplier=1.5",
         "policy.steps=4", "plan.samples=256", "plan.group=256", "plan.iterations=300", "plan.checkpoint_every=300",
         "optimizer.lr=0.02", "optimizer.clip_norm=0", "plan.rollout_batch=256", "plan.pass_size=4096",
     )  # fmt: skip

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pgdlab.rewards.base import Outcome, Reward, Score, ShapeError, StepRewards, terminal
-from pgdlab.rewards.combine import Gate
+from pgdlab.rewards.combine import Gate, Sum
 from pgdlab.rewards.dense import EveryStep
 from pgdlab.rewards.guard import RewardError, _attempt, guarded
 
@@ -209,3 +209,29 @@ def test_what_a_reward_pays_is_moved_to_where_the_conditions_are() -> None:
     paid = _attempt(Scripted(plain), seen, [])
     every = (paid.values, paid.initial, paid.measured, *paid.parts.values())
     assert {x.device.type for x in every} == {"meta"}
+
+
+def test_a_reward_is_scored_in_batches_of_its_own_size() -> None:
+    """Values, what was measured and parts are those of one call, whatever the reward stands in; a batch never has more rows."""
+    sizes: list[int] = []
+
+    class Counting(Reward):
+        batch = 3
+
+        def score(self, sample, cond):
+            sizes.append(len(sample))
+            return Score(sample.double() + cond, sample > 2, {"twice": 2 * sample})
+
+    seen = outcome(*[float(i) for i in range(8)])
+    whole = Counting()
+    whole.batch = 0
+    for wrapped in (lambda r: r, lambda r: Sum(rewards={"x": r})):
+        expected = guarded(wrapped(whole), seen, 0.5)
+        sizes.clear()
+        got = guarded(wrapped(Counting()), seen, 0.5)
+        assert sizes == [3, 3, 2]
+        assert torch.equal(got.values, expected.values)
+        assert torch.equal(got.measured, expected.measured)
+        assert got.parts.keys() == expected.parts.keys()
+        assert all(torch.equal(got.parts[name], part) for name, part in expected.parts.items())
+    assert got.queries == 8

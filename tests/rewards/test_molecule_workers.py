@@ -4,6 +4,7 @@ import gc
 import multiprocessing
 import os
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -134,7 +135,7 @@ def test_a_rollout_shows_each_batch_before_it_samples_the_next():
     row count at the first showing is that of one batch."""
     world = tiny_world(tiny_policy(), samples=8, group=4, rollout_batch=3)
     diary, rows = Diary(), []
-    world.reward = diary
+    world = replace(world, reward=diary)
     note = diary.submit
     diary.submit = lambda sample, cond: (rows.append(world.policy.denoiser.rows), note(sample, cond))
     Reinforce().collect(world, 0)

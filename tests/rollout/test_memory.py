@@ -102,8 +102,8 @@ def test_a_run_that_runs_out_of_memory_goes_on_in_smaller_passes(
     asked = narrow(monkeypatch, forward=forward, backward=backward)
     some = fitted(tmp_path / "some", *RUN, "plan.pass_size=12", double=True)
     assert max(asked) == 12
-    assert some.world.plan.pass_size == (6 if backward == 6 else 3)
-    assert load(tmp_path / "some" / LAST)["pass_size"] == some.world.plan.pass_size
+    assert some.world.capacity.pass_size == (6 if backward == 6 else 3)
+    assert load(tmp_path / "some" / LAST)["pass_size"] == some.world.capacity.pass_size
     for k, gradient in enumerate(whole.gradients):
         assert distance(some.gradients[k], gradient) < 1e-7
     for a, b in zip(whole.history, some.history, strict=True):
@@ -126,4 +126,4 @@ def test_a_resumed_run_starts_with_the_size_that_was_left(tmp_path: Path) -> Non
     module = fitted(tmp_path, *RUN, "plan.pass_size=5")
     for saved, wanted in ({}, 5), ({"pass_size": 9}, 5), ({"pass_size": 2}, 2):
         module.on_load_checkpoint(saved)
-        assert module.world.plan.pass_size == wanted
+        assert module.world.capacity.pass_size == wanted

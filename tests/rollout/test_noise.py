@@ -12,26 +12,42 @@ from pgdlab.rollout.noise import Noise, Stream
 SHAPE = (2, 3)
 
 
+def normal(noise: Noise, iteration: int, index: range, steps: int, shape: tuple[int, ...]) -> torch.Tensor:
+    """(len(index), steps, *shape)."""
+    return torch.stack(list(noise.steps(iteration, index, steps, shape)), 1)
+
+
 def test_it_depends_on_seed_stream_iteration_index_and_step_only() -> None:
     """The same numbers from any slice, in any order of calls, and after any other use."""
     noise = Noise(7)
-    whole = noise.normal(3, range(10), 5, SHAPE)
+    whole = normal(noise, 3, range(10), 5, SHAPE)
     assert whole.shape == (10, 5, *SHAPE)
-    assert torch.equal(noise.normal(3, range(4, 7), 5, SHAPE), whole[4:7])
+    assert torch.equal(normal(noise, 3, range(4, 7), 5, SHAPE), whole[4:7])
     assert torch.equal(
-        torch.cat([noise.normal(3, range(i, i + 1), 5, SHAPE) for i in reversed(range(10))]), whole.flip(0)
+        torch.cat([normal(noise, 3, range(i, i + 1), 5, SHAPE) for i in reversed(range(10))]), whole.flip(0)
     )
     torch.manual_seed(0)
-    noise.normal(0, range(3), 1, SHAPE)
-    assert torch.equal(Noise(7).normal(3, range(10), 5, SHAPE), whole)
-    assert torch.equal(noise.normal(3, range(10), 2, SHAPE), whole[:, :2]), "fewer steps are a prefix"
-    assert torch.equal(noise.normal(3, range(5, 15), 5, SHAPE)[:5], whole[5:])
+    normal(noise, 0, range(3), 1, SHAPE)
+    assert torch.equal(normal(Noise(7), 3, range(10), 5, SHAPE), whole)
+    assert torch.equal(normal(noise, 3, range(10), 2, SHAPE), whole[:, :2]), "fewer steps are a prefix"
+    assert torch.equal(normal(noise, 3, range(5, 15), 5, SHAPE)[:5], whole[5:])
+
+
+@pytest.mark.parametrize("block", [1, 40, 10**6])
+def test_however_many_steps_are_drawn_at_once(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As numpy draws all of a sample's numbers in one call; 1: a step at a time, 40: two steps of 3 samples of 6 numbers."""
+    monkeypatch.setattr("pgdlab.rollout.noise.BLOCK", block)
+    x = normal(Noise(7), 3, range(3), 5, SHAPE)
+    for i in range(3):
+        bits = np.random.Philox(counter=[0, 0, i, 3], key=[7, 0])
+        expected = np.random.Generator(bits).standard_normal(30, dtype=np.float32)
+        np.testing.assert_array_equal(x[i].flatten().numpy(), expected)
 
 
 def test_every_key_gives_other_numbers() -> None:
     """Shared noise collapsed a published run; a resumed run must not redraw."""
     draws = torch.cat([
-        Noise(seed, stream).normal(iteration, range(20), 4, SHAPE).flatten(0, 1)
+        normal(Noise(seed, stream), iteration, range(20), 4, SHAPE).flatten(0, 1)
         for seed in (0, 1) for stream in Stream for iteration in (0, 1, 2)
     ]).flatten(1)  # fmt: skip
     assert len(draws) == 2 * len(Stream) * 3 * 20 * 4
@@ -42,7 +58,7 @@ def test_every_key_gives_other_numbers() -> None:
 
 def test_it_is_standard_normal() -> None:
     """Kolmogorov-Smirnov and moments over 120,000 numbers, along every axis of the key."""
-    x = torch.cat([Noise(0).normal(k, range(500), 6, (4,)) for k in range(10)]).double()
+    x = torch.cat([normal(Noise(0), k, range(500), 6, (4,)) for k in range(10)]).double()
     n = x.numel()
     assert stats.kstest(x.flatten().numpy(), "norm").pvalue > 1e-3
     # four standard errors
@@ -59,7 +75,7 @@ def test_it_is_standard_normal() -> None:
 
 
 def test_it_is_fp32_on_the_cpu() -> None:
-    x = Noise(0).normal(0, range(2), 1, SHAPE)
+    x = normal(Noise(0), 0, range(2), 1, SHAPE)
     assert x.dtype == torch.float32
     assert x.device.type == "cpu"
 
@@ -68,7 +84,7 @@ def test_philox_is_numpys() -> None:
     """The counter is (0, 0, index, iteration) and the key (seed, stream): what the docstring promises."""
     bits = np.random.Philox(counter=[0, 0, 5, 2], key=[11, int(Stream.EVALUATE)])
     expected = np.random.Generator(bits).standard_normal(6, dtype=np.float32)
-    got = Noise(11, Stream.EVALUATE).normal(2, range(5, 6), 1, (6,))
+    got = normal(Noise(11, Stream.EVALUATE), 2, range(5, 6), 1, (6,))
     np.testing.assert_array_equal(got.flatten().numpy(), expected)
 
 
@@ -81,5 +97,5 @@ def test_generators_differ_by_all_they_are_keyed_by() -> None:
 
 @pytest.mark.parametrize("seed", [0, 2**40, 2**63 - 1])
 def test_large_seeds(seed: int) -> None:
-    assert Noise(seed).normal(0, range(1), 1, (3,)).isfinite().all()
+    assert normal(Noise(seed), 0, range(1), 1, (3,)).isfinite().all()
     Noise(seed).generator(0)

@@ -43,7 +43,15 @@ def run(
     batch: int = 100,
     rows: range = range(ROWS),
 ) -> Trajectory:
-    return rollout(policy, reference, Noise(0), 5, rows, COND[rows.start : rows.stop], trained, batch, extras)
+    return rollout(
+        policy,
+        reference,
+        Noise(0).of(5, rows),
+        COND[rows.start : rows.stop],
+        trained=trained,
+        batch=batch,
+        extras=extras,
+    )
 
 
 def test_what_is_stored_is_what_is_scored() -> None:
@@ -83,7 +91,13 @@ def test_replay_gives_the_rollouts_log_prob_in_fp32(tuning: Tuning) -> None:
     )  # fmt: skip
     reference = policy.reference()
     out = rollout(
-        policy, reference, Noise(0), 0, range(6), COND[:6], policy.stochastic_steps, 4, Extras(reference=True)
+        policy,
+        reference,
+        Noise(0).of(0, range(6)),
+        COND[:6],
+        trained=policy.stochastic_steps,
+        batch=4,
+        extras=Extras(reference=True),
     )
     assert out.log_prob.dtype == torch.float32
     order = torch.randperm(6 * len(out.trained), generator=torch.Generator().manual_seed(0))
@@ -211,7 +225,15 @@ def test_estimates_are_the_references() -> None:
 def big(eta: float, n: int = 40_000) -> tuple[Policy, Trajectory]:
     policy, reference = pair_of_policies(eta)
     cond = torch.zeros(n, dtype=torch.long)
-    return policy, rollout(policy, reference, FastNoise(0), 0, range(n), cond, STOCHASTIC, n, Extras(reference=True))
+    return policy, rollout(
+        policy,
+        reference,
+        FastNoise(0).of(0, range(n)),
+        cond,
+        trained=STOCHASTIC,
+        batch=n,
+        extras=Extras(reference=True),
+    )
 
 
 def within(x: Tensor, expected: Tensor | float, errors: float = 4.5) -> None:
@@ -286,7 +308,7 @@ def test_actions_are_scored_as_they_are_stored() -> None:
     narrow = tiny_policy(0.003)
     policy = Wide(narrow.denoiser.float(), narrow.space, narrow.initial.float(), narrow.kernel, 4)
     assert dtype_of(policy) == torch.float32
-    out = rollout(policy, policy, Noise(0), 0, range(ROWS), COND, STOCHASTIC, ROWS)
+    out = rollout(policy, policy, Noise(0).of(0, range(ROWS)), COND, trained=STOCHASTIC, batch=ROWS)
     assert out.states.dtype == torch.float32
     with torch.no_grad():
         score = replay(policy, out, out.pairs(torch.arange(3 * ROWS)))[1].reshape(ROWS, 3)

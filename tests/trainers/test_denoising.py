@@ -74,7 +74,9 @@ def train(world: World, algorithm: Any, updates: int, lr: float) -> list[float]:
     for k in range(updates):
         optimizer.param_groups[0]["lr"] = lr * (1 - k / updates)
         optimizer.zero_grad()
-        value = sum(algorithm.loss(experience, piece, world).value for piece in algorithm.passes(experience, k, world))
+        value = sum(
+            algorithm.loss(experience, piece, world).value for piece in algorithm.micro_batches(experience, k, world)
+        )
         value.backward()
         optimizer.step()
         losses.append(value.item())
@@ -112,7 +114,9 @@ def test_probes_are_drawn_where_asked_and_disturb_nothing() -> None:
     assert [sorted(row) for row in logs] == [[], [], ["probe/mean"], [], ["probe/mean"]]
     assert logs[2] == logs[4]  # the same noise, and nothing was trained
     assert asked == [6, 6]
-    a, b = (alg.passes(alg.collect(w, 2), 0, w)[0] for alg, w in ((algorithm, probing), (Pretrain(batch=8), plain)))
+    a, b = (
+        alg.micro_batches(alg.collect(w, 2), 0, w)[0] for alg, w in ((algorithm, probing), (Pretrain(batch=8), plain))
+    )
     assert torch.equal(a.noise, b.noise)
     assert torch.equal(a.rows, b.rows)
 
@@ -120,21 +124,21 @@ def test_probes_are_drawn_where_asked_and_disturb_nothing() -> None:
 def test_times_noise_and_hidden_conditions() -> None:
     world, algorithm = tiny_world(), Pretrain(batch=400, drop=0.25)
     experience = algorithm.collect(world, 0)
-    (piece,) = algorithm.passes(experience, 0, world)
+    (piece,) = algorithm.micro_batches(experience, 0, world)
     assert torch.bincount(piece.t).tolist() == [100] * 4, "stratified: as many of each time"
     hidden = piece.cond == NULL
     assert 60 < int(hidden.sum()) < 140  # 100 expected, standard deviation 9
     assert torch.equal(piece.cond[~hidden], experience.cond[piece.rows][~hidden])
-    assert not torch.equal(piece.noise, algorithm.passes(experience, 1, world)[0].noise)
-    assert torch.equal(piece.noise, algorithm.passes(experience, 0, world)[0].noise)
-    (later,) = algorithm.passes(replace(experience, iteration=1), 0, world)
+    assert not torch.equal(piece.noise, algorithm.micro_batches(experience, 1, world)[0].noise)
+    assert torch.equal(piece.noise, algorithm.micro_batches(experience, 0, world)[0].noise)
+    (later,) = algorithm.micro_batches(replace(experience, iteration=1), 0, world)
     assert not torch.equal(piece.rows, later.rows)
 
 
 def test_an_epoch_sees_every_sample_once_where_batches_divide_the_data() -> None:
     world, algorithm = tiny_world(), Pretrain(batch=512)
     experience = algorithm.collect(world, 0)
-    rows = [algorithm.passes(experience, k, world)[0].rows for k in range(16)]
+    rows = [algorithm.micro_batches(experience, k, world)[0].rows for k in range(16)]
     first, second = torch.cat(rows[:8]), torch.cat(rows[8:])
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(4096))
     assert not torch.equal(first, second)
@@ -145,7 +149,7 @@ def test_a_batch_that_wraps_around_repeats_the_head_of_its_own_epoch() -> None:
     epoch begins 904 rows into its order and comes to 4000 of them in its four batches."""
     world, algorithm = tiny_world(), Pretrain(batch=1000)
     experience = algorithm.collect(world, 0)
-    rows = [algorithm.passes(experience, k, world)[0].rows for k in range(9)]
+    rows = [algorithm.micro_batches(experience, k, world)[0].rows for k in range(9)]
     assert sorted(torch.cat([*rows[:4], rows[4][:96]]).tolist()) == list(range(4096))
     assert torch.equal(rows[4][96:], rows[0][:904])
     assert len(torch.cat(rows[5:]).unique()) == 4000
@@ -159,7 +163,7 @@ def test_passes_and_processes_add_up(size: int) -> None:
     total = {name: torch.zeros_like(g) for name, g in whole.items()}
     for rank in (0, 1):
         world = tiny_world(moved(tiny_policy()), pass_size=size)
-        world.processes = Processes(rank, 2)
+        world = replace(world, processes=Processes(rank, 2))
         for name, g in gradient(world, algorithm).items():
             total[name] += g
     for name, g in whole.items():
@@ -182,7 +186,7 @@ def test_weights_of_reward_weighted_regression_by_hand() -> None:
 def test_the_weighted_loss_by_hand() -> None:
     world, algorithm = tiny_world(moved(tiny_policy()), samples=32), RewardWeightedRegression(temperature=0.5, batch=16)
     experience = algorithm.collect(world, 0)
-    (piece,) = algorithm.passes(experience, 0, world)
+    (piece,) = algorithm.micro_batches(experience, 0, world)
     x0 = experience.x0[piece.rows]
     alpha, sigma = (
         f(piece.t)[:, None] for f in (world.policy.denoiser.schedule.alpha, world.policy.denoiser.schedule.sigma)

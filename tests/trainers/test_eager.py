@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pgdlab.penalties.base import NoPenalty, Penalty
+from pgdlab.penalties.base import Penalty
 from pgdlab.penalties.path_kl import PathKL
 from pgdlab.trainers.eager import Eager
 from tests.tiny import moved, tiny_policy, tiny_world
@@ -16,7 +16,7 @@ def test_the_loss_by_hand() -> None:
     world = tiny_world(moved(tiny_policy()), samples=8)
     algorithm = Eager()
     experience = algorithm.collect(world, 0)
-    (piece,) = algorithm.passes(experience, 0, world)
+    (piece,) = algorithm.micro_batches(experience, 0, world)
     trajectory, policy = experience.trajectory, world.policy
     total = 0.0
     for b in range(8):
@@ -32,7 +32,7 @@ def test_the_loss_by_hand() -> None:
 def test_a_step_makes_good_samples_likelier_and_bad_ones_less() -> None:
     world, algorithm = tiny_world(moved(tiny_policy()), samples=64), Eager()
     experience = algorithm.collect(world, 0)
-    (piece,) = algorithm.passes(experience, 0, world)
+    (piece,) = algorithm.micro_batches(experience, 0, world)
     before = algorithm.loss(experience, piece, world).value.item()
     steps = [p for p in world.policy.parameters() if p.requires_grad]
     found = torch.autograd.grad(algorithm.loss(experience, piece, world).value, steps, allow_unused=True)
@@ -42,7 +42,7 @@ def test_a_step_makes_good_samples_likelier_and_bad_ones_less() -> None:
     assert algorithm.loss(experience, piece, world).value.item() < before
 
 
-@pytest.mark.parametrize(("rho", "penalty"), [(True, NoPenalty()), (False, PathKL(coefficient=0.1))])
+@pytest.mark.parametrize(("rho", "penalty"), [(True, None), (False, PathKL(coefficient=0.1))])
 def test_what_has_no_density_is_refused(rho: bool, penalty: Penalty) -> None:
     with pytest.raises(ValueError, match="initial=standard penalty=none"):
         Eager().refuse(tiny_world(tiny_policy(rho=rho), penalty=penalty))

@@ -5,6 +5,7 @@ The reward is quadratic: a linear one cannot expose a missing state-distribution
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,12 +14,12 @@ from torch import Tensor
 
 from pgdlab.diffusion.policy import Policy
 from pgdlab.functional.returns import reward_to_go
-from pgdlab.penalties.base import NoPenalty, Penalty
+from pgdlab.penalties.base import Penalty
 from pgdlab.penalties.path_kl import PathKL
 from pgdlab.rewards.dense import EveryStep
 from pgdlab.rollout.sampler import Extras, rollout
 from pgdlab.rollout.trajectory import Trajectory
-from pgdlab.trainers.experience import Experience, Piece
+from pgdlab.trainers.experience import Experience, MicroBatch
 from pgdlab.trainers.reinforce import Reinforce
 from pgdlab.world import World
 from tests.exact import objective
@@ -53,7 +54,7 @@ def exact(
 def estimated(world: World, algorithm: Reinforce) -> dict[str, tuple[Tensor, Tensor]]:
     """Minus the gradient of the loss, and its standard error, from independent chunks of one huge batch."""
     experience = algorithm.collect(world, 0)
-    (whole,) = algorithm.passes(experience, 0, world)
+    (whole,) = algorithm.micro_batches(experience, 0, world)
     trained = {name: p for name, p in world.policy.named_parameters() if p.requires_grad}
     each: dict[str, list[Tensor]] = {name: [] for name in trained}
     for piece in cut(whole, experience):
@@ -64,14 +65,14 @@ def estimated(world: World, algorithm: Reinforce) -> dict[str, tuple[Tensor, Ten
     return {name: (g.mean(0), g.std(0) / CHUNKS**0.5) for name, g in stacked.items()}
 
 
-def cut(whole: Piece, experience: Experience) -> list[Piece]:
+def cut(whole: MicroBatch, experience: Experience) -> list[MicroBatch]:
     """The pass over all rows as passes over parts of the rows."""
     trained, size = len(experience.trajectory.trained), SAMPLES // CHUNKS
     out = []
     for i in range(CHUNKS):
         pairs, rows = (slice(i * size * n, (i + 1) * size * n) for n in (trained, 1))
         part = None if whole.pairs is None else experience.trajectory.pairs(whole.pairs.index[pairs])
-        out.append(Piece(part, None if whole.rows is None else whole.rows[rows], size))
+        out.append(MicroBatch(part, None if whole.rows is None else whole.rows[rows], size))
     return out
 
 
@@ -151,7 +152,7 @@ def test_the_initial_distribution(form: Any, denoiser: bool, eta: float) -> None
 def test_without_a_penalty() -> None:
     policy, reference = start(0.5, rho=True)
     expected = exact(policy, 0.5, 0.0, 0.0)
-    assert errors(world_of(policy, reference, NoPenalty()), expected).abs().max() < FOUR_ERRORS
+    assert errors(world_of(policy, reference, None), expected).abs().max() < FOUR_ERRORS
 
 
 def test_rewards_of_intermediate_states() -> None:
@@ -159,7 +160,7 @@ def test_rewards_of_intermediate_states() -> None:
     policy, reference = start(1.0, rho=True)
     expected = exact(policy, 1.0, LAM, LAM, every=0.5)
     world = world_of(policy, reference, PathKL(coefficient=LAM))
-    world.reward = EveryStep(reward=Quadratic(), weight=0.5)
+    world = replace(world, reward=EveryStep(reward=Quadratic(), weight=0.5))
     assert errors(world, expected).abs().max() < FOUR_ERRORS
 
 
@@ -181,7 +182,7 @@ def test_the_exact_objective_itself_by_simulation() -> None:
     cond, reward = torch.zeros(n, dtype=torch.long), Quadratic()
 
     def paid() -> Tensor:
-        out = rollout(policy, reference, noise, 0, range(n), cond, [], n, Extras(reference=True))
+        out = rollout(policy, reference, noise.of(0, range(n)), cond, batch=n, extras=Extras(reference=True))
         return reward.score(out.sample, cond).value - LAM * out.kl.sum(1)
 
     for name, at in (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from pgdlab.config.compose import compose
 from pgdlab.credit.actor_critic import ActorCritic
 from pgdlab.diffusion.policy import Policy
-from pgdlab.penalties.base import NoPenalty, Penalty
+from pgdlab.penalties.base import Penalty
 from pgdlab.penalties.path_kl import PathKL
 from pgdlab.penalties.trust_region import TrustRegion
 from pgdlab.rollout.noise import Noise
@@ -26,7 +25,7 @@ from pgdlab.training.build import build_world
 from pgdlab.training.fit import LAST, load
 from pgdlab.world import World
 from tests.rollout.test_memory import FULL, narrow
-from tests.tiny import gradient, moved, tiny_policy, tiny_world
+from tests.tiny import gradient, moved, planned, tiny_policy, tiny_world
 from tests.worlds import BRIGHT, distance, fitted, tiny
 
 # the same sums of fp64 numbers in another order
@@ -43,7 +42,7 @@ def policies() -> tuple[Policy, Policy]:
 
 def world_of(once: bool, penalty: Penalty | None = None, **plan: Any) -> World:
     world = tiny_world(*policies(), penalty=penalty, **plan)
-    world.once = once
+    world.capacity.graph = once
     return world
 
 
@@ -65,7 +64,7 @@ def test_the_gradient_is_that_of_a_replay(name: str) -> None:
     found = []
     for once in (False, True):
         world = world_of(once, penalty, **plan)
-        world.critic = algorithm.build_critic(world)
+        world = algorithm.equip(world)
         experience = algorithm.collect(world, 0)
         assert experience.trajectory.has_graph == once
         found.append(gradient(world, algorithm, experience))
@@ -81,14 +80,14 @@ def test_the_gradient_is_that_of_a_replay(name: str) -> None:
         (PPO(epochs=2, minibatches=1), None, {}),
         (PPO(epochs=1, minibatches=2), None, {}),
         (Eager(), None, {}),
-        (Reinforce(), TrustRegion(penalty=NoPenalty()), {}),
+        (Reinforce(), TrustRegion(), {}),
         (Reinforce(), None, {"pass_size": 16 * 3 - 1}),
     ],
 )
 def test_where_it_is_not_the_same_or_does_not_fit_there_is_a_replay(
     algorithm: Any, penalty: Penalty | None, plan: dict[str, Any]
 ) -> None:
-    world = world_of(True, penalty, **plan)
+    world = algorithm.equip(world_of(True, penalty, **plan))
     assert not algorithm.collect(world, 0).trajectory.has_graph
 
 
@@ -97,7 +96,7 @@ def test_rows_are_counted_once() -> None:
     for once, rows in ((False, 48), (True, 0)):
         world = world_of(once)
         experience = Reinforce().collect(world, 0)
-        (piece,) = Reinforce().passes(experience, 0, world)
+        (piece,) = Reinforce().micro_batches(experience, 0, world)
         assert Reinforce().loss(experience, piece, world).rows == rows
 
 
@@ -105,7 +104,7 @@ def test_after_memory_ran_out_in_the_backward_there_is_a_replay() -> None:
     world = world_of(True, PathKL(coefficient=0.5))
     experience = Reinforce().collect(world, 0)
     Reinforce().release(experience)
-    world.plan = replace(world.plan, pass_size=7)
+    world = planned(world, pass_size=7)
     expected = gradient(world_of(False, PathKL(coefficient=0.5)), Reinforce())
     for key, g in gradient(world, Reinforce(), experience).items():
         torch.testing.assert_close(g, expected[key], **EXACT)
@@ -138,7 +137,7 @@ def test_memory_that_runs_out_while_sampling_ends_the_graph_not_the_run(
     assert graphs[:9] == [False, True] * 3 + [False, False, True], "the graph was not tried, so nothing was tested"
     assert sum(graphs) == 5 + 2 * 2, "two passes replay all pairs of each of the two iterations"
     assert set(asked) == {4, 12}
-    assert some.world.plan.pass_size == load(tmp_path / "some" / LAST)["pass_size"] == 23
+    assert some.world.capacity.pass_size == load(tmp_path / "some" / LAST)["pass_size"] == 23
     for k, g in enumerate(whole.gradients):
         assert distance(some.gradients[k], g) < 1e-7
 
@@ -159,10 +158,12 @@ def test_no_half_of_a_graph_is_held_after_memory_ran_out() -> None:
             return super().normal(*given)
 
     cond, extras = torch.zeros(6, dtype=torch.long), Extras(graph=True)
-    out = rollout(policy, reference, Short(0), 0, range(6), cond, [0, 1, 2], 3, extras, shown.append)
+    out = rollout(
+        policy, reference, Short(0).of(0, range(6)), cond, trained=[0, 1, 2], batch=3, extras=extras, watch=shown.append
+    )
     assert seen == [[], [True], [False]]
     assert not out.has_graph
-    whole = rollout(policy, reference, Noise(0), 0, range(6), cond, [0, 1, 2], 3)
+    whole = rollout(policy, reference, Noise(0).of(0, range(6)), cond, trained=[0, 1, 2], batch=3)
     assert torch.equal(out.log_prob, whole.log_prob)
 
 
@@ -185,7 +186,7 @@ def test_under_autocast_every_weight_gets_its_gradient(steps: str, tuning: str) 
             f"policy={tuning}",
         )
         world = build_world(compose(tiny(*words)))
-        world.once = once
+        world.capacity.graph = once
         with torch.autocast("cpu", torch.bfloat16):
             experience = Reinforce().collect(world, 0)
         assert experience.trajectory.has_graph == once
@@ -202,7 +203,7 @@ def test_actions_are_constants_and_only_kept_steps_have_a_gradient() -> None:
     policy, reference = policies()
     cond = torch.zeros(6, dtype=torch.long)
     extras = Extras(reference=True, graph=True)
-    out = rollout(policy, reference, Noise(0), 0, range(6), cond, [1], 6, extras)
+    out = rollout(policy, reference, Noise(0).of(0, range(6)), cond, trained=[1], batch=6, extras=extras)
     assert not any(getattr(out, name).requires_grad for name in ("states", "sample", "log_ratio", "reference_mean"))
     trained = [p for p in policy.denoiser.parameters() if p.requires_grad]
     both = out.log_prob.sum() + out.kl.sum()

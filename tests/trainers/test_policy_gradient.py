@@ -11,19 +11,18 @@ import torch
 from torch import Tensor
 
 from pgdlab.credit.reward_to_go import returns_table
-from pgdlab.penalties.base import NoPenalty, Penalty
+from pgdlab.penalties.base import Penalty
 from pgdlab.penalties.path_kl import PathKL
 from pgdlab.processes import Processes
 from pgdlab.rewards.base import RewardError, StepRewards
 from pgdlab.rewards.dense import EveryStep
 from pgdlab.rollout.plan import AllSteps, RandomSteps, Steps, Window
-from pgdlab.rollout.sampler import Extras
-from pgdlab.trainers.interaction import draw_conditions, evaluations
+from pgdlab.trainers.interaction import draw_conditions
 from pgdlab.trainers.ppo import PPO
 from pgdlab.trainers.reinforce import Reinforce
 from pgdlab.trainers.rwr import RewardWeightedRegression
 from pgdlab.world import World
-from tests.tiny import Failing, Quadratic, gradient, moved, tiny_policy, tiny_world
+from tests.tiny import Failing, Quadratic, gradient, moved, planned, tiny_policy, tiny_world
 
 EXACT = {"rtol": 1e-11, "atol": 1e-13}  # fp64 sums of some hundred terms in another order
 TWICE = PPO(epochs=2, minibatches=3)
@@ -52,7 +51,7 @@ class These(Steps):
 
 
 def with_steps(world: World, steps: Steps) -> dict[str, Tensor]:
-    world.plan = replace(world.plan, trained_steps=steps)
+    world = planned(world, trained_steps=steps)
     return gradient(world, Reinforce())
 
 
@@ -100,8 +99,8 @@ def test_passes_do_not_change_the_gradient(algorithm: Any, size: int) -> None:
     world = world_of()
     experience = algorithm.collect(world, 0)
     whole = gradient(world, algorithm, experience)
-    world.plan = replace(world.plan, pass_size=size)
-    pieces = algorithm.passes(experience, 0, world)
+    world = planned(world, pass_size=size)
+    pieces = algorithm.micro_batches(experience, 0, world)
     assert max(len(p.pairs.index) for p in pieces) <= size
     assert torch.cat([p.rows for p in pieces if p.rows is not None]).sort().values.tolist() == sorted(
         experience.order[0].tensor_split(algorithm.minibatches)[0].tolist()
@@ -113,7 +112,7 @@ def test_minibatches_cover_every_trajectory_once_an_epoch() -> None:
     world = world_of()
     experience = TWICE.collect(world, 0)
     rows = [
-        torch.cat([p.rows for p in TWICE.passes(experience, k, world) if p.rows is not None]).tolist()
+        torch.cat([p.rows for p in TWICE.micro_batches(experience, k, world) if p.rows is not None]).tolist()
         for k in range(TWICE.updates_per_iteration(world.plan))
     ]
     assert len(rows) == 6
@@ -143,12 +142,14 @@ class Share:
         for rank in (0, 1):
             world = make()
             record = self.trained[rank]
-            world.processes = Processes(rank, 2, lambda x, r=record: (r.append(x), torch.cat([x, x]))[1])
+            world = replace(
+                world, processes=Processes(rank, 2, lambda x, r=record: (r.append(x), torch.cat([x, x]))[1])
+            )
             algorithm.collect(world, 0)
         total: list[dict[str, Tensor]] = []
         for rank in (0, 1):
             world, calls = make(), iter(range(len(self.trained[0])))
-            world.processes = Processes(rank, 2, lambda x, c=calls: self.joined(next(c)))
+            world = replace(world, processes=Processes(rank, 2, lambda x, c=calls: self.joined(next(c))))
             experience = algorithm.collect(world, 0)
             total.append(
                 {f"{k}/{n}": g for k in range(updates) for n, g in gradient(world, algorithm, experience, k).items()}
@@ -184,7 +185,7 @@ def test_what_was_not_measured_trains_nothing() -> None:
     experience = Reinforce().collect(world, 0)
     measured = experience.measured
     assert 4 <= int((~measured).sum()) <= 20
-    (piece,) = Reinforce().passes(experience, 0, world)
+    (piece,) = Reinforce().micro_batches(experience, 0, world)
     assert measured[piece.rows].all()
     assert measured[piece.pairs.row].all()
     assert piece.count == int(measured.sum())
@@ -207,7 +208,7 @@ def test_columns_of_the_returns() -> None:
 def test_credit_by_hand() -> None:
     """The advantage is reward-to-go less the penalty's part, less the others' mean, for the trained steps and for rho."""
     world = world_of()
-    world.plan = replace(world.plan, trained_steps=These((0, 2)))
+    world = planned(world, trained_steps=These((0, 2)))
     experience = Reinforce().collect(world, 0)
     out, reward = (
         experience.trajectory,
@@ -229,21 +230,20 @@ def test_a_group_shares_its_condition_and_groups_are_drawn_evenly() -> None:
     assert not torch.equal(cond, draw_conditions(world, 4))
 
 
-COUNTED: list[tuple[Penalty, bool, bool]] = [
+COUNTED: list[tuple[Penalty | None, bool, bool]] = [
     (penalty, dense, frozen)
-    for penalty in (NoPenalty(), PathKL(coefficient=0.5)) for dense in (False, True) for frozen in (False, True)
+    for penalty in (None, PathKL(coefficient=0.5)) for dense in (False, True) for frozen in (False, True)
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("penalty", "dense", "frozen"), COUNTED)
-def test_network_evaluations_are_counted(penalty: Penalty, dense: bool, frozen: bool) -> None:
+def test_network_evaluations_are_counted(penalty: Penalty | None, dense: bool, frozen: bool) -> None:
     """Rows that really went through the networks. Without a penalty no reference pass is made at stochastic steps."""
     world = world_of(penalty=penalty, denoiser=not frozen, reward=EveryStep(reward=Quadratic()) if dense else None)
     experience = Reinforce().collect(world, 0)
     networks = {id(d): d for d in (world.policy.denoiser, world.reference.denoiser)}.values()
     assert sum(d.rows for d in networks) == experience.evaluations  # type: ignore[misc]
-    assert evaluations(world, Extras(penalty.needs_reference() and not frozen, dense)) == experience.evaluations
-    if not dense and not penalty.needs_reference():
+    if not dense and not world.penalties.needs_reference():
         assert experience.evaluations == 24 * 5, "one pass a step"
     assert experience.queries == 24
 
@@ -255,8 +255,8 @@ def test_only_what_trains_gets_a_gradient() -> None:
         assert moving == {name for name, on in (("denoiser", denoiser), ("initial", rho)) if on}
 
 
-@pytest.mark.parametrize("penalty", [NoPenalty(), PathKL(coefficient=1e-3)])
-def test_dead_groups_are_counted_and_train_nothing(penalty: Penalty) -> None:
+@pytest.mark.parametrize("penalty", [None, PathKL(coefficient=1e-3)])
+def test_dead_groups_are_counted_and_train_nothing(penalty: Penalty | None) -> None:
     """In a whole iteration: a binary reward; groups that agree on it have no advantage at all. A KL in the
     returns must not stand in for the reward: divided by its own tiny spread, its noise would be of size 1."""
 
@@ -278,7 +278,7 @@ def test_dead_groups_are_counted_and_train_nothing(penalty: Penalty) -> None:
 
 def test_logged_kl_covers_all_steps_and_rho() -> None:
     world = world_of(samples=256)
-    world.plan = replace(world.plan, trained_steps=These((1,)))
+    world = planned(world, trained_steps=These((1,)))
     experience = Reinforce().collect(world, 0)
     logs, out = experience.logs, experience.trajectory
     assert logs["path_kl_nats"] == pytest.approx(out.kl.sum(1).mean().item())

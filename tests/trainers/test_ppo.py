@@ -79,7 +79,7 @@ def test_updates_after_the_first_use_the_moved_ratio() -> None:
     second = gradient(world, trainer, experience)
     assert torch.equal(experience.trajectory.log_prob, old)
     assert not torch.allclose(first["denoiser.shift"], second["denoiser.shift"])
-    (piece,) = trainer.passes(experience, 0, world)[:1]
+    (piece,) = trainer.micro_batches(experience, 0, world)[:1]
     logs = trainer.loss(experience, piece, world).logs
     assert logs["clip_fraction_high"][0] > 0
     assert logs["clip_fraction_low"][0] > 0
@@ -132,7 +132,7 @@ def test_the_ratio_per_dimension_by_hand(rho: bool) -> None:
     for name in whole:
         torch.testing.assert_close(half[name], whole[name] / 2, rtol=1e-11, atol=1e-13)
     moved(policy, seed=3, size=0.1)
-    (piece,) = density.passes(experience, 0, world)
+    (piece,) = density.micro_batches(experience, 0, world)
     logs = [trainer.loss(experience, piece, world).logs for trainer in (density, mean)]
     for name in ("log_ratio_abs", "initial_log_ratio_abs")[: 1 + rho]:
         assert logs[1][name][0] == pytest.approx(float(logs[0][name][0]) / 2, rel=1e-12)

@@ -20,7 +20,6 @@ from pgdlab.trainers.ppo import PPO
 from pgdlab.training import checks as doctor
 from pgdlab.training.checks import Check, DoctorError, examine, require
 from pgdlab.training.module import SteeringModule
-from pgdlab.training.optimizer import AdamW
 from tests.worlds import BRIGHT, POINTS, Broken, Patchy, base, equal, recorder, tiny
 
 
@@ -42,7 +41,7 @@ def failing(findings: list[Check]) -> set[str]:
         (),
         ("policy=lora", "penalty=none"),
         ("policy=frozen",),
-        ("penalty.form=B",),
+        ("penalty.path_kl.form=B",),
         ("policy.guidance=2.0", "policy.kernel.eta=0.3"),
     ],
 )
@@ -167,7 +166,7 @@ class Detached(PathKL):
 
 def test_a_kl_without_gradient_is_found() -> None:
     some = module()
-    some.world.penalty = Detached(coefficient=0.1)
+    some.world = replace(some.world, penalties=Penalties({"path_kl": Detached(coefficient=0.1)}))
     finding = named(examine(some), "kl gradient")
     assert finding.verdict == "failed"
     assert "computed without gradient" in finding.message
@@ -176,7 +175,7 @@ def test_a_kl_without_gradient_is_found() -> None:
 def test_a_reference_that_is_the_policy_is_found() -> None:
     """The KL to oneself is 0 wherever one goes; a reference that was moved has a gradient from the start."""
     some = module("initial=standard")
-    some.world.reference = some.policy
+    some.world = replace(some.world, reference=some.policy)
     assert "kl gradient" in failing(examine(some))
     moved = module("initial=standard")
     with torch.no_grad():
@@ -208,7 +207,7 @@ class Constant(Reward):
 )
 def test_a_reward_that_cannot_be_relied_on_is_found(reward: Reward, cause: str) -> None:
     some = module()
-    some.world.reward = reward
+    some.world = replace(some.world, reward=reward)
     with pytest.raises(DoctorError, match=f"the doctor stopped the run. reward: .*{cause}"):
         require(examine(some))
 
@@ -217,7 +216,7 @@ def test_a_held_out_reward_that_fails_is_a_warning_and_a_misshapen_one_an_error(
     some = module("heldout=null")
     assert not [c for c in examine(some) if c.name == "held-out"]
     for reward, verdict, cause in ((Broken(), "warning", "scorer went away"), (Bare(), "failed", "returned a Tensor")):
-        some.world.heldout = reward
+        some.world = replace(some.world, heldout=reward)
         finding = named(examine(some), "held-out")
         assert finding.verdict == verdict
         assert cause in finding.message
@@ -239,7 +238,7 @@ def test_brackets_in_a_message_are_printed(capsys: Any) -> None:
 
 def test_a_constant_reward_is_a_warning() -> None:
     some = module()
-    some.world.reward = Constant()
+    some.world = replace(some.world, reward=Constant())
     findings = examine(some)
     assert named(findings, "groups") == Check(
         "groups", "warning", "100% of groups have equal rewards; there is nothing to learn from yet"
@@ -258,7 +257,7 @@ class Banded(Reward):
 
 def test_the_share_of_dead_groups_is_that_of_the_plan() -> None:
     some = module()
-    some.world.reward = Banded()
+    some.world = replace(some.world, reward=Banded())
     assert named(examine(some), "groups") == Check("groups", "ok", "75% of groups have equal rewards")
 
 
@@ -272,7 +271,7 @@ class Slow(Constant):
 
 def test_a_slow_reward_is_a_warning() -> None:
     some = module("policy.steps=2")
-    some.world.reward = Slow()
+    some.world = replace(some.world, reward=Slow())
     finding = named(examine(some), "throughput")
     assert finding.verdict == "warning"
     assert "the reward is the bottleneck" in finding.message
@@ -347,7 +346,7 @@ class Narrow(Reward):
 def test_rewards_without_a_spread_are_a_warning() -> None:
     """A base without diversity: best-of-64 is best-of-4, and there is nothing to steer to."""
     some = module()
-    some.world.reward = Narrow()
+    some.world = replace(some.world, reward=Narrow())
     finding = named(examine(some), "groups")
     assert finding.verdict == "warning"
     assert finding.message.startswith("0% of groups have equal rewards; in 100% they differ by less than a thousandth")

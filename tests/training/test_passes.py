@@ -54,14 +54,14 @@ TWO_EPOCHS = (2 * (3 + 3 + 2), 2 * 24)
 CASES: dict[str, tuple[tuple[str, ...], Counts]] = {
     "no penalty, no reference passes": ((*PPO, "penalty=none"), Counts(PLAIN, TWO_EPOCHS, 6)),
     "a coefficient of 0 is no penalty": (
-        (*PPO, "penalty=path_kl", "penalty.coefficient=0"),
+        (*PPO, "penalty=path_kl", "penalty.path_kl.coefficient=0"),
         Counts(PLAIN, TWO_EPOCHS, 6),
     ),
     "path KL": ((*PPO, "penalty=path_kl"), Counts(COMPARED, TWO_EPOCHS, 6)),
     "constraint": ((*PPO, "penalty=constraint"), Counts(COMPARED, TWO_EPOCHS, 6)),
     "a trust region keeps means": ((*PPO, "penalty=trust_region"), Counts(COMPARED, TWO_EPOCHS, 6)),
     # 10 samples of the reference, in 2 batches of 4 steps, in the first iteration
-    "mmd": ((*PPO, "penalty=mmd", "penalty.samples=10"), Counts(PLAIN, TWO_EPOCHS, 6, once=(8, 40))),
+    "mmd": ((*PPO, "penalty=mmd", "penalty.terminal.samples=10"), Counts(PLAIN, TWO_EPOCHS, 6, once=(8, 40))),
     "one update: 24 pairs in 6 passes": (("trainer=reinforce", "penalty=none"), Counts(PLAIN, (6, 24), 1)),
     "one update, path KL": (("trainer=reinforce", "penalty=path_kl"), Counts(COMPARED, (6, 24), 1)),
     # 24 pairs fit: they are differentiated as they are sampled, in the 3 x 2 passes that sample; what is left without a gradient

@@ -42,14 +42,15 @@ def as_photograph(image: Float[Tensor, "B C S S"], side: int) -> Float[Tensor, "
 class ImageNetClass(Reward):
     """Probability that the image shows one of `classes` (ILSVRC-2012 numbers; 770 is a running shoe, 610 a T-shirt).
 
-    side: pixels that the image is enlarged to; the network was trained at 224. Part "log_prob" in nats.
+    side: pixels that the image is enlarged to; the network was trained at 224. batch: images at once. Part "log_prob" in
+    nats.
     """
 
-    def __init__(self, *, classes: tuple[int, ...], side: int = 112) -> None:
+    def __init__(self, *, classes: tuple[int, ...], side: int = 112, batch: int = 256) -> None:
         super().__init__()
         if not classes or not all(0 <= c < 1000 for c in classes):
             raise ValueError(f"classes is {list(classes)}; ImageNet has 0 to 999, and at least one is needed")
-        self.classes, self.side, self.network = tuple(classes), side, imagenet_network()
+        self.classes, self.side, self.batch, self.network = tuple(classes), side, batch, imagenet_network()
 
     def score(self, sample: Float[Tensor, "B C S S"], cond: Tensor) -> Score:
         log_prob = self.network(as_photograph(sample, self.side)).log_softmax(1)[:, list(self.classes)].logsumexp(1)
@@ -59,14 +60,14 @@ class ImageNetClass(Reward):
 class ImageNetFeatures(Reward):
     """Cosine similarity, -1 to 1, of the image's 1,280 features with those of a picture file.
 
-    picture: any image file that PIL reads. side: as in ImageNetClass.
+    picture: any image file that PIL reads. side, batch: as in ImageNetClass.
     """
 
     like: Tensor
 
-    def __init__(self, *, picture: str, side: int = 112) -> None:
+    def __init__(self, *, picture: str, side: int = 112, batch: int = 256) -> None:
         super().__init__()
-        self.network, self.side = imagenet_network(), side
+        self.network, self.side, self.batch = imagenet_network(), side, batch
         self.register_buffer("like", self.features(read_picture(Path(picture).expanduser()))[0])
 
     @torch.no_grad()
