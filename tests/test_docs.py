@@ -199,7 +199,7 @@ def test_the_doctor_s_table_has_exactly_its_checks() -> None:
 # ---- options
 
 
-FROM_THE_PROGRAM = {"denoiser", "space", "initial", "unconditional", "conditions", "std", "folder", "cfg", "done"}
+FROM_THE_PROGRAM = {"denoiser", "space", "initial", "unconditional", "num_conditions", "std", "folder", "cfg", "done"}
 REWARD_GROUPS = ("reward", "heldout")  # one set of options: docs/rewards.md lists them
 
 

@@ -15,6 +15,7 @@ from pgdlab.domains.image import ImageDomain, stratified
 class Digits(ImageDomain):
     """1,437 training and 360 test images; pixels count 0 to 16. Dropout keeps the base from learning them by heart."""
 
+    classifiers: str = "digits"
     name: str = field(default="digits", init=False)
     size: int = field(default=8, init=False)
     channels: tuple[int, ...] = field(default=(48, 64), init=False)

@@ -24,6 +24,7 @@ class Fashion(ImageDomain):
     """The set's own 60,000 training and 10,000 test images. folder: where its files are; sampling does without."""
 
     folder: str | None = None
+    classifiers: str = "fashion"
     name: str = field(default="fashion", init=False)
     size: int = field(default=28, init=False)
     channels: tuple[int, ...] = field(default=(24, 48, 96), init=False)

@@ -18,7 +18,7 @@ from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.space import Dense, Space
 from pgdlab.domains.base import Decoder, LabelledDomain
-from pgdlab.images.classifiers import ASSETS, CLASSES, Classifier, load_classifier, predict
+from pgdlab.images.classifiers import ASSETS, CLASSES, Classifier, folder_of, load_classifier, predict
 from pgdlab.images.drawing import picture
 from pgdlab.images.metrics import copies, diversity, kid, nearest
 
@@ -53,12 +53,14 @@ class ImageDomain(LabelledDomain):
     """Images (B, 1, S, S), scaled to [-1, 1] for the denoiser and to [0, 1] for rewards and people.
 
     train_conditions: the classes that training and evaluation draw from; 10 stands for "no class". weights: a folder with
-    diffusers' unet/ and scheduler/, or null for the base that ships. Splits: "train" and "test", and the stratified
+    diffusers' unet/ and scheduler/, or null for the base that ships. classifiers: the folder of the three classifiers and of
+    what metrics compare with, a name among the assets or a path. Splits: "train" and "test", and the stratified
     disjoint thirds of train that the three classifiers see: "reward", "heldout", "features".
     """
 
     train_conditions: tuple[int, ...] = tuple(range(10))
     weights: str | None = None
+    classifiers: str
     conditioning: Conditioning = field(default_factory=lambda: ClassLabels(CLASSES), init=False)
     decoder: Decoder = field(default_factory=GreyLevels, init=False)
     name: str = field(init=False)
@@ -141,24 +143,23 @@ class ImageDomain(LabelledDomain):
 
     @functools.cached_property
     def _networks(self) -> tuple[Classifier, Classifier]:
-        return load_classifier(self.name, "features"), load_classifier(self.name, "heldout")
+        return load_classifier(self.classifiers, "features"), load_classifier(self.classifiers, "heldout")
 
     @functools.cached_property
     def _reference(self) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
-        path = ASSETS / self.name / "reference.safetensors"
+        path = folder_of(self.classifiers) / "reference.safetensors"
         if not path.exists():
             raise ValueError(f"{path} is missing: make it with `python run.py task=classifiers domain={self.name}`")
         return {name: x if x.dtype == torch.uint8 else x.float() for name, x in load_file(path).items()}
 
-    def write_reference(self, folder: Path | None = None) -> None:
+    def write_reference(self) -> None:
         """Writes what metrics() compares with: features of real images the feature network was not fitted on, half of
         them unseen by the base too, and how near unseen real images are to the training images."""
         from safetensors.torch import save_file
 
-        into = ASSETS / self.name if folder is None else folder
-        network, kept = load_classifier(self.name, "features", folder), {}
+        network, kept = load_classifier(self.classifiers, "features"), {}
         for name, split in (("train", "reward"), ("test", "test")):
             sample, label = self.data(split)
             order = torch.randperm(len(label), generator=torch.Generator().manual_seed(2))
@@ -167,7 +168,7 @@ class ImageDomain(LabelledDomain):
             kept[f"{name}_labels"] = label[rows].to(torch.uint8)
         seen, unseen = self.decoder(self.data("train")[0]), self.decoder(self.data("test")[0])
         kept["nearest"] = nearest(unseen[:: max(1, len(unseen) // REFERENCE_IMAGES)], seen)
-        save_file(kept, into / "reference.safetensors")
+        save_file(kept, folder_of(self.classifiers) / "reference.safetensors")
 
     @torch.no_grad()
     def metrics(self, sample: Tensor, cond: Tensor) -> dict[str, float]:

@@ -11,15 +11,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pgdlab.diffusion import files
 from pgdlab.diffusion.conditioning import Conditioning, NoLabels
-from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.graphs import GraphDenoiser, Graphs
 from pgdlab.diffusion.schedules import Cosine
-from pgdlab.domains.base import Decoder, LabelledDomain
+from pgdlab.domains.base import Decoder
+from pgdlab.domains.molecule import MoleculeDomain, spaced
 from pgdlab.molecules import known, qm9
 from pgdlab.molecules.batch import VALENCE, Molecules
-from pgdlab.rollout.trajectory import Samples
 
 # shares of all molecules; tests/domains/test_qm9.py counts them in the test sample
 TYPE_SHARES = (0.7239, 0.1144, 0.1590, 0.0027)  # C, N, O, F
@@ -33,12 +31,6 @@ def shares(x: Float[Tensor, "B P K"]) -> Float[Tensor, "B P K"]:
     """Probabilities of classes from one-hot numbers minus 1/2."""
     likely = (x + 0.5).masked_fill(x < SMALL - 0.5, 0.0)
     return likely / likely.sum(-1, keepdim=True).clamp_min(SMALL)
-
-
-def spaced(shares: dict[int, int]) -> tuple[int, ...]:
-    """Every key as often as its share says, spread evenly: any run of them has about these shares."""
-    places = [((k + 0.5) / count, key) for key, count in shares.items() for k in range(count)]
-    return tuple(key for _, key in sorted(places))
 
 
 class GraphDecoder(Decoder):
@@ -59,16 +51,13 @@ class GraphDecoder(Decoder):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class QM9(LabelledDomain):
-    """The condition of a molecule is its number of heavy atoms. train_conditions: those of training and evaluation, by
-    default as they are shared among the data. weights: a folder with config.json and model.safetensors, or null for the
-    base that ships. fcd: whether metrics compute the Frechet ChemNet distance (needs the extra molecules). width,
-    pair_width, heads, layers: of a network before pretraining.
-    """
+class QM9(MoleculeDomain):
+    """The condition of a molecule is its number of heavy atoms. width, pair_width, heads, layers: of a network before
+    pretraining; the others as in MoleculeDomain."""
+
+    counted = "heavy atoms"
 
     train_conditions: tuple[int, ...] = spaced(SIZES)
-    weights: str | None = None
-    fcd: bool = False
     width: int = 96
     pair_width: int = 48
     heads: int = 6
@@ -79,35 +68,16 @@ class QM9(LabelledDomain):
     space: Graphs = field(default=SPACE, init=False)
     decoder: Decoder = field(default_factory=GraphDecoder, init=False)
 
-    def __post_init__(self) -> None:
-        if not self.train_conditions or any(not 1 <= p <= qm9.ATOMS for p in self.train_conditions):
-            raise ValueError(
-                f"train_conditions is {list(self.train_conditions)}; they must be numbers of heavy atoms, 1 to {qm9.ATOMS}"
-            )
+    @property
+    def folder_of_weights(self) -> Path:
+        return known.ASSETS if self.weights is None else Path(self.weights).expanduser()
 
-    def build(self, **network: int) -> GraphDenoiser:
-        """A denoiser with untrained weights."""
-        return GraphDenoiser(
-            self.space, Cosine(), shares=TYPE_SHARES, bond_shares=BOND_SHARES, valence=VALENCE, **network
-        )
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"width": self.width, "pair_width": self.pair_width, "heads": self.heads, "layers": self.layers}
 
-    def fresh(self, generator: torch.Generator) -> GraphDenoiser:
-        with torch.random.fork_rng():
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-            return self.build(width=self.width, pair_width=self.pair_width, heads=self.heads, layers=self.layers)
-
-    def base(self) -> Denoiser:
-        folder = known.ASSETS if self.weights is None else Path(self.weights).expanduser()
-        try:
-            with torch.random.fork_rng():
-                denoiser = self.build(**files.sizes(folder))
-            files.read(denoiser.network, folder)
-        except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"cannot load the base of qm9 from {folder}: {error}. Make it with `python run.py "
-                "experiment=pretrain/qm9`, or name another in domain.weights"
-            ) from error
-        return denoiser.eval()
+    def build(self, **sizes: int) -> GraphDenoiser:
+        return GraphDenoiser(SPACE, Cosine(), shares=TYPE_SHARES, bond_shares=BOND_SHARES, valence=VALENCE, **sizes)
 
     @functools.cached_property
     def _splits(self) -> dict[str, Any]:
@@ -129,8 +99,3 @@ class QM9(LabelledDomain):
         from pgdlab.molecules.drawing import picture
 
         picture({title: self.decoder(sample) for title, sample in rows.items()}, path)
-
-    def report(self, groups: dict[str, Samples], folder: Path) -> list[Path]:
-        from pgdlab.molecules.report import report
-
-        return report(self.decoder, groups, folder)

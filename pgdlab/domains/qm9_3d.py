@@ -10,16 +10,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pgdlab.diffusion import files
 from pgdlab.diffusion.atoms import AtomDenoiser, Atoms
 from pgdlab.diffusion.conditioning import Conditioning, NoLabels
 from pgdlab.diffusion.schedules import Cosine
-from pgdlab.domains.base import Decoder, LabelledDomain
-from pgdlab.domains.qm9 import spaced
+from pgdlab.domains.base import Decoder
+from pgdlab.domains.molecule import MoleculeDomain, spaced
 from pgdlab.molecules import qm9
 from pgdlab.molecules.batch import Molecules
 from pgdlab.molecules.stability import ELEMENTS
-from pgdlab.rollout.trajectory import Samples
 
 SPACE = Atoms(qm9.ALL_ATOMS, len(ELEMENTS))
 SCALE = 0.25  # of the one-hot types, as in EDM: they are decided after the coordinates
@@ -48,47 +46,33 @@ class AtomDecoder(Decoder):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class QM9InSpace(LabelledDomain):
-    """The condition of a molecule is its number of atoms, hydrogens included; train_conditions: those of training and
-    evaluation, as they are shared among the data by default. weights: a folder with config.json and model.safetensors;
-    none ships.
-    hidden, layers: of a network before pretraining (EDM's by default). fcd: whether metrics() has the FCD.
-    """
+class QM9InSpace(MoleculeDomain):
+    """The condition of a molecule is its number of atoms, hydrogens included. No base ships. hidden, layers: of a network
+    before pretraining (EDM's by default); the others as in MoleculeDomain."""
+
+    smallest = 2
 
     train_conditions: tuple[int, ...] = spaced(SIZES)
-    weights: str | None = None
     hidden: int = 256
     layers: int = 9
-    fcd: bool = False
     name: str = field(default="qm9_3d", init=False)
     # 0 and ALL_ATOMS + 1 are no sizes
     conditioning: Conditioning = field(default_factory=lambda: NoLabels(qm9.ALL_ATOMS + 1), init=False)
     space: Atoms = field(default=SPACE, init=False)
     decoder: AtomDecoder = field(default_factory=AtomDecoder, init=False)
 
-    def __post_init__(self) -> None:
-        if not self.train_conditions or any(not 2 <= p <= qm9.ALL_ATOMS for p in self.train_conditions):
-            raise ValueError(
-                f"train_conditions is {list(self.train_conditions)}; they must be numbers of atoms, 2 to {qm9.ALL_ATOMS}"
-            )
-
-    def fresh(self, generator: torch.Generator) -> AtomDenoiser:
-        with torch.random.fork_rng():
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-            return AtomDenoiser(self.space, Cosine(), hidden=self.hidden, layers=self.layers)
-
-    def base(self) -> AtomDenoiser:
-        again = "Make one with `python run.py experiment=pretrain/qm9_3d` and name its folder in domain.weights"
+    @property
+    def folder_of_weights(self) -> Path:
         if self.weights is None:
-            raise ValueError(f"no base of qm9_3d ships: it needs a GPU's compute to be usable. {again}")
-        folder = Path(self.weights).expanduser()
-        try:
-            with torch.random.fork_rng():
-                denoiser = AtomDenoiser(self.space, Cosine(), **files.sizes(folder))
-            files.read(denoiser.network, folder)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"cannot load the base of qm9_3d from {folder}: {error}. {again}") from error
-        return denoiser.eval()
+            raise ValueError(f"no base of qm9_3d ships: it needs a GPU's compute to be usable. {self.advice}")
+        return Path(self.weights).expanduser()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"hidden": self.hidden, "layers": self.layers}
+
+    def build(self, **sizes: int) -> AtomDenoiser:
+        return AtomDenoiser(SPACE, Cosine(), **sizes)
 
     @functools.cached_property
     def _splits(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -119,8 +103,3 @@ class QM9InSpace(LabelledDomain):
         from pgdlab.molecules.balls import picture
 
         picture({title: self.decoder(sample) for title, sample in rows.items()}, path)
-
-    def report(self, groups: dict[str, Samples], folder: Path) -> list[Path]:
-        from pgdlab.molecules.report import report
-
-        return report(self.decoder, groups, folder)

@@ -1,4 +1,4 @@
-"""Learned rewards: three small classifiers a domain, that share no architecture, no seed and no training image.
+"""Three small classifiers a domain, that share no architecture, no seed and no training image.
 
 "reward" is what a policy may be trained on, "heldout" judges it, "features" is what KID and diversity are measured in.
 """
@@ -112,10 +112,10 @@ ARCHITECTURES: dict[str, type[Classifier]] = {"reward": PlainCNN, "heldout": Res
 
 @runtime_checkable
 class Labelled(Protocol):
-    """What a fit needs of a domain: its name, its splits ("test", and one named after each classifier), decoded."""
+    """A domain as a fit sees it: where its classifiers are, its splits ("test", and one named after each classifier), decoded."""
 
     @property
-    def name(self) -> str: ...
+    def classifiers(self) -> str: ...
 
     def data(self, split: str) -> tuple[Tensor, Int[Tensor, " N"]]: ...
 
@@ -178,16 +178,19 @@ def predict(network: Classifier, image: Tensor, features: bool = False, batch: i
     return torch.cat([call(part) for part in image.split(batch)])
 
 
-def fit_classifiers(
-    domain: Labelled, *, steps: int = 2500, batch: int = 128, seed: int = 0, folder: Path | None = None
-) -> dict[str, float]:
-    """Fits all three into `folder` (default: the package's assets of the domain), with a card `classifiers.json`.
+def folder_of(classifiers: str) -> Path:
+    """The folder of that name that ships (digits, fashion), or, with a slash in it, one of the user's."""
+    return Path(classifiers).expanduser() if "/" in classifiers else ASSETS / classifiers
+
+
+def fit_classifiers(domain: Labelled, *, steps: int = 2500, batch: int = 128, seed: int = 0) -> dict[str, float]:
+    """Fits all three into the domain's folder of classifiers, with a card `classifiers.json`.
 
     Returns the test accuracies. Classifier i has the seed `seed + i`.
     """
     from safetensors.torch import save_file
 
-    into = ASSETS / domain.name if folder is None else folder
+    into = folder_of(domain.classifiers)
     into.mkdir(parents=True, exist_ok=True)
     sample, label = domain.data("test")
     image, cards = domain.decoder(sample), {}
@@ -204,26 +207,28 @@ def fit_classifiers(
     return {kind: float(card["test_accuracy"]) for kind, card in cards.items()}
 
 
-def load_classifier(domain: str, kind: str, folder: Path | None = None) -> Classifier:
-    """The shipped classifier `kind` of a domain, frozen. Raises ValueError where there is none or its file is broken.
+# runs that were configured before rewards were told a folder hold the domain's class in its place
+OLD = {"pgdlab.domains.digits.Digits": "digits", "pgdlab.domains.fashion.Fashion": "fashion"}
 
-    domain: its name, or its class as `_target_` writes it (pgdlab.domains.digits.Digits), so that a config can say
-    ${domain._target_} and follow the domain that was chosen.
-    """
+
+def load_classifier(classifiers: str, kind: str) -> Classifier:
+    """The classifier `kind` in a folder_of() classifiers, frozen. Raises ValueError where there is none or it is broken."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    domain = domain.rpartition(".")[2].lower()
-    known = sorted(path.parent.name for path in ASSETS.glob("*/classifiers.json"))
-    if folder is None and domain not in known:
-        raise ValueError(f"domain is {domain!r}; classifiers exist for {', '.join(known)} (task=classifiers fits more)")
+    folder = folder_of(OLD.get(classifiers, classifiers))
+    if not (folder / "classifiers.json").is_file():
+        known = ", ".join(sorted(path.parent.name for path in ASSETS.glob("*/classifiers.json")))
+        raise ValueError(
+            f"there are no classifiers in {classifiers!r}; it must be {known} or a folder that task=classifiers wrote"
+        )
     if kind not in ARCHITECTURES:
-        raise ValueError(f"classifier is {kind!r}; a domain has {', '.join(ARCHITECTURES)}")
-    base = ASSETS / domain if folder is None else folder
+        raise ValueError(f"classifier is {kind!r}; it must be one of {', '.join(ARCHITECTURES)}")
     try:
-        network = ARCHITECTURES[kind](json.loads((base / "classifiers.json").read_text())[kind]["size"])
-        network.load_state_dict(load_file(base / f"{kind}.safetensors"))
+        network = ARCHITECTURES[kind](json.loads((folder / "classifiers.json").read_text())[kind]["size"])
+        network.load_state_dict(load_file(folder / f"{kind}.safetensors"))
     except (OSError, SafetensorError, RuntimeError, KeyError, json.JSONDecodeError) as error:
-        message = f"cannot load {base / kind}.safetensors: {error}. Fit it again with task=classifiers domain={domain}"
-        raise ValueError(message) from error
+        raise ValueError(
+            f"cannot load {folder / kind}.safetensors: {error}. Fit it again with task=classifiers"
+        ) from error
     return network.eval().requires_grad_(False)

@@ -7,17 +7,17 @@ from typing import Any
 from pgdlab.config.compose import make
 from pgdlab.domains.base import Domain
 from pgdlab.domains.image import ImageDomain
-from pgdlab.images.classifiers import ASSETS, fit_classifiers
+from pgdlab.images.classifiers import fit_classifiers, folder_of
 
 
 def main(cfg: Any) -> None:
-    """Writes into the package's assets, where the rewards and metrics of the domain read them."""
+    """Writes into domain.classifiers, where the rewards and metrics of the domain read them."""
     if cfg.resume:
         raise ValueError("task=classifiers fits a domain's classifiers, not a run: leave resume out")
     domain = make(Domain, cfg.domain)
     if not isinstance(domain, ImageDomain):
         raise ValueError(f"domain {domain.name} has no image classifiers; digits and fashion have")
-    print(f"writing into {ASSETS / domain.name}, over what is there", flush=True)
+    print(f"writing into {folder_of(domain.classifiers)}, over what is there", flush=True)
     accuracies = fit_classifiers(domain, seed=cfg.seed)
     domain.write_reference()
     for kind, accuracy in accuracies.items():

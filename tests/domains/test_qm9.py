@@ -13,7 +13,8 @@ import torch
 from pgdlab.diffusion.initial import Standard
 from pgdlab.diffusion.kernels import DDIM
 from pgdlab.diffusion.policy import Policy
-from pgdlab.domains.qm9 import BOND_SHARES, QM9, TYPE_SHARES, spaced
+from pgdlab.domains.molecule import spaced
+from pgdlab.domains.qm9 import BOND_SHARES, QM9, TYPE_SHARES
 from pgdlab.molecules import known, qm9
 from pgdlab.molecules.batch import Molecules
 from pgdlab.rollout.noise import Noise

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from rdkit import Chem
 
-from pgdlab.domains.qm9 import spaced
+from pgdlab.domains.molecule import spaced
 from pgdlab.domains.qm9_3d import SIZES, QM9InSpace
 from pgdlab.molecules import known, qm9
 from pgdlab.molecules.geometry import CHECKS

@@ -39,19 +39,19 @@ def test_the_three_differ_in_architecture_seed_and_split(domain):
 
 def test_fit_classifiers_learns_writes_files_that_load_and_touches_no_global_seed(tmp_path):
     state = torch.random.get_rng_state()
-    accuracies = fit_classifiers(Digits(), steps=60, batch=64, seed=5, folder=tmp_path)
+    accuracies = fit_classifiers(Digits(classifiers=str(tmp_path)), steps=60, batch=64, seed=5)
     assert torch.equal(state, torch.random.get_rng_state())
     assert min(accuracies.values()) > 0.5  # chance is 0.1
     cards = json.loads((tmp_path / "classifiers.json").read_text())
     assert [cards[k]["seed"] for k in ARCHITECTURES] == [5, 6, 7]
-    load_classifier("digits", "heldout", tmp_path)
+    load_classifier(str(tmp_path), "heldout")
     whole = (tmp_path / "heldout.safetensors").read_bytes()
     for broken in (whole[:1000], (tmp_path / "reward.safetensors").read_bytes(), None):
         (tmp_path / "heldout.safetensors").unlink()
         if broken:
             (tmp_path / "heldout.safetensors").write_bytes(broken)
-        with pytest.raises(ValueError, match="task=classifiers domain=digits"):
-            load_classifier("digits", "heldout", tmp_path)
+        with pytest.raises(ValueError, match="Fit it again with task=classifiers"):
+            load_classifier(str(tmp_path), "heldout")
 
 
 def test_augmentation_moves_by_at_most_shift_and_keeps_the_grey_scale():

@@ -12,10 +12,10 @@ from pgdlab.rewards.base import Reward, Score
 
 
 class ClassProbability(Reward):
-    """p(target | image) under a shipped classifier, 0 to 1; part "log_prob" in nats.
+    """p(target | image) under a classifier, 0 to 1; part "log_prob" in nats.
 
-    domain: whose classifier (digits, or as `_target_` writes its class). target: a class, or null for the class of each
-    sample's own prompt. classifier: "reward" to train on, "heldout" to judge by.
+    domain: whose classifiers: digits, fashion, or the path of a folder that task=classifiers wrote. target: a class, or null
+    for the class of each sample's own prompt. classifier: "reward" to train on, "heldout" to judge by.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class ClassProbability(Reward):
         self.classifier, self.target = load_classifier(domain, classifier), target
         self.classes = self.classifier.head.out_features
         if target is not None and not 0 <= target < self.classes:
-            raise ValueError(f"target is {target}; {domain} has the classes 0 to {self.classes - 1}")
+            raise ValueError(f"target is {target}; it must be a class, 0 to {self.classes - 1}")
 
     def score(self, sample: Float[Tensor, "B 1 S S"], cond: Tensor) -> Score:
         log_prob = self.classifier(sample).log_softmax(1)

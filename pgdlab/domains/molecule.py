@@ -1,0 +1,85 @@
+"""Molecules of QM9: what graphs and atoms in space share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from pgdlab.diffusion import files
+from pgdlab.diffusion.conditioning import Conditioning
+from pgdlab.diffusion.denoisers import NetworkDenoiser
+from pgdlab.domains.base import LabelledDomain
+from pgdlab.rollout.trajectory import Samples
+
+
+def spaced(shares: dict[int, int]) -> tuple[int, ...]:
+    """Every key as often as its share says, spread evenly: any run of them has about these shares."""
+    places = [((k + 0.5) / count, key) for key, count in shares.items() for k in range(count)]
+    return tuple(key for _, key in sorted(places))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MoleculeDomain(LabelledDomain):
+    """The condition of a molecule is its number of atoms. train_conditions: those of training and evaluation, by default as
+    they are shared among the data. weights: a folder with config.json and model.safetensors, or null for the base that
+    ships. fcd: whether metrics compute the Frechet ChemNet distance (needs the extra molecules).
+    """
+
+    smallest: ClassVar[int] = 1
+    counted: ClassVar[str] = "atoms"
+
+    train_conditions: tuple[int, ...]
+    weights: str | None = None
+    fcd: bool = False
+    conditioning: Conditioning = field(init=False)
+
+    def __post_init__(self) -> None:
+        largest = self.conditioning.size - 1
+        if not self.train_conditions or any(not self.smallest <= p <= largest for p in self.train_conditions):
+            raise ValueError(
+                f"train_conditions is {list(self.train_conditions)}; they must be numbers of {self.counted}, "
+                f"{self.smallest} to {largest}"
+            )
+
+    @property
+    @abstractmethod
+    def folder_of_weights(self) -> Path:
+        """Where the base is read from. Raises ValueError where no weights are named and none ship."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """Of a network before pretraining: keywords of build()."""
+
+    @abstractmethod
+    def build(self, **sizes: int) -> NetworkDenoiser:
+        """A denoiser with untrained weights."""
+
+    def fresh(self, generator: torch.Generator) -> NetworkDenoiser:
+        with torch.random.fork_rng():
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            return self.build(**self.sizes)
+
+    def base(self) -> NetworkDenoiser:
+        folder = self.folder_of_weights
+        try:
+            with torch.random.fork_rng():
+                denoiser = self.build(**files.sizes(folder))
+            files.read(denoiser.network, folder)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"cannot load the base of {self.name} from {folder}: {error}. {self.advice}") from error
+        return denoiser.eval()
+
+    @property
+    def advice(self) -> str:
+        """How to come by a base."""
+        return f"Make one with `python run.py experiment=pretrain/{self.name}` and name its folder in domain.weights"
+
+    def report(self, groups: dict[str, Samples], folder: Path) -> list[Path]:
+        from pgdlab.molecules.report import report
+
+        return report(self.decoder, groups, folder)
