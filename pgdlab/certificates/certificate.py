@@ -1,4 +1,4 @@
-"""Certificates: what a training run reaches, held against the exact optimum of its problem."""
+"""Certificates: training runs measured against the exact optimum of their problem."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pgdlab.training.module import SteeringModule
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """Which training algorithms are held against the optimum of which problems.
+    """Training algorithms, and the problems on which each is measured against the optimum.
 
     problems, algorithms: name -> overrides of the command line; each algorithm runs on each problem. seeds: runs of each,
     every one with the problem's domain.replicas inside. measurements: how often a run is measured, evenly over its
@@ -44,7 +44,7 @@ class Tables:
 
 
 class Measure(Callback):
-    """Holds the raw policy against the truth, evenly over the iterations."""
+    """Measures the raw policy exactly, evenly over the iterations."""
 
     def __init__(self, truth: Truth, measurements: int) -> None:
         self.truth, self.measurements = truth, measurements
@@ -86,7 +86,7 @@ def queries_to(level: float, gaps: Float[Tensor, "M R"], queries: list[int]) -> 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run with its replicas: the truth, and the exact figures that it reached. final: of the averaged
+    """One training run with its replicas: the truth, and its exact figures. final: of the averaged
     weights. curve: (queries a replica, figures of the raw weights)."""
 
     best: Figures
@@ -102,7 +102,7 @@ class Run:
 
     @classmethod
     def read(cls, plain: dict[str, Any]) -> Run:
-        """From what dataclasses.asdict made of it."""
+        """The inverse of dataclasses.asdict."""
         curve = [(queries, Figures(**figures)) for queries, figures in plain["curve"]]
         named = {name: Figures(**plain[name]) for name in ("best", "base", "final")}
         return cls(ceiling=plain["ceiling"], curve=curve, **named)
@@ -110,7 +110,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Cell:
-    """An algorithm's runs on a problem; or none, and why it refused."""
+    """An algorithm's runs on a problem; or none, and the reason why it refused."""
 
     runs: list[Run]
     seconds: float
@@ -118,7 +118,7 @@ class Cell:
 
     @classmethod
     def read(cls, plain: dict[str, Any]) -> Cell:
-        """From what dataclasses.asdict made of it."""
+        """The inverse of dataclasses.asdict."""
         return cls([Run.read(r) for r in plain["runs"]], plain["seconds"], plain["refused"])
 
 

@@ -1,4 +1,4 @@
-"""What a certificate looks like: a line, a table, a picture."""
+"""Certificates to read: a line, a table, a picture."""
 
 from __future__ import annotations
 

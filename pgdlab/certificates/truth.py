@@ -1,4 +1,4 @@
-"""The exact optimum of a world on points, and the exact figures of its policies: what a certificate holds a run against."""
+"""The exact optimum of a world on points, and the exact figures of its policies."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def truth(world: World, penalty: Penalty) -> Truth:
     there is no oracle, and where nothing can be gained (eta 0 with rho fixed).
     """
     if not isinstance(penalty, PathKL):
-        raise ValueError("a certificate needs the problem's KL weight: set penalty=path_kl in the problem")
+        raise ValueError("the problem of a certificate must have a KL weight: set penalty=path_kl in it")
     lam, lam0 = penalty.coefficient.item(), penalty.initial_coefficient.item()
     found = linear(world, lam, lam0) if affine(world) else gridded(world, lam, lam0)
     if found.best.objective[0] - found.base.objective[0] < 1e-9:
@@ -81,7 +81,7 @@ def affine(world: World) -> bool:
 
 
 def moved(policy: Policy) -> Policy:
-    """A copy with every trained weight changed: what it can become, not what it starts as."""
+    """A copy with every trained weight changed: it may be affine only where it starts."""
     other, g = copy.deepcopy(policy), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in (p for p in other.parameters() if p.requires_grad):

@@ -33,7 +33,7 @@ def palette(labels: Sequence[str]) -> dict[str, str]:
 
 @contextmanager
 def chart(width: float, height: float, out: list[str]) -> Iterator[Any]:
-    """A matplotlib axis; what was drawn on it is appended to `out` as SVG."""
+    """A matplotlib axis; the drawing is appended to `out` as SVG."""
     import matplotlib
 
     matplotlib.use("Agg")

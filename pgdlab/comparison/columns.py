@@ -23,7 +23,7 @@ Table = tuple[list[str], list[list[str]]]  # names of columns, and lines of cell
 
 @dataclass(frozen=True)
 class Column:
-    """A figure of a run. digits: behind the point; unit: what a reader is told beside its name."""
+    """A figure of a run. digits: behind the point; unit: shown next to its name."""
 
     key: str
     of: Callable[[Run], float | None]
@@ -58,7 +58,7 @@ def hacking(run: Run) -> float | None:
 
 
 def unique_queries(run: Run) -> float | None:
-    """Oracle calls of a reward that keeps its answers."""
+    """Samples that a reward with a cache had to compute."""
     return run.curve[-1].get("unique_queries") if run.curve else None
 
 
@@ -105,7 +105,7 @@ def row(method: Method) -> Row:
 
 
 def base_row(problem: Problem) -> Row:
-    """The pretrained base, as evaluated beside the runs: its score is 0 and it costs nothing."""
+    """The pretrained base, as evaluated with the runs: its score is 0 and it costs nothing."""
     by_seed = {seed: run for m in problem.methods for seed, run in m.runs.items()}
     bases = [run.evaluation[0] for run in by_seed.values()]
     figures: dict[str, float | None] = {c.key: None for c in COLUMNS}
@@ -141,7 +141,7 @@ def ranged(value: Interval | float | None, digits: int = 3) -> str:
 
 
 def score_name(problem: Problem) -> str:
-    """What a problem's score is."""
+    """The name of a problem's score."""
     return {"optimum": "score (1: optimum)", "ceiling": "score (1: ceiling)", "reward": "gain in reward"}[problem.scale]
 
 

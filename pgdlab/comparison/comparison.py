@@ -1,4 +1,4 @@
-"""The comparison of runs: problems, methods and seeds, scores, intervals, and what may be said of them."""
+"""The comparison of runs: problems, methods, seeds, scores and intervals, and the conclusion that they allow."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from pgdlab.comparison.statistics import Interval
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What is compared. folders: run folders, patterns, or folders of run folders. by: declared factors, groups (trainer) or
-    keys (optimizer.lr): methods are told apart by these alone. ceilings: domain -> the reward that counts as a score of 1,
+    """The settings. folders: run folders, patterns, or folders of run folders. by: declared factors, groups (trainer) or
+    keys (optimizer.lr): methods are distinguished by these alone. ceilings: domain -> the reward that counts as a score of 1,
     for domains whose optimum no oracle knows; without one their scores are gains in reward. name: of the folder that is
     written, runs/compare-<name>.
     """
@@ -68,7 +68,7 @@ class Pair:
 
     @property
     def sign(self) -> int:
-        """1 where the first is better beyond doubt, -1 the second, 0 where that cannot be said."""
+        """1 where the first is significantly better, -1 where the second is, 0 where neither is."""
         clear = self.difference.low > 0 or self.difference.high < 0
         enough = self.seeds >= stats.FEWEST and self.adjusted <= stats.ALPHA and clear
         return int(np.sign(self.difference.value)) if enough else 0
@@ -76,8 +76,8 @@ class Pair:
 
 @dataclass(frozen=True)
 class Problem:
-    """Methods that may be compared: same base, reward, evaluation and budget. scale: what a score of 1 is: the oracle's
-    "optimum", a declared "ceiling", or "reward", where the score is the gain in reward."""
+    """Methods that may be compared: same base, reward, evaluation and budget. scale: a score of 1 is the oracle's
+    "optimum" or a declared "ceiling"; with "reward" the score is the gain in reward."""
 
     label: str
     scale: str
@@ -119,7 +119,7 @@ class Problem:
 
     @property
     def winner(self) -> str | None:
-        """The method that is better than every other one beyond doubt, if any."""
+        """The method that is significantly better than every other one, if any."""
         if len(self.ranked) < 2:
             return None
         best, *others = self.ranked
@@ -128,7 +128,7 @@ class Problem:
 
     @property
     def verdict(self) -> str:
-        """What may be said, in a sentence or two."""
+        """The conclusion, in a sentence or two."""
         if len(self.ranked) < 2:
             return "Nothing to compare: one method alone has this problem, sampler and budget."
         best, second = self.ranked[:2]
@@ -175,7 +175,7 @@ def problem(label: str, runs: list[Run], options: Comparison) -> Problem:
 
 
 def method(label: str, runs: list[Run], best: Optimum | float | None, notes: list[str]) -> Method:
-    """A method's runs by seed; what was left out or pooled is noted."""
+    """A method's runs by seed; runs that are left out or pooled are noted."""
     by_seed: dict[int, Run] = {}
     for run in runs:
         if by_seed.setdefault(int(run.summary["seed"]), run) is not run:
@@ -196,7 +196,7 @@ def difference(run: Run, other: Run) -> list[str]:
 
 def score(run: Run, best: Optimum | float | None) -> float | None:
     """0 for the base of the same seed; 1 for the optimum, or the declared ceiling; with neither the gain in reward. None
-    where it takes a KL that is not known."""
+    where it needs a KL that is not known."""
     if run.score is not None:
         return run.score
     if isinstance(best, Optimum):
@@ -204,7 +204,7 @@ def score(run: Run, best: Optimum | float | None) -> float | None:
     before, gain = run.summary["reward_before"], run.summary["reward_after"] - run.summary["reward_before"]
     if best is not None and best <= before:
         raise ValueError(
-            f"compare.ceilings has {best}, but the base of {run.folder} already has {before}: name a reward above"
+            f"compare.ceilings has {best}; it must be above the reward of the base, which in {run.folder} is {before}"
         )
     return float(gain if best is None else gain / (best - before))
 

@@ -22,8 +22,8 @@ STEERING = ("train", "best_of_n")  # tasks whose folders are compared
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. curve: the rows of metrics.csv; score: where the folder itself says how much of the way from the base
-    (0) to the optimum (1) was made."""
+    """A finished run. curve: the rows of metrics.csv; score: where the folder itself has it, the share of the way from the base
+    (0) to the optimum (1)."""
 
     folder: Path
     config: dict[str, Any]
@@ -41,7 +41,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that came to nothing, and why as far as its folder tells."""
+    """A run without a result, and the reason as far as its folder tells."""
 
     folder: Path
     reason: str
@@ -49,7 +49,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Found:
-    """What lies in the folders. others: folders of other tasks, which are not compared."""
+    """The contents of the folders. others: folders of other tasks, which are not compared."""
 
     runs: list[Run]
     failures: list[Failure]
@@ -67,7 +67,7 @@ def expand(entries: Sequence[str]) -> list[Path]:
         folders = [f for path in there for f in ([path] if (path / CONFIG).is_file() else within(path))]
         if not folders:
             raise ValueError(
-                f"compare.folders names {entry}, where no run folder is; give run folders, a folder of them or a "
+                f"compare.folders names {entry}, where no run folder is; it must name run folders, a folder of them or a "
                 "pattern: compare.folders='[runs/a,runs/b]' or compare.folders='[runs/*]'"
             )
         found |= {folder.resolve(): folder for folder in folders}
@@ -80,7 +80,7 @@ def within(path: Path) -> list[Path]:
 
 
 def read(entries: Sequence[str]) -> Found:
-    """All that the entries name. Nothing else is read, and nothing is written."""
+    """Reads all that the entries name. Nothing is written."""
     found = Found([], [], [])
     for folder in expand(entries):
         try:
@@ -101,7 +101,7 @@ def read(entries: Sequence[str]) -> Found:
 
 
 def configuration(folder: Path) -> dict[str, Any]:
-    """config.yaml with the defaults of what has come to be configurable since. Raises ValueError where it cannot be read."""
+    """config.yaml, with the defaults of settings that are newer than the run. Raises ValueError where it cannot be read."""
     try:
         config = yaml.safe_load((folder / CONFIG).read_text())
     except (OSError, yaml.YAMLError) as error:

@@ -14,19 +14,19 @@ from pgdlab.comparison.folders import Run
 from pgdlab.config.compose import options
 from pgdlab.config.schema import schema
 
-# what defines a problem: the base and its sampler, what is asked for, and how it is judged
+# keys that define a problem: the base and its sampler, the reward, and the evaluation
 PROBLEM = (
     "domain", "reward", "heldout", "plan.eval_samples", "policy.steps", "policy.kernel", "policy.guidance", "problem",
 )  # fmt: skip
-# what a method is not made of: where and when it ran, how much of it at once, and its length, which is in the budget
+# keys that are no part of a method: where and when it ran, in how large batches, and its length, which is in the budget
 APART = (
     "task", "name", "seed", "resume", "runtime", "logger", "certificate", "compare", "sweep", "engine", "budget",
     "plan.iterations",
     "plan.checkpoint_every", "plan.rollout_batch", "plan.pass_size", "plan.max_failed", "domain.folder",
 )  # fmt: skip
 BEST_OF_N = "best of n"
-USUAL = ("policy", "initial", "penalty")  # groups that a label names beside the trainer
-SILENT = ("full", "frozen", "standard", "path_kl")  # options that it does not
+USUAL = ("policy", "initial", "penalty")  # groups that a label names next to the trainer
+SILENT = ("full", "frozen", "standard", "path_kl")  # options that it leaves out
 Flat = dict[str, Any]
 
 
@@ -44,7 +44,7 @@ def under(key: str, prefixes: Sequence[str]) -> bool:
 
 
 def hashed(keys: Flat) -> Hashable:
-    """To compare dictionaries of plain values with."""
+    """Dictionaries of plain values as something to compare and to group by."""
     return json.dumps(keys, sort_keys=True, default=str)
 
 
@@ -88,14 +88,14 @@ def option(group: str, node: Any) -> str:
 
 
 def states(stated: Any, node: Any) -> bool:
-    """Whether a node holds all that an option states; what it takes from elsewhere in the config may be anything."""
+    """Whether a node holds all that an option states; values that are interpolated may be anything."""
     if isinstance(stated, dict):
         return isinstance(node, dict) and all(k in node and states(v, node[k]) for k, v in stated.items())
     return bool(stated == node) or (isinstance(stated, str) and stated.startswith("${"))
 
 
 def method_label(run: Run, by: Sequence[str] = ()) -> str:
-    """A readable name: the trainer's option and what is unusual beside it; with `by`, the values of those keys."""
+    """A readable name: the trainer's option and the unusual other options; with `by`, the values of those keys."""
     config = run.config
     if config["task"] == "best_of_n":
         return BEST_OF_N
@@ -116,7 +116,9 @@ def declared(config: dict[str, Any], key: str) -> str:
         return option(key, config.get(key))
     keys = flat(config)
     if key not in keys:
-        raise ValueError(f"compare.by names {key}, which some runs do not have; they have {', '.join(sorted(keys))}")
+        raise ValueError(
+            f"compare.by names {key}, which some runs do not have; it must be one of {', '.join(sorted(keys))}"
+        )
     return f"{key.rpartition('.')[2]} {keys[key]}"
 
 

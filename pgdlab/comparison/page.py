@@ -16,12 +16,12 @@ from pgdlab.comparison.columns import BASE, Table, aggregate_table, method_table
 from pgdlab.comparison.comparison import Method, Problem
 from pgdlab.comparison.folders import Failure
 
-PAIRS = ["pair", "seeds", "difference of scores", "P(first better)", "p", "p, Holm", "seeds that would tell"]
+PAIRS = ["pair", "seeds", "difference of scores", "P(first better)", "p", "p, Holm", "seeds for 80 % power"]
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page shows. others: folders of other tasks among those that were named."""
+    """The contents of the page. others: folders of other tasks among those that were named."""
 
     problems: list[Problem]
     aggregate: Aggregate | None

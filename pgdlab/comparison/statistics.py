@@ -1,4 +1,4 @@
-"""Statistics of a few runs: robust means with bootstrap intervals, exact paired tests, and what they can promise.
+"""Statistics of a few runs: robust means with bootstrap intervals, exact paired tests, their coverage and power.
 
 Scores are (S, T): S seeds of T domains, higher is better. Estimators take any leading dimensions. The definitions are those of
 rliable (Agarwal et al. 2021, arXiv:2108.13264); the tests hold them against its code.
@@ -63,7 +63,7 @@ def resampled(shape: tuple[int, int], resamples: int, generator: np.random.Gener
 
 
 class Interval(NamedTuple):
-    """An estimate, and between what it is thought to lie."""
+    """An estimate with the ends of its interval."""
 
     value: float
     low: float
@@ -77,7 +77,7 @@ def interval(
     """Percentile interval of the stratified bootstrap (Efron & Tibshirani 1993, ch. 13). paired: further scores for the
     estimator, whose seeds are the same and are drawn together. Raises ValueError for scores that are not finite."""
     if not all(np.isfinite(x).all() for x in (scores, *paired)):
-        raise ValueError("some scores are not finite: leave those runs out")
+        raise ValueError("scores must be finite: leave the runs out whose are not")
     rows = resampled((scores.shape[0], scores.shape[1]), resamples, np.random.default_rng(seed))
     drawn = [np.take_along_axis(np.broadcast_to(x, rows.shape), rows, axis=1) for x in (scores, *paired)]
     low, high = percentiles(estimator(*drawn), level)

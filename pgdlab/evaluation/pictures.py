@@ -70,7 +70,7 @@ def curves(folder: Path, key: str, label: str, titles: dict[str, list[str]]) -> 
 
 @contextmanager
 def panels(path: Path, count: int, size: tuple[float, float], dpi: int = 120, **how: Any) -> Iterator[Any]:
-    """A matplotlib figure and its axes, side by side; what is drawn on them is written to the path."""
+    """A matplotlib figure and its axes, side by side; the drawing is written to the path."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -71,7 +71,7 @@ def td_targets(
     lam: float,
     terminated: bool | Bool[Tensor, " B"],
 ) -> Float[Tensor, "B H"]:
-    """What V(s_h) is regressed on: the lambda-return   (Sutton & Barto 2018, eq. 12.2 and 12.3)
+    """The target of V(s_h), the lambda-return   (Sutton & Barto 2018, eq. 12.2 and 12.3)
 
     G^lam_h = r_h + gamma [(1 - lam) V(s_{h+1}) + lam G^lam_{h+1}] = V(s_h) + A_h of gae.
     lam 0: TD(0), r_h + gamma V(s_{h+1}); lam 1: Monte Carlo, which is discounted_reward_to_go on a terminated row, and

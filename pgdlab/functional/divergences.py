@@ -39,14 +39,14 @@ def mmd(xx: Float[Tensor, "N N"], xy: Float[Tensor, "N M"], yy: Float[Tensor, "M
 
 
 def witness_advantage(xx: Float[Tensor, "N N"], xy: Float[Tensor, "N M"]) -> Float[Tensor, " N"]:
-    """What sample x_i adds to MMD^2(p, q) as an action, less a baseline without x_i:
+    """The cost of sample x_i as an action, its part of MMD^2(p, q) less a baseline without x_i:
 
     grad MMD^2 = E[grad log p(x) 2 w(x)], w(x) = E k(x, x') - E k(x, y), the witness function;
     c_i = 2 [sum_{j != i} k_ij / (n - 1) - mean_l k(x_i, y_l)], b_i = the mean over j != i of c_j without x_i in it.
 
     mean_i grad log p(x_i) (c_i - b_i) is unbiased: neither x_i's own kernel nor x_i inside the others' witnesses (which
     would shorten the first part by 1 / (n - 1)) is left. With u_i = 2 [sum_{j != i} k_ij / (n - 2) - mean_l k(x_i, y_l)]
-    it is n / (n - 1) (u_i - mean u), so it sums to 0. n is at least 3.
+    it is n / (n - 1) (u_i - mean u), so it sums to 0. n must be at least 3.
     """
     n = len(xx)
     u = 2 * (others(xx) / (n - 2) - xy.mean(1))

@@ -12,7 +12,7 @@ Baseline = Literal["none", "mean", "leave_one_out", "group"]
 Scale = Literal["none", "batch_std", "group_std"]
 
 ROUNDED = 1e-6  # relative; rewards arrive in fp32, whose neighbours differ by up to 1.2e-7
-EXACT = 1e-12  # what sums in fp64 leave of equal numbers
+EXACT = 1e-12  # differences that sums in fp64 leave between equal numbers
 
 
 def reward_to_go(values: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:
@@ -39,7 +39,7 @@ def group_sum(x: Float[Tensor, "B T"], groups: Int[Tensor, " B"]) -> Float[Tenso
 def baseline(
     returns: Float[Tensor, "B T"], measured: Bool[Tensor, " B"], groups: Int[Tensor, " B"], kind: Baseline
 ) -> Float[Tensor, "B T"]:
-    """What a return is compared with, one value per row and step.
+    """The value that a return is compared with, one per row and step.
 
     none: 0. mean: the batch's mean, the own row included (shrinks the gradient by 1 - 1/B). leave_one_out: the mean of
     the other rows, unbiased (Kool et al. 2019, "Buy 4 REINFORCE"; Ahmadian et al. 2024, arXiv:2402.14740, eq. 7).

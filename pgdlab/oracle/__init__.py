@@ -1,1 +1,1 @@
-"""Exact optima, to hold trainers against: for the discrete problem as it is sampled, with the error stated."""
+"""Exact optima, which trainers are measured against: of the discrete problem as it is sampled, with the error stated."""

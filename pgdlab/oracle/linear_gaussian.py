@@ -45,7 +45,9 @@ def affine_chain(policy: Policy, cond: Int[Tensor, " R"]) -> AffineChain:
     gain = (mean[:, :, 1:-1] - shift[:, :, None]).mT
     predicted = gain @ probes[-1] + shift
     if not torch.allclose(predicted, mean[:, :, -1], rtol=1e-6, atol=1e-8):
-        raise ValueError("the policy's means are not affine in the state: the grid oracle is for those (1-D and 2-D)")
+        raise ValueError(
+            "the policy's means must be affine in the state; for others there is the grid oracle (1-D and 2-D)"
+        )
     rho = policy.initial(cond)
     return AffineChain(gain, shift, policy.std.double(), rho.mean.double(), rho.std.double().expand_as(rho.mean))
 
@@ -209,7 +211,7 @@ def moments(chain: AffineChain) -> list[tuple[Float[Tensor, "R D"], Float[Tensor
 def values(chain: AffineChain, problem: Problem) -> tuple[Quadratic, ...]:
     """V_0 .. V_H of any affine chain, optimal or not: V_h(x) = -lam KL_h(x) + E[V_{h+1}(s_{h+1}) | s_h = x], V_H = r.
 
-    What a critic is to learn (trainers.actor_critic): the own step's KL is in it, that of rho is not. A step of std 0 has
+    The target of a critic (credit.actor_critic): the own step's KL is in it, that of rho is not. A step of std 0 has
     no price: in the certified objective it is the reference's.
     """
     reference, out = problem.reference, [final(problem)]

@@ -1,4 +1,4 @@
-"""Exponential tilts of Gaussian mixtures: what the KL-regularised optimum would be if the data could be tilted itself.
+"""Exponential tilts of Gaussian mixtures: the KL-regularised optimum if the data itself could be tilted.
 
 max_q E_q[r] - lam KL(q || p) is lam log Z, reached by q = p* = p exp(r / lam) / Z (Donsker & Varadhan 1975; Gibbs' variational
 principle).
@@ -38,7 +38,7 @@ class GaussianMixture:
 
 @dataclass(frozen=True, eq=False)
 class Tilt:
-    """p*(x) proportional to p(x) exp(r(x) / lam): the density, and what it is worth.
+    """p*(x) proportional to p(x) exp(r(x) / lam): the density, its value, reward and KL.
 
     value: lam log Z = reward - lam kl. reward: E*[r]. kl: KL(p* || p), nats.
     """
@@ -49,7 +49,7 @@ class Tilt:
     kl: float
 
     def gap(self, objective: float) -> float:
-        """What a chain's optimum lacks. objective: of its ceiling or attainable optimum at the same lam. Negative where
+        """The gap to a chain's optimum. objective: of its ceiling or attainable optimum at the same lam. Negative where
         the chain's own samples, which are not quite the data, are easier to tilt."""
         return self.value - objective
 
@@ -68,7 +68,7 @@ def tilt(base: GaussianMixture, *, slope: Float[Tensor, " D"], curvature: Float[
     Raises ValueError for lam <= 0, a curvature that is not symmetric, and where Z diverges: B with an eigenvalue <= 0.
     """
     if lam <= 0 or not torch.allclose(curvature, curvature.mT):
-        raise ValueError(f"lam is {lam} and must be above 0; the curvature must be symmetric")
+        raise ValueError(f"lam is {lam}; it must be above 0, and the curvature symmetric")
     slope, curvature, means = slope.double(), curvature.double(), base.means
     s = root(base.covariances)
     b = torch.eye(means.shape[1], dtype=torch.float64) + 2 * s @ curvature @ s / lam

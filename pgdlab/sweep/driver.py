@@ -71,7 +71,7 @@ class Account(tune.Callback):
 
 
 def chosen(config: dict[str, Any]) -> Parameters:
-    """What Tune chose for a trial."""
+    """The values that Tune chose for a trial."""
     return dict(config.get("grid", config))
 
 
@@ -86,7 +86,7 @@ def figures(ended: Record, sweep: Sweep) -> str:
 
 
 def run(sweep: Sweep, engine: Engine) -> list[Record]:
-    """Runs what is left of a sweep. Returns the record of every trial; those that did not finish say why."""
+    """Runs the trials of a sweep that are left. Returns the record of every trial; those that did not finish say why."""
     for some in sweep.probes():
         finish(draft(record(sweep, some).named))  # a mistake in any value is found before anything starts
     home = Path("runs") / sweep.name
@@ -136,7 +136,7 @@ def tuner(sweep: Sweep, engine: Engine, home: Path, grid: list[Parameters], acco
 
 
 def known(sweep: Sweep, home: Path) -> list[Parameters]:
-    """What a sweep of this file has tried before: bayes goes on from there, the others draw the same again."""
+    """The trials of an earlier run of this sweep: bayes goes on from there, the others draw the same again."""
     if sweep.method != "bayes":
         return []
     found = [json.loads(file.read_text()) for file in sorted((home / RECORDS).glob("*.json"))]

@@ -32,18 +32,18 @@ class Engine:
     def __post_init__(self) -> None:
         if self.cpus < 1 or self.gpus < 0 or (self.gpus > 1 and self.gpus != int(self.gpus)):
             raise ValueError(
-                f"cpus is {self.cpus}, gpus {self.gpus}; a trial takes a thread or more, and whole GPUs or a share"
+                f"cpus is {self.cpus}, gpus {self.gpus}; cpus must be at least 1, gpus a whole number or a share below 1"
             )
         limits = [limit for limit in (self.seconds, self.trials) if limit is not None]
         if self.retries < 0 or any(limit <= 0 for limit in limits):
             raise ValueError(
-                f"retries is {self.retries}, seconds {self.seconds}, trials {self.trials}; retries is at least 0, seconds above "
-                "0, trials at least 1; null for no limit"
+                f"retries is {self.retries}, seconds {self.seconds}, trials {self.trials}; retries must be at least 0, "
+                "seconds above 0, trials at least 1; null for no limit"
             )
 
 
 def space(sweep: Sweep) -> dict[str, Any]:
-    """What varies, in Tune's words."""
+    """The parameters that vary, as Tune's distributions."""
     from ray import tune
 
     return {name: domain(p, tune) for name, p in sweep.space.items()}
@@ -67,8 +67,8 @@ def domain(p: dict[str, Any], tune: Any) -> Any:
 def searcher(sweep: Sweep, engine: Engine, known: list[Parameters]) -> Any:
     """Tune's variant generator, or Optuna's tree-structured Parzen estimator for bayes.
 
-    known: what a sweep that goes on has tried; it is asked for first, and finished trials answer at once. Another seed for what
-    is new: the same would suggest the same again.
+    known: the trials of a sweep that goes on; they are suggested first, and finished ones answer at once. New trials get another
+    seed: the same would suggest the same again.
     """
     from ray.tune.search.basic_variant import BasicVariantGenerator
 

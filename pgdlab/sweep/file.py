@@ -1,4 +1,4 @@
-"""W&B sweep files: which runs there are to be, and how they are chosen."""
+"""W&B sweep files: the runs of a sweep, and how they are chosen."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Parameters = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep file says.
+    """The contents of a sweep file.
 
     words: overrides that its command gives every run. space: parameters that vary, as the file states them; constants: those
-    with one value. order: all names as the file orders them. metric, goal: what bayes and early termination look at, "max" or
-    "min". cap: the most runs there will be. early: the file's early_terminate.
+    with one value. order: all names as the file orders them. metric, goal: the figure for bayes and early termination, and "max"
+    or "min". cap: the most runs there will be. early: the file's early_terminate.
     """
 
     name: str
@@ -70,8 +70,8 @@ WORDS = ("values", "value", "min", "max", "q", "distribution")
 
 
 def read(path: str | Path, *, keep_logger: bool = False) -> Sweep:
-    """A sweep file. keep_logger: whether `logger=` words of its command are kept. Raises ConfigError for what is not one, or
-    asks for what is not there."""
+    """A sweep file. keep_logger: whether `logger=` words of its command are kept. Raises ConfigError for another file, and for
+    settings that are not offered."""
     try:
         found = yaml.safe_load(Path(path).read_text())
     except OSError as error:
@@ -99,19 +99,19 @@ def sweep_of(found: dict[str, Any], stem: str, keep_logger: bool) -> Sweep:
         raise ConfigError(f"method is {method!r}.{nearest(str(method), METHODS)}")
     for key, kind in {"metric": dict, "early_terminate": dict, "run_cap": int, "command": list}.items():
         if found.get(key) is not None and not isinstance(found[key], kind):
-            raise ConfigError(f"{key} is {found[key]!r}, which is no {NOUNS[kind]}")
+            raise ConfigError(f"{key} is {found[key]!r}; it must be a {NOUNS[kind]}")
     constants = {name: p["value"] for name, p in parameters.items() if "value" in p}
     space = {name: checked(name, p, method) for name, p in parameters.items() if "value" not in p}
     metric, cap, early = found.get("metric") or {}, found.get("run_cap"), found.get("early_terminate")
     if method != "grid" and not cap:
-        raise ConfigError(f"method {method} never ends by itself: state run_cap, the number of runs")
+        raise ConfigError(f"method {method} never ends by itself: it must have run_cap, the number of runs")
     if (method == "bayes" or early) and not metric.get("name"):
         raise ConfigError(
             "bayes and early_terminate need metric.name: a column of metrics.csv, or for bayes a key of summary.json"
         )
     if early and (early.get("type") != "hyperband" or not ("min_iter" in early or {"s", "max_iter"} <= early.keys())):
         raise ConfigError(
-            "early_terminate takes type: hyperband with min_iter (and eta), or with max_iter, s (and eta)"
+            "early_terminate must be of type: hyperband with min_iter (and eta), or with max_iter, s (and eta)"
         )
     goal = GOALS.get(metric.get("goal", "minimize"))  # W&B's default
     if goal is None:
@@ -134,23 +134,23 @@ def words_of(command: Any, keep_logger: bool) -> tuple[str, ...]:
 
 
 def parameter(name: str, p: Any) -> dict[str, Any]:
-    """A parameter as it stands in the file. Raises ConfigError for what W&B would not take, or take for something else."""
+    """A parameter as it stands in the file. Raises ConfigError where W&B would refuse or misread it."""
     if not isinstance(p, dict):
-        raise ConfigError(f"{name} is {p!r}; write values: [...], value: ..., or min: and max:")
+        raise ConfigError(f"{name} is {p!r}; it must have values: [...], value: ..., or min: and max:")
     if "parameters" in p:
-        raise ConfigError(f"{name} is nested; write a dotted key, as in optimizer.lr")
+        raise ConfigError(f"{name} is nested; it must be a dotted key, as in optimizer.lr")
     for key in p.keys() - {*WORDS}:
         raise ConfigError(f"{name}.{key} is not offered.{nearest(str(key), WORDS)}")
     if "values" in p and not (isinstance(p["values"], list) and p["values"]):
-        raise ConfigError(f"{name}.values is {p['values']!r}; it is a list of one value or more")
+        raise ConfigError(f"{name}.values is {p['values']!r}; it must be a list of one value or more")
     for key in ("min", "max", "q"):
         if key in p and type(p[key]) not in (int, float):
-            raise ConfigError(f"{name}.{key} is {p[key]!r}, which is no number (YAML's are written as 1.0e-4)")
+            raise ConfigError(f"{name}.{key} is {p[key]!r}, which must be a number (in YAML: 1.0e-4)")
     return dict(p)
 
 
 def checked(name: str, p: dict[str, Any], method: str) -> dict[str, Any]:
-    """A parameter that varies, its distribution named. Raises ConfigError for what is not offered here."""
+    """A parameter that varies, its distribution named. Raises ConfigError for a distribution that is not offered."""
     usual = "int_uniform" if type(p.get("min")) is type(p.get("max")) is int else "uniform"
     kind = p.get("distribution") or ("categorical" if "values" in p else usual)
     needs = DISTRIBUTIONS.get(kind)
@@ -159,11 +159,11 @@ def checked(name: str, p: dict[str, Any], method: str) -> dict[str, Any]:
     if not {*needs} <= p.keys():
         raise ConfigError(f"{name} is {kind}, which needs {', '.join(needs)}")
     if kind == "q_log_uniform_values" and method == "bayes":
-        raise ConfigError(f"{name} is {kind}, which bayes does not take; q_uniform or log_uniform_values")
+        raise ConfigError(f"{name} is {kind}; with bayes it must be another, such as q_uniform or log_uniform_values")
     if kind == "q_uniform" and any(abs(math.remainder(p[end], p["q"])) > 1e-9 * abs(p["q"]) for end in ("min", "max")):
         raise ConfigError(f"{name}.min and max must be multiples of q, {p['q']}")
     if method == "grid" and kind != "categorical":
-        raise ConfigError(f"{name} has no values, which a grid needs")
+        raise ConfigError(f"{name} must have values in a grid")
     return {**p, "distribution": kind}
 
 

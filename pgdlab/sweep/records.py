@@ -1,4 +1,4 @@
-"""What is known of a trial on disk: its run folder, and beside it a record of its attempts and a log of what it said."""
+"""The state of a trial on disk: its run folder, a record of its attempts, and a log of their output."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PLAIN = {"_target_", "_partial_", "accelerator", "devices", "precision"}  # of a
 
 @dataclass(frozen=True)
 class Record:
-    """A trial. sweep: the folder runs/<name of the sweep>; name: of the trial; chosen: the values of what varies; warm: whether
-    it may run in a process that ran another one; processes: of the run."""
+    """A trial. sweep: the folder runs/<name of the sweep>; name: of the trial; chosen: the values of the parameters that vary;
+    warm: whether it may run in a process that ran another one; processes: of the run."""
 
     sweep: Path
     name: str
@@ -44,7 +44,7 @@ class Record:
 
     @property
     def log(self) -> Path:
-        """What its attempts printed."""
+        """The output of its attempts."""
         return self.file.with_suffix(".log")
 
     @property

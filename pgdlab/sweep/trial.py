@@ -65,10 +65,10 @@ class Trial(tune.Trainable):
                 raise self.failed(f"no end after {self.engine.seconds:g} s")
 
     def require_metric(self, row: dict[str, float]) -> None:
-        """Ends a trial whose first row does not have what early termination looks at."""
+        """Ends a trial whose first row does not have the metric of early termination."""
         if self.reported == 0 and self.metric not in row:
             names = ", ".join(row)
-            raise self.failed(f"early_terminate needs a column of metrics.csv; {self.metric} is none of {names}")
+            raise self.failed(f"early_terminate needs a column of metrics.csv; {self.metric} must be one of {names}")
 
     def begin(self) -> None:
         """Starts the run, or goes on with it, unless it is over. A folder without a checkpoint is begun anew."""
@@ -100,7 +100,7 @@ class Trial(tune.Trainable):
         self.record.keep([*before, last | {"end": words, "seconds": took}])
 
     def failed(self, reason: str) -> RuntimeError:
-        """The end of an attempt that came to nothing."""
+        """Ends an attempt that failed."""
         self.process.kill()
         self.ending(reason)
         self.unlock()

@@ -14,14 +14,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-WARM = ("pgdlab.tasks.train", "pgdlab.tasks.best_of_n")  # what is imported before the first run
+WARM = ("pgdlab.tasks.train", "pgdlab.tasks.best_of_n")  # imported before the first run
 
 
 def serve(main: Callable[[list[str]], int]) -> int:
     """Runs main on each order until the input ends. Returns an exit code, that of the first run that fails."""
     orders, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # output of a library is no answer
     for module in WARM:
         importlib.import_module(module)
     for line in orders:
@@ -39,7 +39,7 @@ def serve(main: Callable[[list[str]], int]) -> int:
 
 
 def redirect(log: Path) -> None:
-    """What is printed, by libraries too, goes to the end of the log."""
+    """Appends all output to the log, that of libraries too."""
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)

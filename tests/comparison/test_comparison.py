@@ -1,4 +1,4 @@
-"""What is pooled, what is kept apart, what is named a winner: on folders with chosen figures."""
+"""Which runs are pooled, which are kept apart, and when a winner is named: on folders with chosen figures."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_scores(tmp_path: Path) -> None:
     assert declared.methods[0].scores == {0: pytest.approx(0.5 / 1.0)}
     assert declared.scale == "ceiling"
     assert one(tmp_path, ceilings={"fashion": 1.2}).scale == "reward"
-    with pytest.raises(ValueError, match=r"compare.ceilings has 0.2, but the base"):
+    with pytest.raises(ValueError, match=r"compare.ceilings has 0.2; it must be above"):
         found(tmp_path, ceilings={"digits": 0.2})
 
 
@@ -207,7 +207,7 @@ def test_hacking_by_hand(tmp_path: Path) -> None:
     assert hacking(flat) is None
 
 
-# ---- what may be said
+# ---- conclusions
 
 
 def several(folder: Path, seeds: int, methods: dict[str, float]) -> Problem:

@@ -106,7 +106,7 @@ def test_paired_seeds_are_drawn_together() -> None:
 
 
 def test_scores_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="must be finite"):
         interval(np.array([[1.0], [np.nan]]), mean)
 
 

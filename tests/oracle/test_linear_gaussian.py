@@ -193,7 +193,7 @@ def test_what_has_no_optimum_or_is_not_affine_is_refused() -> None:
     two = Mixture(Cosine(), torch.ones(2), torch.tensor([[-1.0], [1.0]]), 0.1 * torch.eye(1).expand(2, 1, 1))
     space = Dense((1,))
     policy = Policy(two, space, Standard(space=space, num_conditions=1, std=1.0), DDIM(), 5)
-    with pytest.raises(ValueError, match="not affine"):
+    with pytest.raises(ValueError, match="must be affine"):
         affine_chain(policy, ONE)
 
 

@@ -315,7 +315,7 @@ def test_a_periodic_mdp_needs_the_transform() -> None:
     assert change.max() - change.min() > 0.04
     assert relative_value_iteration(mdp, stay=0.1).objective == pytest.approx(relative_value_iteration(mdp).objective)
     for stay in (0.0, 1.0):
-        with pytest.raises(ValueError, match=r"stay is .* between 0 and 1"):
+        with pytest.raises(ValueError, match=r"stay is .* above 0 and below 1"):
             relative_value_iteration(mdp, stay=stay)
 
 
@@ -395,7 +395,7 @@ def test_messages_say_what_to_do() -> None:
         MDP(transition=good.transition, reward=good.reward, start=fp64([1.5, -0.5]))
     with pytest.raises(ValueError, match=r"call .double\(\)"):
         MDP(transition=good.transition, reward=good.reward.float(), start=good.start)
-    with pytest.raises(ValueError, match="tables for 3 steps and the horizon is 4"):
+    with pytest.raises(ValueError, match="tables for 3 steps; it must have 4"):
         finite_objective(good, random_policy(3, 2, 2), 4)
     for solve in (value_iteration, policy_iteration):
         with pytest.raises(ValueError, match=r"gamma is 1.0.*average reward"):

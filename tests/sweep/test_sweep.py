@@ -84,29 +84,29 @@ BAD = {
     "no mapping `parameters`": {"parameters": None},
     "metod is not a key of a sweep file. Did you mean method": {"metod": "grid"},
     "method is 'gird'. Did you mean grid": {"method": "gird"},
-    "seed has no values, which a grid needs": {"parameters": {"seed": {"min": 0, "max": 3}}},
-    "optimizer is nested; write a dotted key": {"parameters": {"optimizer": {"parameters": {"lr": {"value": 1}}}}},
-    "seed is [0, 1]; write values": {"parameters": {"seed": [0, 1]}},
+    "seed must have values in a grid": {"parameters": {"seed": {"min": 0, "max": 3}}},
+    "optimizer is nested; it must be a dotted key": {"parameters": {"optimizer": {"parameters": {"lr": {"value": 1}}}}},
+    "seed is [0, 1]; it must have values": {"parameters": {"seed": [0, 1]}},
     "seed.values is []": {"parameters": {"seed": {"values": []}}},
-    "seed.min is '1e-4', which is no number": {"parameters": {"seed": {"min": "1e-4", "max": 1}}},
+    "seed.min is '1e-4', which must be a number": {"parameters": {"seed": {"min": "1e-4", "max": 1}}},
     "seed.distribtion is not offered. Did you mean distribution": {"parameters": {"seed": {"distribtion": "uniform"}}},
     "seed.min and max must be multiples of q": {
         "method": "random",
         "run_cap": 2,
         "parameters": {"seed": {"distribution": "q_uniform", "min": 0.1, "max": 1, "q": 0.25}},
     },
-    "which bayes does not take": {
+    "with bayes it must be another": {
         "method": "bayes",
         "run_cap": 2,
         "metric": {"name": "reward"},
         "parameters": {"seed": {"distribution": "q_log_uniform_values", "min": 1, "max": 4, "q": 1}},
     },
-    "metric is 'reward', which is no mapping": {"metric": "reward"},
+    "metric is 'reward'; it must be a mapping": {"metric": "reward"},
     "metric.goal is 'max'. Did you mean maximize": {"metric": {"name": "reward", "goal": "max"}},
-    "run_cap is 'two', which is no whole number": {"run_cap": "two"},
-    "state run_cap": {"method": "random"},
+    "run_cap is 'two'; it must be a whole number": {"run_cap": "two"},
+    "it must have run_cap": {"method": "random"},
     "need metric.name": {"method": "bayes", "run_cap": 2},
-    "early_terminate takes type: hyperband": {"early_terminate": {"type": "x"}, "metric": {"name": "reward"}},
+    "early_terminate must be of type: hyperband": {"early_terminate": {"type": "x"}, "metric": {"name": "reward"}},
     "seed has distribution 'normal'": {"parameters": {"seed": {"distribution": "normal"}}},
     "seed is uniform, which needs min, max": {"parameters": {"seed": {"min": 0.5}}},
     "its command must hold": {"command": ["python", "run.py", "${args}"]},
@@ -140,9 +140,9 @@ def test_settings_that_would_change_no_trial_are_refused(here: Path, capsys: Any
         ("sweep=x.yaml", "plan.iterations=3"): "plan is set, but the sweep file says",
         ("sweep=y.yaml",): "sweep is 'y.yaml': No such file",
         (): "task=sweep needs a sweep file",
-        ("sweep=x.yaml", "engine.gpus=1.5"): "whole GPUs or a share",
+        ("sweep=x.yaml", "engine.gpus=1.5"): "gpus a whole number or a share",
         ("sweep=x.yaml", "engine.cups=1"): "Did you mean engine.cpus",
-        ("sweep=x.yaml", "engine.retries=-1"): "retries is at least 0",
+        ("sweep=x.yaml", "engine.retries=-1"): "retries must be at least 0",
         ("sweep=x.yaml", "engine.seconds=0"): "seconds above 0",
     }.items():
         assert cli.main(["task=sweep", *words]) == 2
@@ -333,7 +333,9 @@ def test_early_termination_by_what_is_no_column_says_so(here: Path) -> None:
     )  # fmt: skip
     assert sweep("sweep=x.yaml", "engine.retries=0") == 1
     (failure,) = (here / "runs" / "x").glob(f"*/{FAILURE}")
-    assert "early_terminate needs a column of metrics.csv; reward_after is none of dead_groups" in failure.read_text()
+    assert (
+        "early_terminate needs a column of metrics.csv; reward_after must be one of dead_groups" in failure.read_text()
+    )
 
 
 def test_bayes_goes_on_from_what_it_knows(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

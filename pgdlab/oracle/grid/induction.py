@@ -31,7 +31,7 @@ class Problem:
     reward: of the sample s_H, any function of states (P, D) -> (P,), also a discontinuous one. running: r_h by step h, paid for
     s_{h+1}. lam0: default lam. trains_denoiser, trains_initial: what the optimum may change. Steps with std 0 are the
     reference's. cond: the condition that the policies get. points: nodes an axis (default 1000 in 1-D, 100 in 2-D).
-    tolerance: the error of objective and reward from which a result is refused.
+    tolerance: the largest error of objective and reward; a result with a larger one raises.
     """
 
     reference: Policy
@@ -48,11 +48,11 @@ class Problem:
     def __post_init__(self) -> None:
         shape, steps = self.reference.space.shape, self.reference.steps
         if shape not in ((1,), (2,)):
-            raise ValueError(f"the grid oracle takes samples of shape (1,) or (2,), not {shape}")
+            raise ValueError(f"samples have shape {shape}; for the grid oracle it must be (1,) or (2,)")
         if self.lam <= 0 or self.start_weight <= 0:
             raise ValueError(f"lam is {self.lam} and lam0 {self.lam0}; they must be above 0 (bounded() needs no KL)")
         if wrong := [h for h in self.running if not 0 <= h < steps]:
-            raise ValueError(f"running rewards at steps {wrong}; the chain has steps 0 to {steps - 1}")
+            raise ValueError(f"running rewards are at steps {wrong}; they must be at steps 0 to {steps - 1}")
 
     @property
     def start_weight(self) -> float:
@@ -73,7 +73,7 @@ class Problem:
         return start_of(self.reference, self.cond)
 
     def paid(self, z: Float[Tensor, "P D"], h: int) -> Float[Tensor, " P"]:
-        """What action h earns by leading to z."""
+        """The reward of action h for leading to z."""
         parts = [self.running[h]] if h in self.running else []
         parts += [self.reward] if h == self.reference.steps - 1 else []
         return torch.stack([part(z).double() for part in parts]).sum(0) if parts else torch.zeros(len(z)).double()

@@ -1,7 +1,7 @@
 """Exact optima of 1-D and 2-D chains under any reward, and exact evaluation of any policy, by backward induction.
 
-J = E[sum_h r_h] - lam sum_h E[KL_h] - lam0 KL(rho || rho_pre). What the chain does is tabulated, as the expectation of the value
-after each stochastic step as a function of that step's mean; values in between are quintic splines, deterministic steps
+J = E[sum_h r_h] - lam sum_h E[KL_h] - lam0 KL(rho || rho_pre). Tabulated is the expectation of the value after each stochastic
+step as a function of that step's mean; values in between are quintic splines, deterministic steps
 are composed exactly, and expectations are taken against the step's Gaussian with jumps located within a cell.
 """
 
@@ -25,7 +25,7 @@ from pgdlab.oracle.grid.start import Begin, Best, Given, Tilted
 
 COARSE = 0.6  # of the nodes: the second grid, from which the error is estimated
 ROUNDS = 8  # of moving the grids to where the optimum goes
-ESCAPES = 1e-4  # probability of leaving the grids that is refused
+ESCAPES = 1e-4  # the largest probability of leaving the grids
 
 FINER = 0.3  # of the prior's std: the narrowest rho that the grid of s_0 is made for
 
@@ -59,7 +59,7 @@ class Solution:
 
 
 def attainable(problem: Problem) -> Solution:
-    """The optimum among Gaussian steps of the reference's std, and Gaussian rho: what a diffusion policy can reach.
+    """The optimum among Gaussian steps of the reference's std, and Gaussian rho: within reach of a diffusion policy.
 
     V_h(x) = max_m E_{N(m, std_h^2 I)}[r_h + V_{h+1}] - lam |m - m_pre(x)|^2 / (2 std_h^2).
     """
@@ -79,7 +79,7 @@ def bounded(problem: Problem, box: float) -> Solution:
     V_h(x) = max_m E_{N(m, std_h^2 I)}[r_h + V_{h+1}]; objective = reward. Raises ValueError for box <= 0.
     """
     if box <= 0:
-        raise ValueError(f"box is {box}; it is how many std a mean may move, and must be above 0")
+        raise ValueError(f"box is {box}; it must be above 0: the number of stds by which a mean may move")
     return solve(problem, Attainable(0.0, box), Given(None))
 
 

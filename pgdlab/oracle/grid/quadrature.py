@@ -97,7 +97,7 @@ def hermite(lines: Float[Tensor, "C M *R"], width: float, cells: int, tilted: bo
 
 
 def rough(values: Float[Tensor, "C *M"]) -> Bool[Tensor, " *M"]:
-    """Nodes beside a jump: where the sixth difference is above 6 times the range of the seven values that it is made of,
+    """Nodes next to a jump: where the sixth difference is above 6 times the range of the seven values that it is made of,
     after a straight line is taken out (a jump has 12, a kink 4 at most, a step smoothed by a Gaussian of .8 cells 3).
     Jumps below 1e-7 of the widest channel's range are let pass."""
     found = np.zeros(values.shape[1:], dtype=bool)
@@ -114,8 +114,8 @@ def rough(values: Float[Tensor, "C *M"]) -> Bool[Tensor, " *M"]:
 
 
 def sampled(f: Function, box: Box, channels: int, merge: Function) -> Float[Tensor, "C *N"]:
-    """f at the nodes of a box; where one of its first `channels` jumps, what `merge` makes of its values all over the
-    node's cell, (P, S, C) -> (P, C): their average.
+    """f at the nodes of a box; where one of its first `channels` jumps, its values all over the node's
+    cell as `merge`, (P, S, C) -> (P, C), averages them.
 
     So that sums over nodes against a smooth density keep the mass on either side of a jump: the position of a jump is
     then known to a cell / SUBSAMPLES, not to a cell.

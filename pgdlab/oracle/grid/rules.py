@@ -1,4 +1,4 @@
-"""How a stochastic step is taken: what backward induction makes of E[V_{h+1}] at each of them."""
+"""Rules of backward induction: from E[V_{h+1}] to V_h, and the mean of the step."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pgdlab.oracle.grid.maximum import best_nodes, maximise
 from pgdlab.oracle.grid.quadrature import REACH, expectation
 from pgdlab.oracle.grid.spline import Box, Spline
 
-# What is carried backwards: the value, the path's KL in nats, and the probability of leaving the grids
+# Channels that are carried backwards: the value, the path's KL in nats, and the probability of leaving the grids
 VALUE, KL, LEFT = 0, 1, 2
 CHANNELS = 3
-TIE = 1e-7  # reward a nat, where the KL is free: what decides between equally good means
+TIE = 1e-7  # reward a nat, where the KL is free: decides between equally good means
 
 
 @dataclass(frozen=True, eq=False)

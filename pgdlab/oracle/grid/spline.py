@@ -80,7 +80,7 @@ def coefficients(values: Float[Tensor, "N *C"]) -> Float[Tensor, "M *C"]:
     derivative does not jump at the two nodes next to each end."""
     n = len(values)
     if n < 8:
-        raise ValueError(f"a quintic spline needs 8 nodes an axis, not {n}")
+        raise ValueError(f"there are {n} nodes on an axis; for a quintic spline there must be at least 8")
     band = np.zeros((13, n + 4))  # band[6 + row - column, column]
     rows = np.arange(2, n + 2)
     for offset, b in zip(range(-2, 3), (1, 26, 66, 26, 1), strict=True):

@@ -54,7 +54,7 @@ def given(values: Float[Tensor, "C *N"], box: Box, rho: Gaussian, prior: Gaussia
 
 
 class Begin(ABC):
-    """What rho is: from the channels of s_0 at the nodes of a box, rho_pre and lambda_0 to rho's part."""
+    """The choice of rho, from the channels of s_0 at the nodes of a box, rho_pre and lambda_0."""
 
     @abstractmethod
     def start(self, values: Float[Tensor, "C *N"], box: Box, prior: Gaussian, lam0: float) -> Start: ...

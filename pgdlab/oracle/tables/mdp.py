@@ -60,7 +60,7 @@ def greedy(q: Float[Tensor, "S A"]) -> Float[Tensor, "S A"]:
 def by_step(policy: Float[Tensor, "*T S A"], horizon: int) -> Float[Tensor, "H S A"]:
     """The same policy with one table a step."""
     if policy.ndim == 3 and len(policy) != horizon:
-        raise ValueError(f"the policy has tables for {len(policy)} steps and the horizon is {horizon}: give {horizon}")
+        raise ValueError(f"the policy has tables for {len(policy)} steps; it must have {horizon}, as the horizon")
     return policy.expand(horizon, *policy.shape[-2:])
 
 
@@ -100,7 +100,7 @@ def soft_backward_induction(
 
 
 def finite_optimum(mdp: MDP, values: list[Tensor], policy: list[Tensor]) -> Optimum:
-    """What backward induction hands back."""
+    """The optimum from the tables of backward induction."""
     objective = (mdp.start @ values[0]).item()
     return Optimum(
         objective=objective, values=torch.stack(values), policy=torch.stack(policy), error=0.0, sweeps=len(policy)
@@ -143,10 +143,10 @@ def finite_objective(
 
 
 def check_discount(gamma: float) -> None:
-    """An infinite sum needs gamma < 1."""
+    """Raises ValueError where the infinite sum does not converge."""
     if not 0 <= gamma < 1:
         raise ValueError(
-            f"gamma is {gamma}; a discounted infinite horizon needs 0 <= gamma < 1 (or the average reward)"
+            f"gamma is {gamma}; in a discounted infinite horizon it must be at least 0 and below 1 (or take the average reward)"
         )
 
 
@@ -219,7 +219,7 @@ def recurrent(reach: Bool[Tensor, "S S"]) -> Bool[Tensor, " S"]:
 
 
 def check_one_gain(mdp: MDP) -> None:
-    """Refuses an MDP that is not weakly communicating: there the best average reward may depend on the start.
+    """Raises ValueError for an MDP that is not weakly communicating: there the best average reward may depend on the start.
 
     Weakly communicating (which every unichain MDP is): one closed class whose states can all reach each other, and no
     policy that stays outside of it forever   (Puterman 1994, sec. 8.3.1).
@@ -251,7 +251,7 @@ def relative_value_iteration(mdp: MDP, tolerance: float = 1e-9, stay: float = 0.
     MDP never settles; it keeps the best policies and the bias. values: V* relative to state 0. A multichain MDP raises.
     """
     if not 0 < stay < 1:
-        raise ValueError(f"stay is {stay}; it must lie between 0 and 1 (0 would not converge on a periodic MDP)")
+        raise ValueError(f"stay is {stay}; it must be above 0 and below 1 (0 would not converge on a periodic MDP)")
     check_one_gain(mdp)
     values = torch.zeros_like(mdp.start)
     for sweep in range(1, SWEEPS + 1):

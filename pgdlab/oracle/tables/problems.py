@@ -1,4 +1,4 @@
-"""What a policy on a finite MDP is to maximise: the criterion with its exact optimum and the exact J of any policy."""
+"""Criteria on finite MDPs, each with its exact optimum and the exact J of any policy."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class Learner(ABC):
 
     @abstractmethod
     def credit(self, problem: Problem, batch: Batch, critic: Critic) -> Float[Tensor, "N H"]:
-        """What multiplies log pi(a_h|s_h); a critic learns from the batch on the way."""
+        """The factor of log pi(a_h|s_h); a critic learns from the batch on the way."""
 
     def loss(self, problem: Problem, batch: Batch, logits: Tensor, old: Tensor, credit: Tensor) -> Tensor:
         """The sum over runs of the mean over episodes of KL cost minus surrogate."""
@@ -247,7 +247,7 @@ UNDISCOUNTED = Reinforce(name="reward-to-go, baseline, no gamma^h", baseline="gr
 
 
 def certify_tables(seed: int = 0, plan: Plan | None = None) -> list[Row]:
-    """Every algorithm on every problem that it is for; the same rows for the same seed."""
+    """Every algorithm on every problem that it applies to; the same rows for the same seed."""
     rows = []
     for problem in PROBLEMS:
         learners: tuple[Learner, ...] = CRITICS if problem.continuing else (*EPISODIC, *CRITICS)
