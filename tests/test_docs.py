@@ -35,7 +35,7 @@ from tests.worlds import base
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("README.md")])
+PAGES = sorted([*DOCS.rglob("*.md"), *(ROOT / "results").glob("*.md"), ROOT / "README.md"])
 GROUPS = list(slots())
 HEADINGS = [
     "What it is", "Objective", "Options", "When to use", "Logged metrics", "Bias and caveats", "Run it",
