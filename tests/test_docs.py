@@ -196,6 +196,31 @@ def test_the_doctor_s_table_has_exactly_its_checks() -> None:
     assert set(re.findall(r"^\| (.*?) \|", table, re.MULTILINE)) - {"check"} == set(made)
 
 
+# ---- traps
+
+
+def unguarded(text: str) -> list[str]:
+    """The traps that state no size, and the tests that they name and that are not there."""
+    wrong = []
+    for section in re.split(r"^### ", text, flags=re.MULTILINE)[1:]:
+        title, _, body = re.split(r"^## ", section, flags=re.MULTILINE)[0].partition("\n")
+        story, _, guards = body.partition("Guard: ")
+        wrong += [] if re.search(r"\d", story) else [f"{title}: no size"]
+        named = re.findall(r"`(tests/\S+\.py)::(\w+)`", guards)
+        wrong += [] if named else [f"{title}: no guard"]
+        for file, test in named:
+            there = (ROOT / file).is_file() and f"\ndef {test}(" in (ROOT / file).read_text()
+            wrong += [] if there else [f"{title}: there is no {file}::{test}"]
+    return wrong
+
+
+def test_every_trap_has_a_size_and_a_guard() -> None:
+    page = DOCS / "traps.md"
+    none(unguarded(page.read_text()))
+    made_up = "## A 1\n### B\nIt is 2.\n\nGuard: `tests/test_docs.py::test_no`\n### C\nIt is.\n## D 3\n"
+    assert unguarded(made_up) == ["B: there is no tests/test_docs.py::test_no", "C: no size", "C: no guard"]
+
+
 # ---- options
 
 
