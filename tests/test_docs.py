@@ -7,6 +7,7 @@ import csv
 import functools
 import importlib
 import json
+import pkgutil
 import re
 import shlex
 import sys
@@ -443,12 +444,37 @@ def test_a_command_that_does_not_compose_is_seen() -> None:
 
 def test_combinations_on_the_configuration_page_build() -> None:
     page = DOCS / "configuration.md"
-    block = page.read_text().partition("What is trained and how combine freely")[2]
+    block = page.read_text().partition("combine freely, except")[2]
     lines = re.search(r"```bash\n(.*?)```", block, re.DOTALL)
     assert lines is not None
     for line in lines[1].splitlines():
         module = build_module(compose([f"domain.weights={base()}", *shlex.split(line)[2:]]))
         assert any(p.requires_grad for p in module.policy.parameters())
+
+
+def unknown_names(text: str) -> list[str]:
+    """Names and files of the package that are not there; those that the text itself gives as examples are left out."""
+    rooms = "|".join(sorted(path.stem for path in (ROOT / "pgdlab").glob("[a-z]*")))
+    names = re.findall(r"\bpgdlab(?:\.\w+)+", text)
+    names += [f"pgdlab.{name}" for name in re.findall(rf"`((?:{rooms})\.\w+\.\w+)`", text)]
+    files = re.findall(rf"\b(?:pgdlab/|tests/|benchmarks/|(?=(?:{rooms})/))[\w/]+\.py\b", text)
+    own = re.findall(r"<!-- example: (\S+) -->", text)
+    wrong = [file for file in files if not any((ROOT / base / file).is_file() for base in ("", "pgdlab"))]
+    for name in names:
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError):
+            wrong.append(name)
+    return [x for x in dict.fromkeys(wrong) if not any(x.replace("/", ".").startswith(name) for name in own)]
+
+
+def test_names_of_the_package_exist() -> None:
+    pages = [page for page in [*PAGES, ROOT / "benchmarks" / "README.md"] if page.name != "architecture.md"]
+    none(f"{name_of(page)}: {name}" for page in pages for name in unknown_names(page.read_text()))
+    made_up = (
+        "pgdlab.trainers.ppo.PPO, `pgdlab.world.Planet`, `credit.no.X`, `trainers/ppo.py`, `pgdlab/no.py`, tests/no.py"
+    )
+    assert unknown_names(made_up) == ["pgdlab/no.py", "tests/no.py", "pgdlab.world.Planet", "pgdlab.credit.no.X"]
 
 
 def blemishes(text: str) -> list[str]:
