@@ -7,6 +7,7 @@ import csv
 import functools
 import importlib
 import json
+import pkgutil
 import re
 import shlex
 import sys
@@ -35,7 +36,7 @@ from tests.worlds import base
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("README.md")])
+PAGES = sorted([*DOCS.rglob("*.md"), *(ROOT / "results").glob("*.md"), ROOT / "README.md"])
 GROUPS = list(slots())
 HEADINGS = [
     "What it is", "Objective", "Options", "When to use", "Logged metrics", "Bias and caveats", "Run it",
@@ -194,6 +195,31 @@ def test_the_doctor_s_table_has_exactly_its_checks() -> None:
     made = re.findall(r'(?:Check|_check)\("([^"]+)"', (ROOT / "pgdlab" / "training" / "checks.py").read_text())
     table = (DOCS / "metrics.md").read_text().partition("## The doctor")[2].partition("\n## ")[0]
     assert set(re.findall(r"^\| (.*?) \|", table, re.MULTILINE)) - {"check"} == set(made)
+
+
+# ---- traps
+
+
+def unguarded(text: str) -> list[str]:
+    """The traps that state no size, and the tests that they name and that are not there."""
+    wrong = []
+    for section in re.split(r"^### ", text, flags=re.MULTILINE)[1:]:
+        title, _, body = re.split(r"^## ", section, flags=re.MULTILINE)[0].partition("\n")
+        story, _, guards = body.partition("Guard: ")
+        wrong += [] if re.search(r"\d", story) else [f"{title}: no size"]
+        named = re.findall(r"`(tests/\S+\.py)::(\w+)`", guards)
+        wrong += [] if named else [f"{title}: no guard"]
+        for file, test in named:
+            there = (ROOT / file).is_file() and f"\ndef {test}(" in (ROOT / file).read_text()
+            wrong += [] if there else [f"{title}: there is no {file}::{test}"]
+    return wrong
+
+
+def test_every_trap_has_a_size_and_a_guard() -> None:
+    page = DOCS / "traps.md"
+    none(unguarded(page.read_text()))
+    made_up = "## A 1\n### B\nIt is 2.\n\nGuard: `tests/test_docs.py::test_no`\n### C\nIt is.\n## D 3\n"
+    assert unguarded(made_up) == ["B: there is no tests/test_docs.py::test_no", "C: no size", "C: no guard"]
 
 
 # ---- options
@@ -418,12 +444,37 @@ def test_a_command_that_does_not_compose_is_seen() -> None:
 
 def test_combinations_on_the_configuration_page_build() -> None:
     page = DOCS / "configuration.md"
-    block = page.read_text().partition("What is trained and how combine freely")[2]
+    block = page.read_text().partition("combine freely, except")[2]
     lines = re.search(r"```bash\n(.*?)```", block, re.DOTALL)
     assert lines is not None
     for line in lines[1].splitlines():
         module = build_module(compose([f"domain.weights={base()}", *shlex.split(line)[2:]]))
         assert any(p.requires_grad for p in module.policy.parameters())
+
+
+def unknown_names(text: str) -> list[str]:
+    """Names and files of the package that are not there; those that the text itself gives as examples are left out."""
+    rooms = "|".join(sorted(path.stem for path in (ROOT / "pgdlab").glob("[a-z]*")))
+    names = re.findall(r"\bpgdlab(?:\.\w+)+", text)
+    names += [f"pgdlab.{name}" for name in re.findall(rf"`((?:{rooms})\.\w+\.\w+)`", text)]
+    files = re.findall(rf"\b(?:pgdlab/|tests/|benchmarks/|(?=(?:{rooms})/))[\w/]+\.py\b", text)
+    own = re.findall(r"<!-- example: (\S+) -->", text)
+    wrong = [file for file in files if not any((ROOT / base / file).is_file() for base in ("", "pgdlab"))]
+    for name in names:
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError):
+            wrong.append(name)
+    return [x for x in dict.fromkeys(wrong) if not any(x.replace("/", ".").startswith(name) for name in own)]
+
+
+def test_names_of_the_package_exist() -> None:
+    pages = [page for page in [*PAGES, ROOT / "benchmarks" / "README.md"] if page.name != "architecture.md"]
+    none(f"{name_of(page)}: {name}" for page in pages for name in unknown_names(page.read_text()))
+    made_up = (
+        "pgdlab.trainers.ppo.PPO, `pgdlab.world.Planet`, `credit.no.X`, `trainers/ppo.py`, `pgdlab/no.py`, tests/no.py"
+    )
+    assert unknown_names(made_up) == ["pgdlab/no.py", "tests/no.py", "pgdlab.world.Planet", "pgdlab.credit.no.X"]
 
 
 def blemishes(text: str) -> list[str]:
