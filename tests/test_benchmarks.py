@@ -1,4 +1,4 @@
-"""What the benchmarks compute beside times: the counts and units that their tables rest on."""
+"""The counts and units that the tables of the benchmarks rest on."""
 
 from __future__ import annotations
 
