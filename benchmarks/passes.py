@@ -17,8 +17,9 @@ from pgdlab.world import World
 
 
 def networks(world: World) -> list[nn.Module]:
-    """Those inside the denoisers of policy and reference, each once."""
-    denoisers = (m for part in (world.policy, world.reference) for m in part.modules())
+    """Those inside the denoisers of policy, reference and old policy, each once."""
+    policies = (p for p in (world.policy, world.reference, world.old) if p is not None)
+    denoisers = (m for part in policies for m in part.modules())
     return list(dict.fromkeys(m.network for m in denoisers if isinstance(m, NetworkDenoiser)))
 
 

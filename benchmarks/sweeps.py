@@ -28,7 +28,7 @@ FAULTS, SEEDS = ["none", "raise", "kill", "hang"], range(6)
 
 def write(file: Path) -> None:
     """The sweep file."""
-    words = tiny("plan.iterations=12", "reward={_target_: tests.faults.Faulty}", "penalty=target_kl", "heldout=null")
+    words = tiny("plan.iterations=12", "reward={_target_: tests.faults.Faulty}", "penalty=constraint", "heldout=null")
     space = {"reward.fault": {"values": FAULTS}, "seed": {"values": list(SEEDS)}}
     command = ["python", "${program}", *words, "${args_no_hyphens}"]
     content = {"program": "run.py", "method": "grid", "command": command, "parameters": space}

@@ -153,7 +153,7 @@ def summary_names(summary: dict[str, Any]) -> set[str]:
 
 RUNS = {
     "joint, any class": (
-        "initial=diagonal", "reward=any_class", "domain.train_conditions=[0,1]", "penalty=target_kl",
+        "initial=diagonal", "reward=any_class", "domain.train_conditions=[0,1]", "penalty=constraint",
     ),
     "rwr, gated": ("trainer=rwr", "penalty=none", "reward=gated_jpeg", "heldout=quality", "trainer.updates=2"),
 }  # fmt: skip

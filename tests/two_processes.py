@@ -18,7 +18,7 @@ SCENARIOS: dict[str, tuple[bool, tuple[str, ...]]] = {
     "passes": (True, (*JOINT, *PATCHY, "trainer.minibatches=2", "plan.iterations=3", "plan.pass_size=3")),
     "target": (
         True,
-        ("penalty=target_kl", "trainer=reinforce", "trainer.scale=batch_std", *PATCHY, "plan.iterations=3"),
+        ("penalty=constraint", "trainer=reinforce", "trainer.scale=batch_std", *PATCHY, "plan.iterations=3"),
     ),
     "grpo": (
         True,

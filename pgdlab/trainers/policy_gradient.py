@@ -91,13 +91,14 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
         plan, policy, shuffle = world.plan, world.policy, world.noise.generator(iteration, 1)
         trained = plan.trained_steps.select(policy.stochastic_steps, shuffle) if policy.trains_denoiser else []
         index = world.processes.share(plan.samples)
-        graph = self.differentiates_sampling(world, len(index) * len(trained))
+        pairs = len(index) * len(trained)
+        graph = self.differentiates_sampling(world, pairs)
         compared = world.penalties.needs_reference() and policy.trains_denoiser  # a frozen denoiser's KL is 0
         extras = Extras(compared, world.reward.needs_estimates(), graph=graph)
         collected = self.interaction.collect(world, training_request(world, iteration, trained, extras))
         trajectory = collected.trajectory
         if graph and not trajectory.has_graph:  # memory ran out: not again
-            world.capacity.graph = False
+            world.capacity.pass_size = pairs - 1
         logs = summarise(world, collected)
         world.penalties.adapt(logs.get("kl_nats", 0.0))  # now: returns and losses are to share one coefficient
         spent = cost(world, collected)
@@ -153,5 +154,5 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
             off, more = fit_loss(world.critic, experience.trajectory, experience.targets, pairs)
             terms.append(off / (piece.count * len(experience.trajectory.trained)))
             logs |= more
-        rows = 0 if pairs is None or experience.trajectory.has_graph else len(pairs.index)
-        return Loss(sum(terms[1:], terms[0]), rows, logs)
+        replays = 0 if pairs is None or experience.trajectory.has_graph else 2 if world.penalties.needs_old() else 1
+        return Loss(sum(terms[1:], terms[0]), 0 if pairs is None else replays * len(pairs.index), logs)

@@ -113,21 +113,20 @@ def _optimizer(module: SteeringModule) -> Iterator[Check]:
     made = module.configure_optimizers()
     optimizer = made["optimizer"] if isinstance(made, dict) else made
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    parts = module.algorithm.trained(world).items()
-    own_named = {f"{name}.{n}": p for name, part in parts for n, p in part.named_parameters()}
-    trained = {n: p for n, p in own_named.items() if p.requires_grad}
+    parts = {"": world.policy} | {f"{name}.": part for name, part in module.outside_policy().items()}
+    named = {prefix + n: p for prefix, part in parts.items() for n, p in part.named_parameters()}
+    trained = {n: p for n, p in named.items() if p.requires_grad}
     missing = [n for n, p in trained.items() if id(p) not in held]
-    frozen = [n for n, p in own_named.items() if not p.requires_grad and id(p) in held]
-    own = {id(p) for p in own_named.values()}
-    everything = (world.policy, world.reference, world.old, world.reward, world.heldout, world.penalties, world.critic)
-    outside = [part for part in everything if part is not None]
+    frozen = [n for n, p in named.items() if not p.requires_grad and id(p) in held]
+    own = {id(p) for p in named.values()}
+    outside = [p for p in (world.reference, world.old, world.reward, world.heldout, world.penalties) if p is not None]
     loose = [n for part in outside for n, p in part.named_parameters() if p.requires_grad and id(p) not in own]
     stray = len(held - own)
     good = not (missing or frozen or loose or stray)
     count = sum(p.numel() for p in trained.values())
     cause = (
-        f"not in the optimizer: {missing[:3]}; in it though frozen: {frozen[:3]}; trainable though not trained: {loose[:3]}; "
-        f"in it though not trained: {stray}"
+        f"not in the optimizer: {missing[:3]}; in it though frozen: {frozen[:3]}; trainable outside the policy: {loose[:3]}; "
+        f"in it though not the policy's: {stray}"
     )
     yield _check("parameters", good, f"{count:,} trained, all in the optimizer", cause)
 

@@ -59,7 +59,6 @@ class SteeringModule(lightning.LightningModule):
         self.register_buffer("seconds", torch.zeros((), dtype=torch.float64))
         self.experience: Any = None
         self.parts: dict[str, list[torch.nn.Parameter]] = {}
-        self.graph_fits = True
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, list[tuple[Tensor, float]]] = {}
         self.rows = 0
@@ -111,7 +110,7 @@ class SteeringModule(lightning.LightningModule):
                 part.eval()
         self.base, size = digest(self.world.reference), self.trainer.world_size
         # an update follows its rollout directly and is backpropagated once, so it may use sampling's own graph
-        self.world.capacity.graph = self.graph_fits
+        self.world.capacity.graph = True
         self.parts = self.trained()
         self.world = replace(
             self.world, processes=Processes(self.global_rank, size, self.gather if size > 1 else alone)
@@ -120,14 +119,12 @@ class SteeringModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The reference is made of the domain's files, not of the checkpoint: what it was is kept to be compared. So is the
         size of passes, since sums of other parts are rounded otherwise."""
-        capacity = self.world.capacity
-        checkpoint |= {"base": self.base, "pass_size": capacity.pass_size, "graph": capacity.graph}
+        checkpoint |= {"base": self.base, "pass_size": self.world.capacity.pass_size}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint |= renamed.checkpoint(checkpoint, self.state_dict())
         capacity = self.world.capacity
-        capacity.pass_size = min(capacity.pass_size, checkpoint["pass_size"])
-        self.graph_fits = checkpoint.get("graph", True)
+        capacity.pass_size = min(capacity.pass_size, checkpoint.get("pass_size", capacity.pass_size))
 
     def gather(self, x: Tensor) -> Tensor:
         """Rows of all processes, in order of rank."""

@@ -182,7 +182,7 @@ def test_a_value_takes_variance_away() -> None:
     policy, reference = start(ETA, rho=True)
     world = world_of(policy, reference, None)
     plain = spread(world)
-    with_critic(world, exact_critic(policy, reference, lam=0.0))
+    world = with_critic(world, exact_critic(policy, reference, lam=0.0))
     baseline, trace = (spread(world, credit=ActorCritic(advantage_lambda=x)) for x in (1.0, 0.0))
     for name in ("denoiser.shift", "denoiser.gain"):
         assert trace[name] < 0.95 * baseline[name] < 0.5 * plain[name]
@@ -237,9 +237,9 @@ def test_the_exact_value_is_where_every_target_leads(form: Any, trace: float) ->
     assert slopes(policy, reference, exact_critic(policy, reference, lam=0.0), form, credit).max() > 2 * FOUR_ERRORS
 
 
-def learned(world: World, algorithm: Any, iterations: int, lr: float) -> Value:
-    """The critic after a plain Adam run on fresh trajectories, the policy fixed."""
-    world = algorithm.equip(world)
+def learn(world: World, algorithm: Any, iterations: int, lr: float) -> None:
+    """The critic in a plain Adam run on fresh trajectories, the policy fixed."""
+    assert world.critic is not None
     parameters = list(world.critic.parameters())
     optimizer = torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.99))
     for k in range(iterations):
@@ -251,7 +251,6 @@ def learned(world: World, algorithm: Any, iterations: int, lr: float) -> Value:
                 loss, _ = fit_loss(world.critic, experience.trajectory, experience.targets, piece.pairs)
                 (loss / len(piece.pairs.index)).backward()
             optimizer.step()
-    return world.critic
 
 
 def unexplained(world: World, truth: Value) -> Tensor:
@@ -273,7 +272,8 @@ def test_a_critic_learns_the_exact_value(critic: Any, trace: float, iterations: 
     penalty = PathKL(coefficient=LAM)
     world = tiny_world(policy, reference, penalty=penalty, samples=512, group=512, noise=FastNoise(2))
     algorithm = PPO(epochs=2, minibatches=4, credit=ActorCritic(critic=critic, target_lambda=trace))
-    learned(world, algorithm, iterations, lr)
+    world = algorithm.equip(world)
+    learn(world, algorithm, iterations, lr)
     assert unexplained(world, exact_critic(policy, reference)).max() < limit
 
 
@@ -311,7 +311,7 @@ def loops(world: World, experience: Any, trace: float, gamma: float, paid: Tenso
     G^n_h = sum_{i<n} gamma^i (r - c)_{h+i} + gamma^n V(s_{h+n}) (Sutton & Barto 2018, eq. 12.1 to 12.3)."""
     out, trained = experience.trajectory, list(experience.trajectory.trained)
     value = at_trained(world.critic, out, 10**9)
-    net = paid - LAM * (out.kl if world.penalties.form == "A" else out.log_ratio)
+    net = paid - LAM * (out.kl if next(world.penalties.each()).form == "A" else out.log_ratio)
     horizon, columns = net.shape[1], len(trained)
 
     def lambda_return(i: int) -> Tensor:
@@ -326,7 +326,7 @@ def loops(world: World, experience: Any, trace: float, gamma: float, paid: Tenso
     targets = torch.stack([lambda_return(i) for i in range(columns)], 1)
     before = sum((gamma**t * net[:, t] for t in range(trained[0])), torch.zeros(len(net)).double())
     rho = before + gamma ** trained[0] * ((1 - trace) * value[:, 0] + trace * targets[:, 0])
-    if world.penalties.form == "B":
+    if next(world.penalties.each()).form == "B":
         rho = rho - LAM0 * out.initial_log_ratio
     return targets - value, targets, rho
 
@@ -456,7 +456,7 @@ def test_the_critic_is_clipped_by_itself(tmp_path: Path) -> None:
     algorithm = Reinforce(credit=ActorCritic(critic=Quadratic()))
     module = SteeringModule(world, algorithm, Optimization(clip_norm=0.1))
     fit(module, compose(["trainer=reinforce"]), tmp_path)
-    for part in module.trained():
+    for part in module.parts.values():
         norm = torch.stack([p.grad.norm() for p in part if p.grad is not None]).norm()
         assert norm == pytest.approx(0.1, rel=1e-4)
     assert min(module.history[0][f"train/{name}"] for name in ("gradient_norm", "critic_gradient_norm")) > 100

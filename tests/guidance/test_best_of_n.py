@@ -19,7 +19,7 @@ from pgdlab.guidance.best_of_n import Best, best_of_n, kl_bound, rounds
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout.noise import Noise, Stream
 from pgdlab.rollout.sampler import rollout
-from pgdlab.trainers.interaction import outcome
+from pgdlab.trainers.interaction import decoded
 from pgdlab.world import World
 from tests.tiny import Failing, FastNoise, Quadratic, moved, tiny_world
 from tests.worlds import graphs, tiny
@@ -38,7 +38,7 @@ def candidates(world: World, slots: int, count: int) -> tuple[Tensor, Tensor]:
     cond = torch.zeros(slots, dtype=torch.long)
     for k in range(count):
         found = rollout(world.reference, world.reference, noise.of(k, range(slots)), cond, batch=3)
-        paid = guarded(world.reward, outcome(world, found), 0.99)
+        paid = guarded(world.reward, decoded(world, found), 0.99)
         samples.append(found.sample)
         rewards.append(paid.total.masked_fill(~paid.measured, -math.inf))
     return torch.stack(samples), torch.stack(rewards)

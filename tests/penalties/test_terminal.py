@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from pgdlab.trainers.nearness import reference_samples
 from torch import Tensor
 
 from pgdlab.credit.actor_critic import ActorCritic
@@ -20,6 +19,7 @@ from pgdlab.penalties.terminal import Terminal
 from pgdlab.penalties.trust_region import TrustRegion
 from pgdlab.rollout.noise import Noise, Stream
 from pgdlab.rollout.sampler import rollout
+from pgdlab.trainers.interaction import reference_samples
 from pgdlab.trainers.ppo import PPO
 from pgdlab.trainers.reinforce import Reinforce
 from pgdlab.world import World

@@ -167,7 +167,7 @@ def test_dual_ascent_by_hand() -> None:
         assert penalty.logs()["penalty/coefficient"] == pytest.approx(math.exp(log), rel=1e-12)
     assert list(penalty.state_dict()) == ["coefficient"]
     for wrong in ({"limit": 0.0}, {"multiplier": 0.0}, {"rate": -1.0}):
-        with pytest.raises(ValueError, match="all three are above 0"):
+        with pytest.raises(ValueError, match="all three must be above 0"):
             KLConstraint(**wrong)
 
 

@@ -57,14 +57,14 @@ def test_a_plan_that_leaves_sizes_open_gets_what_fits(monkeypatch: pytest.Monkey
     some = build_world(compose(tiny(BRIGHT, "heldout=null", "plan.pass_size=3"))).plan
     assert (some.pass_size, some.rollout_batch) == (3, 7)
     monkeypatch.setattr(memory, "ROOM", 1)
-    assert build_world(compose(tiny(BRIGHT, "heldout=null"))).plan.pass_size == 1
+    assert build_world(compose(tiny(BRIGHT, "heldout=null"))).capacity.pass_size == 1
 
 
 def test_a_slow_reward_looks_at_batches() -> None:
     """Else there would be nothing to sample while it works."""
     known = (*graphs(), "reward=strain", "plan.samples=10", "plan.group=2")
-    assert build_world(compose(tiny(*known))).plan.rollout_batch == 3
-    assert build_world(compose(tiny(*known, "plan.rollout_batch=7"))).plan.rollout_batch == 7
+    assert build_world(compose(tiny(*known))).capacity.rollout_batch == 3
+    assert build_world(compose(tiny(*known, "plan.rollout_batch=7"))).capacity.rollout_batch == 7
 
 
 def narrow(monkeypatch: pytest.MonkeyPatch, *, forward: int, backward: int, words: str = FULL) -> list[int]:

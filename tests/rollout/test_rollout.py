@@ -272,7 +272,7 @@ def test_a_taken_action_is_the_mean_plus_std_times_the_drawn_noise() -> None:
     """Step h of sample i uses draw h + 1: rho has the first."""
     policy, reference = pair_of_policies()
     out = run(policy, reference, STOCHASTIC)
-    drawn = Noise(0).normal(5, range(ROWS), H + 1, (2,)).double()
+    drawn = torch.stack(list(Noise(0).steps(5, range(ROWS), H + 1, (2,))), 1).double()
     g = policy(out.states[:, 1], torch.full((ROWS,), 1), COND)
     torch.testing.assert_close((out.states[:, 2] - g.mean) / g.std, drawn[:, 2], rtol=1e-9, atol=1e-9)
 

@@ -245,7 +245,7 @@ def test_why_a_run_ended(tmp_path: Path) -> None:
 def test_faults_and_a_killed_driver_change_nothing(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     """Trials that raise, are killed and hang, a driver killed with SIGKILL, and one trial that cannot be mended."""
     faults = ["none", "raise", "kill", "hang", "always"]
-    words = tiny("plan.iterations=3", FAULTY, "trainer=ppo", "penalty=target_kl")
+    words = tiny("plan.iterations=3", FAULTY, "trainer=ppo", "penalty=constraint")
     parameters = {"reward.fault": {"values": faults}, "seed": {"values": [0]}, "heldout": {"value": "null"}}
     write(here / "x.yaml", words, parameters=parameters, metric={"name": "reward_after", "goal": "maximize"})
     (here / "memory").mkdir()

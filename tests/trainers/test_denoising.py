@@ -109,7 +109,7 @@ def test_probes_are_drawn_where_asked_and_disturb_nothing() -> None:
             asked.append(len(sample))
             return {"mean": float(sample.mean())}
 
-    probing.domain = Counting()
+    probing = replace(probing, domain=Counting())
     logs = [algorithm.collect(probing, i).logs for i in range(5)]
     assert [sorted(row) for row in logs] == [[], [], ["probe/mean"], [], ["probe/mean"]]
     assert logs[2] == logs[4]  # the same noise, and nothing was trained
@@ -223,7 +223,7 @@ def test_the_samples_regressed_on_carry_no_gradient() -> None:
 @pytest.mark.parametrize("trainer", [Pretrain, RewardWeightedRegression])
 @pytest.mark.parametrize("name", ["updates", "batch"])
 def test_no_updates_and_empty_minibatches_are_refused(trainer: Any, name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} is 0; it is at least 1"):
+    with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
         trainer(**{name: 0})
 
 

@@ -94,22 +94,22 @@ def world_of(policy: Policy, reference: Policy, penalty: Penalty, **more: Any) -
 class WithoutReturn(PathKL):
     """(a) The KL as a loss term only."""
 
-    def shape(self, trajectory: Trajectory) -> Tensor:
-        return torch.zeros_like(super().shape(trajectory))
+    def return_cost(self, trajectory: Trajectory) -> Tensor:
+        return torch.zeros_like(super().return_cost(trajectory))
 
 
 class WithoutDerivative(PathKL):
     """(b) The exact KL in the return only: a step's own KL depends on its state alone and acts as a baseline."""
 
-    def cost(self, kl: Tensor) -> Tensor:
+    def loss_term(self, kl: Tensor) -> Tensor:
         return 0 * kl
 
 
 class OwnStepTwice(PathKL):
     """(c) Form A plus the own step's log-ratio in the return."""
 
-    def shape(self, trajectory: Trajectory) -> Tensor:
-        out = super().shape(trajectory)
+    def return_cost(self, trajectory: Trajectory) -> Tensor:
+        out = super().return_cost(trajectory)
         out[:, 1:] += self.coefficient * trajectory.log_ratio
         return out
 
@@ -117,8 +117,8 @@ class OwnStepTwice(PathKL):
 class OwnStepAsBaseline(PathKL):
     """The exact KL of the own step too, in the return: nothing is lost but variance."""
 
-    def shape(self, trajectory: Trajectory) -> Tensor:
-        out = super().shape(trajectory)
+    def return_cost(self, trajectory: Trajectory) -> Tensor:
+        out = super().return_cost(trajectory)
         out[:, 1:] = self.coefficient * reward_to_go(trajectory.kl)
         return out
 

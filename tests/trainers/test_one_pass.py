@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,12 +151,12 @@ def test_no_half_of_a_graph_is_held_after_memory_ran_out() -> None:
     seen: list[list[bool]] = []
 
     class Short(Noise):
-        def normal(self, *given: Any) -> Tensor:
+        def steps(self, *given: Any) -> Iterator[Tensor]:
             seen.append([batch.has_graph for batch in shown])
             error = next(calls)
             if error is not None:
                 raise error
-            return super().normal(*given)
+            yield from super().steps(*given)
 
     cond, extras = torch.zeros(6, dtype=torch.long), Extras(graph=True)
     out = rollout(
@@ -198,7 +199,7 @@ def test_under_autocast_every_weight_gets_its_gradient(steps: str, tuning: str) 
     assert (whole[0] - whole[1]).norm() < 0.03 * whole[0].norm()
 
 
-def test_actions_are_constants_and_only_kept_steps_have_a_gradient() -> None:
+def test_actions_are_constants_and_only_trained_steps_have_a_gradient() -> None:
     """d log pi(a_1|s_1) is that of step 1 alone: nothing of the steps that led to s_1, or of a_1."""
     policy, reference = policies()
     cond = torch.zeros(6, dtype=torch.long)

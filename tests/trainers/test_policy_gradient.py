@@ -329,7 +329,7 @@ def test_a_part_is_averaged_over_its_finite_values() -> None:
 @pytest.mark.parametrize("setting", [{"epochs": 0}, {"minibatches": 0}, {"minibatches": 17}, {"epochs": -1}])
 def test_numbers_of_updates_that_cannot_be(setting: dict[str, int]) -> None:
     name, value = next(iter(setting.items()))
-    with pytest.raises(ValueError, match=f"{name} is {value}; it is at least 1"):
+    with pytest.raises(ValueError, match=f"{name} is {value}; it must be at least 1"):
         PPO(**setting).refuse(tiny_world(samples=16))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,11 +12,13 @@ from torch import Tensor
 
 from pgdlab.config.compose import compose, instantiate
 from pgdlab.diffusion.denoisers import DiffusersDenoiser
+from pgdlab.penalties.base import Penalties
 from pgdlab.penalties.path_kl import PathKL
 from pgdlab.rewards.base import Reward, Score
 from pgdlab.rollout.noise import Noise, Stream
 from pgdlab.rollout.sampler import rollout
 from pgdlab.tasks.doctor import table
+from pgdlab.trainers import interaction
 from pgdlab.trainers.ppo import PPO
 from pgdlab.training import checks as doctor
 from pgdlab.training.checks import Check, DoctorError, examine, require
@@ -95,29 +98,29 @@ def test_dropout_at_replay_is_found() -> None:
 
 
 def test_a_perturbed_log_probability_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def shifted(*given: Any) -> Any:
-        trajectory = rollout(*given)
+    def shifted(*given: Any, **more: Any) -> Any:
+        trajectory = rollout(*given, **more)
         trajectory.log_prob[3, 1] += 0.1
         return trajectory
 
-    monkeypatch.setattr(doctor, "rollout", shifted)
+    monkeypatch.setattr(interaction, "rollout", shifted)
     finding = named(examine(module()), "ratio")
     assert finding.verdict == "failed"
     assert "worst 1.0e-01 nats at step 1" in finding.message
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forgetful(AdamW):
+class Forgetful(Optimization):
     """Leaves the last parameter out, and takes one in that is nobody's."""
 
-    def build(self, world: Any) -> torch.optim.AdamW:
-        every = list(world.policy.parameters())
+    def build(self, trained: Any) -> torch.optim.AdamW:
+        every = [p for part in trained.values() for p in part.parameters()]
         return torch.optim.AdamW([*every[:-1], torch.nn.Parameter(torch.zeros(2))])
 
 
 def test_a_parameter_outside_the_optimizer_is_found() -> None:
     some = module()
-    some.optimizer = Forgetful()
+    some.optimization = Forgetful()
     message = named(examine(some), "parameters").message
     left_out = [n for n, _ in some.policy.named_parameters()][-1]
     assert f"not in the optimizer: ['{left_out}']" in message
@@ -143,8 +146,8 @@ def test_a_reference_that_trains_is_found() -> None:
 class Unkeyed(Noise):
     """The same numbers for every sample: shared noise collapsed a published run."""
 
-    def normal(self, iteration: int, index: range, steps: int, shape: tuple[int, ...]) -> Tensor:
-        return super().normal(iteration, range(1), steps, shape).expand(len(index), steps, *shape).clone()
+    def steps(self, iteration: int, index: range, steps: int, shape: tuple[int, ...]) -> Iterator[Tensor]:
+        return (x.expand(len(index), *shape) for x in super().steps(iteration, range(1), steps, shape))
 
 
 def test_shared_noise_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,11 +160,11 @@ def test_shared_noise_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 class Detached(PathKL):
     """A KL under no_grad: one framework trained for months with it."""
 
-    def cost(self, kl: Tensor) -> Tensor:
-        return super().cost(kl.detach())
+    def loss_term(self, kl: Tensor) -> Tensor:
+        return super().loss_term(kl.detach())
 
-    def initial_cost(self, kl: Tensor) -> Tensor:
-        return super().initial_cost(kl.detach())
+    def initial_loss_term(self, kl: Tensor) -> Tensor:
+        return super().initial_loss_term(kl.detach())
 
 
 def test_a_kl_without_gradient_is_found() -> None:
@@ -279,22 +282,23 @@ def test_a_slow_reward_is_a_warning() -> None:
 
 def test_the_doctor_uses_a_stream_of_its_own() -> None:
     seed = replace(Noise(3), stream=Stream.DOCTOR)
-    draws = [n.normal(0, range(1), 1, (4,)) for n in (Noise(3), seed, Noise(3, Stream.EVALUATE))]
+    draws = [next(n.steps(0, range(1), 1, (4,))) for n in (Noise(3), seed, Noise(3, Stream.EVALUATE))]
     assert not torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[1], draws[2])
 
 
-def reused(*given: Any) -> Any:
+def reused(*given: Any, **more: Any) -> Any:
     """A rollout that draws one step's noise and takes it at all: the source itself is sound."""
-    policy, noise = given[0], given[2]
+    policy, reference, sound, cond = given
 
     class Once(Noise):
-        def normal(self, iteration: int, index: range, steps: int, shape: tuple[int, ...]) -> Tensor:
-            drawn = super().normal(iteration, index, steps, shape)
-            return torch.cat([drawn[:, :1], drawn[:, 1:2].expand(-1, steps - 1, *shape)], 1)
+        def steps(self, iteration: int, index: range, steps: int, shape: tuple[int, ...]) -> Iterator[Tensor]:
+            drawn = list(super().steps(iteration, index, steps, shape))
+            return iter([drawn[0], *[drawn[1]] * (steps - 1)])
 
     assert policy.steps > 2
-    return rollout(*given[:2], Once(noise.seed, noise.stream), *given[3:])
+    noise = Once(sound.noise.seed, sound.noise.stream).of(sound.iteration, sound.index)
+    return rollout(policy, reference, noise, cond, **more)
 
 
 @pytest.mark.parametrize("settings", [(), (*POINTS, "penalty=none")], ids=["images", "points"])
@@ -304,7 +308,7 @@ def test_noise_that_is_reused_by_the_rollout_is_found(
     """Looked for in the trajectories, where it matters, and not in the source."""
     some = module() if not settings else recorder(*settings)[0]
     assert named(examine(some), "noise").verdict == "ok"
-    monkeypatch.setattr(doctor, "rollout", reused)
+    monkeypatch.setattr(interaction, "rollout", reused)
     finding = named(examine(some), "noise")
     assert finding.verdict == "failed"
     assert "steps share noise" in finding.message

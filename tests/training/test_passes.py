@@ -8,6 +8,7 @@ at most 4 pairs. Evaluation and doctor are no part of a run of fit().
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.passes import Passes, bare, networks
 from pgdlab.config.compose import compose
-from pgdlab.rollout.sampler import _Sampler
+from pgdlab.rollout.sampler import Batch, Sampler
 from pgdlab.trainers.policy_gradient import PolicyGradient
 from pgdlab.training.build import build_module
 from pgdlab.training.fit import fit
@@ -59,7 +60,11 @@ CASES: dict[str, tuple[tuple[str, ...], Counts]] = {
     ),
     "path KL": ((*PPO, "penalty=path_kl"), Counts(COMPARED, TWO_EPOCHS, 6)),
     "constraint": ((*PPO, "penalty=constraint"), Counts(COMPARED, TWO_EPOCHS, 6)),
-    "a trust region keeps means": ((*PPO, "penalty=trust_region"), Counts(COMPARED, TWO_EPOCHS, 6)),
+    # the policy that sampled is asked again, without a gradient, in every training pass
+    "a trust region": (
+        (*PPO, "penalty=trust_region"),
+        Counts((COMPARED[0] + TWO_EPOCHS[0], COMPARED[1] + TWO_EPOCHS[1]), TWO_EPOCHS, 6),
+    ),
     # 10 samples of the reference, in 2 batches of 4 steps, in the first iteration
     "mmd": ((*PPO, "penalty=mmd", "penalty.terminal.samples=10"), Counts(PLAIN, TWO_EPOCHS, 6, once=(8, 40))),
     "one update: 24 pairs in 6 passes": (("trainer=reinforce", "penalty=none"), Counts(PLAIN, (6, 24), 1)),
@@ -166,13 +171,14 @@ class Watched(Callback):
 def test_nothing_waits_for_the_device(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither in sampling, once its noise is drawn, nor in an update."""
     cfg, watched, sampling = compose(tiny(*SIZES, *CASES[name][0], "plan.iterations=2")), Watched(), Waits()
-    run = _Sampler.run
+    run = Batch.run
 
-    def sample(self: _Sampler, drawn: torch.Tensor) -> Any:
+    def sample(self: Batch, noise: Iterator[torch.Tensor], sampler: Sampler) -> Any:
+        drawn = list(noise)
         with sampling:
-            return run(self, drawn)
+            return run(self, iter(drawn), sampler)
 
-    monkeypatch.setattr(_Sampler, "run", sample)
+    monkeypatch.setattr(Batch, "run", sample)
     fit(build_module(cfg), cfg, tmp_path, [watched])
     assert not sampling.noted, sampling.noted[0]
     assert not watched.waits.noted, watched.waits.noted[0]
