@@ -118,7 +118,7 @@ class Card(Callback):
         cond, index = torch.arange(plan.samples) % CLASSES, range(plan.samples)
         with trainer.precision_plugin.forward_context():
             self.drawing = seconds(
-                lambda: rollout(world.policy, world.policy, world.noise.of(0, index), cond, batch=plan.rollout_batch),
+                lambda: rollout(world.policy, world.policy, world.noise.of(0, index), cond, batch=world.capacity.rollout_batch),
                 world.device, self.rounds,
             )  # fmt: skip
 
@@ -159,13 +159,15 @@ def cell(values: Any) -> str:
 
 def show(module: SteeringModule, card: Card) -> None:
     """Prints what a run measured."""
-    plan, steps = module.world.plan, module.policy.steps
+    plan, capacity, steps = module.world.plan, module.world.capacity, module.policy.steps
     rate = float(np.median(card.matrices))
     took = np.diff(card.begun[2:])  # the last one has no next
     sampled, trained = rows(module)
     drawn = plan.samples * steps * card.forward / card.drawing
     spent = (sampled * card.forward + trained * card.both) / took
-    print(f"compiled {card.mode}: passes of at most {plan.pass_size} rows, sampling in batches of {plan.rollout_batch}")
+    print(
+        f"compiled {card.mode}: passes of at most {capacity.pass_size} rows, sampling in batches of {capacity.rollout_batch}"
+    )
     print(f"  samples a second              {cell(plan.samples / card.drawing)}")
     print(f"  seconds an iteration          {cell(took)}")
     print(f"  of the matrix rate, sampling  {cell(drawn / rate)}")

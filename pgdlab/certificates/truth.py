@@ -14,7 +14,7 @@ from pgdlab.oracle import linear_gaussian
 from pgdlab.oracle.grid import induction
 from pgdlab.oracle.grid import optimum as grid
 from pgdlab.oracle.tilted import GaussianMixture, tilt
-from pgdlab.penalties.base import Penalty
+from pgdlab.penalties.base import Penalties
 from pgdlab.penalties.path_kl import PathKL
 from pgdlab.rewards.analytic import Quadratic
 from pgdlab.world import World
@@ -54,14 +54,20 @@ class Truth:
     measure: Callable[[Policy], Figures]
 
 
-def truth(world: World, penalty: Penalty) -> Truth:
+def declared(penalties: Penalties) -> PathKL:
+    """The KL weights of a problem. Raises ValueError where it has none."""
+    found = [penalty for penalty in penalties.each() if isinstance(penalty, PathKL)]
+    if not found:
+        raise ValueError("the problem of a certificate must have a KL weight: set penalty=path_kl in it")
+    return found[0]
+
+
+def truth(world: World, penalty: PathKL) -> Truth:
     """The optimum of a world on points at the KL weights of the problem's penalty, whatever penalty is trained with.
 
     By the linear-Gaussian oracle where all is affine and quadratic, else on a grid (1-D and 2-D). Raises ValueError where
     there is no oracle, and where nothing can be gained (eta 0 with rho fixed).
     """
-    if not isinstance(penalty, PathKL):
-        raise ValueError("the problem of a certificate must have a KL weight: set penalty=path_kl in it")
     lam, lam0 = penalty.coefficient.item(), penalty.initial_coefficient.item()
     found = linear(world, lam, lam0) if affine(world) else gridded(world, lam, lam0)
     if found.best.objective[0] - found.base.objective[0] < 1e-9:
@@ -129,8 +135,7 @@ def gridded(world: World, lam: float, lam0: float) -> Truth:
 
 def ideal_gain(world: World) -> float:
     """The mean reward that the exponential tilt of the chain's own samples has over theirs, at the weight of the path KL."""
-    (penalty,) = world.penalties.each()
-    assert isinstance(penalty, PathKL)
+    penalty = declared(world.penalties)
     problem = linear_problem(world, penalty.coefficient.item(), penalty.initial_coefficient.item())
     mean, covariance = linear_gaussian.moments(problem.reference)[-1]
     samples = GaussianMixture(torch.ones(1, dtype=torch.float64), mean[:1], covariance[:1])

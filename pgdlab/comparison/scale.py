@@ -49,10 +49,11 @@ def optimum(runs: Sequence[Run]) -> Optimum | None:
 
 
 def weight(penalty: dict[str, Any]) -> float | None:
-    """The fixed KL weight of a penalty, the same for path and initial distribution; None where it has none."""
-    if penalty.get("_target_") != PATH_KL or penalty.get("target") is not None:
+    """The fixed KL weight of a run's penalties, the same for path and initial distribution; None where it is not known."""
+    nodes = list(penalty.values())
+    if [node.get("_target_") for node in nodes] != [PATH_KL]:
         return None
-    coefficient, first = penalty.get("coefficient"), penalty.get("initial_coefficient")
+    coefficient, first = nodes[0].get("coefficient"), nodes[0].get("initial_coefficient")
     return coefficient if first in (None, coefficient) else None
 
 

@@ -13,12 +13,12 @@ from rich.console import Console
 
 from pgdlab.certificates.certificate import Cell, Measure, Run, Suite, Tables, row
 from pgdlab.certificates.tables import certificate_picture, certificate_table, line, tabular_table
-from pgdlab.certificates.truth import truth
+from pgdlab.certificates.truth import declared, truth
 from pgdlab.config.compose import ConfigError, compose, instantiate
 from pgdlab.config.runs import run_folder, save_config, write, write_json
 from pgdlab.evaluation.evaluate import load_weights
 from pgdlab.oracle.tables.tabular import certify_tables
-from pgdlab.training.build import build_module
+from pgdlab.training.build import build_module, penalties_of
 from pgdlab.training.fit import LAST, fit, load
 
 CELL = "certificate.json"
@@ -103,7 +103,7 @@ def run(base: list[str], more: list[str], seed: int, measurements: int, folder: 
     folder.mkdir(parents=True, exist_ok=True)
     try:
         module = build_module(cfg)
-        found = truth(module.world, instantiate(compose(base).penalty))
+        found = truth(module.world, declared(penalties_of(compose(base))))
         measure = Measure(found, measurements)
         fit(module, cfg, folder, [measure])
     except ConfigError:

@@ -70,6 +70,11 @@ def build_policy_for(cfg: Any, domain: Domain, denoiser: Denoiser) -> Policy:
     return policy
 
 
+def penalties_of(cfg: Any) -> Penalties:
+    """The penalties, by name."""
+    return Penalties({name: make(Penalty, node) for name, node in cfg.penalty.items()})
+
+
 def build_world(cfg: Any, denoiser: Denoiser | None = None) -> World:
     """Everything that an algorithm works with; denoiser: instead of the domain's pretrained one."""
     device, domain = device_of(cfg.runtime), make(Domain, cfg.domain)
@@ -80,7 +85,7 @@ def build_world(cfg: Any, denoiser: Denoiser | None = None) -> World:
         reference=policy.reference(),
         reward=make(Reward, cfg.reward),
         heldout=make(Reward, cfg.heldout) if cfg.heldout else None,
-        penalties=Penalties({name: make(Penalty, node) for name, node in cfg.penalty.items()}),
+        penalties=penalties_of(cfg),
         plan=plan_of(cfg),
         noise=Noise(cfg.seed),
     ).to(device)

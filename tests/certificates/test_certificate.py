@@ -18,9 +18,10 @@ from torch import Tensor
 
 from pgdlab import cli
 from pgdlab.certificates.certificate import Cell, Run, StudentInterval, queries_to, row
-from pgdlab.certificates.truth import Figures, linear_problem, truth
+from pgdlab.certificates.truth import Figures, declared, linear_problem, truth
 from pgdlab.config.compose import compose
 from pgdlab.oracle import linear_gaussian
+from pgdlab.penalties.base import Penalties
 from pgdlab.tasks import certify, eta_table
 from pgdlab.tasks.certify import run
 from pgdlab.training.build import build_module, build_world
@@ -92,7 +93,9 @@ def test_the_gradient_is_the_exact_one_away_from_the_optimum(problem: str, form:
     module = replicas(problem, f"penalty.path_kl.form={form}")
     world: Any = module.world
     trained = [p for p in module.policy.parameters() if p.requires_grad]
-    stated = linear_problem(world, world.penalties.coefficient.item(), world.penalties.initial_coefficient.item())
+    penalty = declared(world.penalties)
+    weights = penalty.coefficient.item(), penalty.initial_coefficient.item()
+    stated = linear_problem(world, *weights)
     chain = linear_gaussian.affine_chain(module.policy, torch.arange(64))
     exact = torch.autograd.grad(linear_gaussian.evaluate(chain, stated).objective.sum(), trained)
     for each, expected in zip(estimates(module), exact, strict=True):
@@ -129,7 +132,7 @@ def test_intervals_are_students() -> None:
 def test_where_there_is_no_truth_it_says_so() -> None:
     world = build_world(compose(["experiment=oracle/linear"]))
     with pytest.raises(ValueError, match="penalty=path_kl"):
-        truth(world, None)
+        declared(Penalties())
     nothing = build_world(
         compose(["experiment=oracle/linear", "policy.kernel.eta=0", "plan.samples=8", "plan.group=1"])
     )

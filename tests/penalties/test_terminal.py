@@ -149,7 +149,8 @@ def test_what_failed_costs_nothing_and_two_processes_agree() -> None:
             "path_kl": PathKL(coefficient=0.5), "terminal": Terminal(weight=WEIGHT, samples=16),
             "trust_region": TrustRegion(limit=0.1),
         }  # fmt: skip
-        return world_of(penalty, train_conditions=(0, 1), reward=Failing(Bowl(), above=-0.4), max_failed=0.99)
+        world = world_of(penalty, train_conditions=(0, 1), reward=Failing(Bowl(), above=-0.4), max_failed=0.99)
+        return PPO().equip(world)
 
     algorithm, alone = PPO(), make()
     experience = algorithm.collect(alone, 0)

@@ -54,7 +54,7 @@ def test_a_plan_that_leaves_sizes_open_gets_what_fits(monkeypatch: pytest.Monkey
     each = kept_for_backward(known.policy, *inputs(2)) / 2
     monkeypatch.setattr(memory, "ROOM", int(7.5 * each))
     assert rows_that_fit(known.policy, *inputs(2)) == 7
-    some = build_world(compose(tiny(BRIGHT, "heldout=null", "plan.pass_size=3"))).plan
+    some = build_world(compose(tiny(BRIGHT, "heldout=null", "plan.pass_size=3"))).capacity
     assert (some.pass_size, some.rollout_batch) == (3, 7)
     monkeypatch.setattr(memory, "ROOM", 1)
     assert build_world(compose(tiny(BRIGHT, "heldout=null"))).capacity.pass_size == 1

@@ -23,7 +23,13 @@ from pgdlab.training.fit import LAST, load
 from tests.worlds import BRIGHT, POINTS, Bright, base, fitted, tiny
 
 ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = ("plan.iterations=4", "trainer=ppo", "trainer.minibatches=2", "penalty=constraint", "penalty.constraint.limit=0.01")
+SETTINGS = (
+    "plan.iterations=4",
+    "trainer=ppo",
+    "trainer.minibatches=2",
+    "penalty=constraint",
+    "penalty.constraint.limit=0.01",
+)
 
 
 class Terminates(Bright):
