@@ -130,14 +130,13 @@ def test_intervals_are_students() -> None:
 
 
 def test_where_there_is_no_truth_it_says_so() -> None:
-    world = build_world(compose(["experiment=oracle/linear"]))
     with pytest.raises(ValueError, match="penalty=path_kl"):
         declared(Penalties())
     nothing = build_world(
         compose(["experiment=oracle/linear", "policy.kernel.eta=0", "plan.samples=8", "plan.group=1"])
     )
     with pytest.raises(ValueError, match="nothing to measure"):
-        truth(nothing, nothing.penalty)
+        truth(nothing, declared(nothing.penalties))
 
 
 TINY = ["plan.iterations=2", "plan.samples=16", "plan.group=2", "policy.steps=3"]
