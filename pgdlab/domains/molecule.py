@@ -53,7 +53,7 @@ class MoleculeDomain(LabelledDomain):
     @property
     @abstractmethod
     def sizes(self) -> dict[str, int]:
-        """Of a network before pretraining: keywords of build()."""
+        """The keywords of build() for a network before pretraining."""
 
     @abstractmethod
     def build(self, **sizes: int) -> NetworkDenoiser:

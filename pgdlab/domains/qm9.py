@@ -86,7 +86,7 @@ class QM9(MoleculeDomain):
 
     def data(self, split: str) -> tuple[Float[Tensor, "N D"], Int[Tensor, " N"]]:
         if split not in self._splits:
-            raise ValueError(f"split is {split!r}; qm9 has train and test")
+            raise ValueError(f"split is {split!r}; it must be train or test")
         types, bonds, sizes = (torch.from_numpy(x).long() for x in self._splits[split][:3])
         return self.space.one_hot(types, bonds, sizes), sizes
 

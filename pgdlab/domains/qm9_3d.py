@@ -84,7 +84,7 @@ class QM9InSpace(MoleculeDomain):
 
     def data(self, split: str) -> tuple[Float[Tensor, "N A D"], Int[Tensor, " N"]]:
         if split not in ("train", "test"):
-            raise ValueError(f"split is {split!r}; qm9_3d has train and test")
+            raise ValueError(f"split is {split!r}; it must be train or test")
         return self._splits[split]
 
     def pack(self, numbers: Int[Tensor, "N A"], xyz: Float[Tensor, "N A 3"]) -> Float[Tensor, "N A D"]:

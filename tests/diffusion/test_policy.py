@@ -70,7 +70,7 @@ def test_the_initial_kl_against_torch(std: float) -> None:
 
 @pytest.mark.parametrize("tuning", [Full(), LoRA(rank=2)])
 def test_training_a_denoiser_without_noise_is_refused(tuning: Tuning) -> None:
-    """MATH.md: at eta 0 the denoiser has no policy gradient at all."""
+    """At eta 0 no step is stochastic: the denoiser has no policy gradient at all."""
     policy = built(tuning, eta=0.0)
     with pytest.raises(ValueError, match=r"no stochastic step .* policy\.kernel\.eta"):
         refuse_ode(policy)
@@ -104,7 +104,7 @@ def test_a_policy_under_another_sampler_shares_its_weights() -> None:
 
 
 def test_scores_and_schedule_keep_their_precision_under_autocast() -> None:
-    """Trap 2: the network may compute in bf16, the Gaussian is fp32 and its coefficients come from fp64."""
+    """The network may compute in bf16, the Gaussian is fp32 and its coefficients come from fp64."""
     policy = built(Full())
     x, h = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,4 +1,4 @@
-"""EveryStep and Shaped against MATH.md's indices, on a three-step outcome worked out by hand."""
+"""EveryStep and Shaped, r_h paid for the state h + 1, on a three-step outcome worked out by hand."""
 
 import pytest
 import torch
