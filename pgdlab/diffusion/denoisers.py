@@ -45,7 +45,7 @@ class Denoiser(nn.Module, ABC):
         """E[x_0 | x_t] in the units of the data. Rows do not see each other."""
 
     def loss(self, x: Float[Tensor, "P *D"], x0: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, " P"]:
-        """What a regression of the estimate at x = x_t on clean samples x0 minimises: -log p(x0 | x_t) up to a factor and a
+        """The loss of a regression of the estimate at x = x_t on clean samples x0: -log p(x0 | x_t) up to a factor and a
         constant. Unless the estimate is the mean of another density: the mean over dimensions of
         ||x0 - x0hat(x, t)||^2 / sigma^2, the squared error of v (Salimans & Ho 2022, arXiv:2202.00512, sec. 4), whatever the
         network predicts."""
@@ -57,7 +57,7 @@ class Denoiser(nn.Module, ABC):
         weights be shared."""
 
     def save(self, folder: Path) -> str:
-        """Writes the weights into a folder of the run's; what loads them again, in markdown. Raises ValueError where there
+        """Writes the weights into a folder of the run's; returns how to load them, in markdown. Raises ValueError where there
         is no such format."""
         raise ValueError(f"a {type(self).__name__} cannot be exported")
 
@@ -97,7 +97,7 @@ class DiffusersDenoiser(NetworkDenoiser):
         self.schedule: DiffusersSchedule = schedule
         if schedule.prediction_type not in ("epsilon", "v_prediction", "sample"):
             raise ValueError(
-                f"prediction_type {schedule.prediction_type!r}; a denoiser knows epsilon, v_prediction, sample"
+                f"prediction_type {schedule.prediction_type!r}; it must be epsilon, v_prediction or sample"
             )
 
     def output(self, x: Float[Tensor, "P *D"], t: Int[Tensor, " P"], cond: Tensor) -> Float[Tensor, "P *D"]:

@@ -64,7 +64,7 @@ def read(network: nn.Module, folder: Path) -> None:
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """What write() was given. Raises ValueError where it is missing or broken."""
+    """The keywords that write() was given. Raises ValueError where it is missing or broken."""
     try:
         return dict(json.loads((folder / "config.json").read_text()))
     except (OSError, TypeError) as error:

@@ -121,8 +121,8 @@ class GraphDenoiser(NetworkDenoiser):
         super().__init__()
         if width % (2 * heads) or min(width, pair_width, heads, layers) < 1:
             raise ValueError(
-                f"width is {width}, pair_width {pair_width}, heads {heads}, layers {layers}; all are at least 1, and width a "
-                "multiple of twice the heads"
+                f"width is {width}, pair_width {pair_width}, heads {heads}, layers {layers}; all must be at least "
+                "1, and width a multiple of twice the heads"
             )
         self.space, self.schedule = space, schedule
         for name, values in (("shares", shares), ("bond_shares", bond_shares), ("valence", valence)):
@@ -144,7 +144,7 @@ class GraphDenoiser(NetworkDenoiser):
     def features(
         self, nodes: Float[Tensor, "P N K"], pairs: Float[Tensor, "P E B"], sizes: Int[Tensor, " P"]
     ) -> tuple[Float[Tensor, "P N F"], Float[Tensor, "P E G"]]:
-        """Of the graph that the single posteriors (probabilities) make: NODE_FEATURES an atom, PAIR_FEATURES a pair."""
+        """Features of the graph that the single posteriors (probabilities) make: NODE_FEATURES an atom, PAIR_FEATURES a pair."""
         pairing = self.network.pairing
         real = torch.arange(self.space.atoms, device=nodes.device) < sizes[:, None]
         both = pairing.within(real)

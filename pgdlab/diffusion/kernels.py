@@ -31,7 +31,7 @@ class DDIM(Kernel):
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta is {self.eta}; DDIM allows 0 (deterministic) to 1 (DDPM)")
+            raise ValueError(f"eta is {self.eta}; it must be 0 (deterministic) to 1 (DDPM)")
 
     def coefficients(
         self, schedule: Schedule, t: Tensor, s: Tensor

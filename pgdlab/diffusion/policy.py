@@ -39,17 +39,17 @@ class Policy(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the coefficients are, and so everything else."""
+        """The device of the coefficients, and so of everything else."""
         return self.times.device
 
     @property
     def from_x(self) -> Float[Tensor, " H"]:
-        """What every step's mean takes of the state."""
+        """The coefficient of the state in each step's mean."""
         return self.coefficients[0]
 
     @property
     def from_x0(self) -> Float[Tensor, " H"]:
-        """What every step's mean takes of the x0 estimate."""
+        """The coefficient of the x0 estimate in each step's mean."""
         return self.coefficients[1]
 
     @property
@@ -117,8 +117,8 @@ def build_policy(
 ) -> Policy:
     """A policy from a pretrained denoiser.
 
-    unconditional: the condition that means "none", the number of classes. kernel: the sampler. tuning: what is trained. steps: H.
-    guidance: scale of classifier-free guidance, 1 for none.
+    unconditional: the condition that means "none" (Conditioning.unconditional). kernel: the sampler. tuning: what is trained.
+    steps: H. guidance: scale of classifier-free guidance, 1 for none.
     """
     tuned = tuning.apply(denoiser, Chain.of(denoiser.schedule, kernel, steps), space, unconditional)
     guided = tuned if guidance == 1.0 else ClassifierFreeGuidance(tuned, guidance, unconditional)

@@ -17,7 +17,7 @@ Unit = Literal["std", "noise", "x0"]
 
 
 def units(unit: Unit, denoiser: Denoiser, chain: Chain) -> Float[Tensor, " H"]:
-    """What a correction of 1 adds to the x0 estimate, per step.
+    """The change of the x0 estimate by a correction of 1, per step.
 
     std: std_h / from_x0_h, so that it moves the action by one standard deviation. KL_h is then ||f||^2 / 2 and the
     Fisher information of f is the identity at every step: late steps, whose std is tiny, weigh what early ones do.

@@ -103,7 +103,7 @@ class DiffusersSchedule(Schedule):
 
     @property
     def prediction_type(self) -> str:
-        """What the network was trained to give out: epsilon, v_prediction or sample."""
+        """The quantity that the network gives out: epsilon, v_prediction or sample."""
         return str(self.scheduler.config.prediction_type)
 
     @property
@@ -135,7 +135,7 @@ class DiffusersSchedule(Schedule):
 
     def times(self, steps: int) -> Int[Tensor, " H1"]:
         if not 1 <= steps <= self.train_times:
-            raise ValueError(f"steps is {steps}; this schedule allows 1 to {self.train_times}")
+            raise ValueError(f"steps is {steps}; it must be 1 to {self.train_times}, the times of this schedule")
         self.scheduler.set_timesteps(steps)
         return torch.cat([self.scheduler.timesteps.long(), torch.tensor([-1])])
 

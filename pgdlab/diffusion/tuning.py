@@ -1,4 +1,4 @@
-"""What of a denoiser is trained: all weights, low-rank adapters, or nothing."""
+"""Tunings: which weights of a denoiser are trained; all, low-rank adapters, a correction on top, or none."""
 
 from __future__ import annotations
 

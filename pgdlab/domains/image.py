@@ -83,7 +83,7 @@ class ImageDomain(LabelledDomain):
 
     @abstractmethod
     def has_data(self) -> bool:
-        """Whether images() can be called: what needs the data itself is left out where it cannot."""
+        """Whether images() can be called: figures that need the data are left out where it cannot."""
 
     @property
     def folder_of_weights(self) -> Path:
@@ -138,7 +138,7 @@ class ImageDomain(LabelledDomain):
 
     def data(self, split: str) -> tuple[Tensor, Int[Tensor, " N"]]:
         if split not in ("train", "test", *THIRDS):
-            raise ValueError(f"split is {split!r}; {self.name} has train, test, {', '.join(THIRDS)}")
+            raise ValueError(f"split is {split!r}; it must be train, test, {', '.join(THIRDS)}")
         return self._splits[split]
 
     @functools.cached_property

@@ -31,6 +31,7 @@ class MoleculeDomain(LabelledDomain):
 
     smallest: ClassVar[int] = 1
     counted: ClassVar[str] = "atoms"
+    shipped: ClassVar[Path | None] = None
 
     train_conditions: tuple[int, ...]
     weights: str | None = None
@@ -40,44 +41,30 @@ class MoleculeDomain(LabelledDomain):
     def __post_init__(self) -> None:
         largest = self.conditioning.size - 1
         if not self.train_conditions or any(not self.smallest <= p <= largest for p in self.train_conditions):
-            raise ValueError(
-                f"train_conditions is {list(self.train_conditions)}; they must be numbers of {self.counted}, "
-                f"{self.smallest} to {largest}"
-            )
-
-    @property
-    @abstractmethod
-    def folder_of_weights(self) -> Path:
-        """Where the base is read from. Raises ValueError where no weights are named and none ship."""
-
-    @property
-    @abstractmethod
-    def sizes(self) -> dict[str, int]:
-        """Of a network before pretraining: keywords of build()."""
+            allowed = f"numbers of {self.counted}, {self.smallest} to {largest}"
+            raise ValueError(f"train_conditions is {list(self.train_conditions)}; they must be {allowed}")
 
     @abstractmethod
     def build(self, **sizes: int) -> NetworkDenoiser:
-        """A denoiser with untrained weights."""
+        """A denoiser with untrained weights; sizes: in place of the domain's."""
 
     def fresh(self, generator: torch.Generator) -> NetworkDenoiser:
         with torch.random.fork_rng():
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-            return self.build(**self.sizes)
+            return self.build()
 
     def base(self) -> NetworkDenoiser:
-        folder = self.folder_of_weights
+        again = f"Make one with `python run.py experiment=pretrain/{self.name}` and name its folder in domain.weights"
+        folder = self.shipped if self.weights is None else Path(self.weights).expanduser()
+        if folder is None:
+            raise ValueError(f"no base of {self.name} ships: it needs a GPU's compute to be usable. {again}")
         try:
             with torch.random.fork_rng():
                 denoiser = self.build(**files.sizes(folder))
             files.read(denoiser.network, folder)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"cannot load the base of {self.name} from {folder}: {error}. {self.advice}") from error
+            raise ValueError(f"cannot load the base of {self.name} from {folder}: {error}. {again}") from error
         return denoiser.eval()
-
-    @property
-    def advice(self) -> str:
-        """How to come by a base."""
-        return f"Make one with `python run.py experiment=pretrain/{self.name}` and name its folder in domain.weights"
 
     def report(self, groups: dict[str, Samples], folder: Path) -> list[Path]:
         from pgdlab.molecules.report import report

@@ -55,7 +55,7 @@ class QM9(MoleculeDomain):
     """The condition of a molecule is its number of heavy atoms. width, pair_width, heads, layers: of a network before
     pretraining; the others as in MoleculeDomain."""
 
-    counted = "heavy atoms"
+    counted, shipped = "heavy atoms", known.ASSETS
 
     train_conditions: tuple[int, ...] = spaced(SIZES)
     width: int = 96
@@ -68,16 +68,11 @@ class QM9(MoleculeDomain):
     space: Graphs = field(default=SPACE, init=False)
     decoder: Decoder = field(default_factory=GraphDecoder, init=False)
 
-    @property
-    def folder_of_weights(self) -> Path:
-        return known.ASSETS if self.weights is None else Path(self.weights).expanduser()
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        return {"width": self.width, "pair_width": self.pair_width, "heads": self.heads, "layers": self.layers}
-
     def build(self, **sizes: int) -> GraphDenoiser:
-        return GraphDenoiser(SPACE, Cosine(), shares=TYPE_SHARES, bond_shares=BOND_SHARES, valence=VALENCE, **sizes)
+        own = {"width": self.width, "pair_width": self.pair_width, "heads": self.heads, "layers": self.layers}
+        return GraphDenoiser(
+            SPACE, Cosine(), shares=TYPE_SHARES, bond_shares=BOND_SHARES, valence=VALENCE, **own | sizes
+        )
 
     @functools.cached_property
     def _splits(self) -> dict[str, Any]:
@@ -86,7 +81,7 @@ class QM9(MoleculeDomain):
 
     def data(self, split: str) -> tuple[Float[Tensor, "N D"], Int[Tensor, " N"]]:
         if split not in self._splits:
-            raise ValueError(f"split is {split!r}; qm9 has train and test")
+            raise ValueError(f"split is {split!r}; it must be train or test")
         types, bonds, sizes = (torch.from_numpy(x).long() for x in self._splits[split][:3])
         return self.space.one_hot(types, bonds, sizes), sizes
 

@@ -61,18 +61,8 @@ class QM9InSpace(MoleculeDomain):
     space: Atoms = field(default=SPACE, init=False)
     decoder: AtomDecoder = field(default_factory=AtomDecoder, init=False)
 
-    @property
-    def folder_of_weights(self) -> Path:
-        if self.weights is None:
-            raise ValueError(f"no base of qm9_3d ships: it needs a GPU's compute to be usable. {self.advice}")
-        return Path(self.weights).expanduser()
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        return {"hidden": self.hidden, "layers": self.layers}
-
     def build(self, **sizes: int) -> AtomDenoiser:
-        return AtomDenoiser(SPACE, Cosine(), **sizes)
+        return AtomDenoiser(SPACE, Cosine(), **{"hidden": self.hidden, "layers": self.layers} | sizes)
 
     @functools.cached_property
     def _splits(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -84,7 +74,7 @@ class QM9InSpace(MoleculeDomain):
 
     def data(self, split: str) -> tuple[Float[Tensor, "N A D"], Int[Tensor, " N"]]:
         if split not in ("train", "test"):
-            raise ValueError(f"split is {split!r}; qm9_3d has train and test")
+            raise ValueError(f"split is {split!r}; it must be train or test")
         return self._splits[split]
 
     def pack(self, numbers: Int[Tensor, "N A"], xyz: Float[Tensor, "N A 3"]) -> Float[Tensor, "N A D"]:

@@ -1,1 +1,1 @@
-"""What an image means: classifiers, figures of sets of images, drawing."""
+"""Images: classifiers, figures of sets of images, drawing."""

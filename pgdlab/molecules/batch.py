@@ -75,7 +75,7 @@ class Molecules(Sequence[Molecule]):
 
     @classmethod
     def from_smiles(cls, smiles: Iterable[str]) -> Molecules:
-        """Of what RDKit reads. Raises ValueError for what it does not."""
+        """The molecules of SMILES. Raises ValueError for one that RDKit does not read."""
         read = []
         for text in smiles:
             mol = Chem.MolFromSmiles(text)

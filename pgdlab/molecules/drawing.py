@@ -21,7 +21,7 @@ RED = (0.85, 0.16, 0.16)
 
 
 def legend(molecule: Molecule) -> str:
-    """What is written under a molecule: the reason of an invalid one, else whether it is novel."""
+    """The text under a molecule: the reason of an invalid one, else whether it is novel."""
     if not molecule.valid or molecule.smiles is None:
         return str(molecule.reason)
     return "known" if molecule.smiles in known.training_set() else "novel"

@@ -58,7 +58,7 @@ def halves() -> tuple[Float[Any, "N F"], Float[Any, "N F"]]:
 
 @functools.cache
 def floor(count: int) -> float:
-    """What count molecules of the data themselves score."""
+    """The distance of `count` molecules of the data themselves."""
     reference, others = halves()
     return frechet(others[:count], reference)
 

@@ -82,8 +82,8 @@ def edm_smiles(molecule: Molecule) -> str | None:
 
 
 def checks(molecule: Molecule) -> dict[str, bool]:
-    """Of a valid molecule's geometry; an invalid one passes none. Hydrogens are not looked at, as in PoseBusters (Buttenschoen et
-    al. 2024, arXiv:2308.05777, table 1; thresholds of its configuration for generated molecules).
+    """Checks of a valid molecule's geometry; an invalid one passes none. Hydrogens are not looked at (PoseBusters, Buttenschoen
+    et al. 2024, arXiv:2308.05777, table 1; thresholds of its configuration for generated molecules).
 
     bond_lengths, bond_angles: distances of bonded atoms, and of those with one between, within 25 % of the bounds of RDKit's
     distance geometry. no_clash: other distances not more than 30 % below. flat: aromatic rings and C=C within 0.25 angstrom of

@@ -1,4 +1,4 @@
-"""What the package keeps of QM9 itself: which molecules were trained on, and a sample of those that were not."""
+"""The parts of QM9 that ship: an index of the molecules that were trained on, and a sample of those that were not."""
 
 from __future__ import annotations
 

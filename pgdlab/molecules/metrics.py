@@ -36,7 +36,7 @@ def figures(molecules: Molecules, fcd: bool = False) -> dict[str, float]:
 
 
 def smiles_of(molecules: Molecules) -> list[str]:
-    """Of the valid ones, in order, copies included."""
+    """Canonical SMILES of the valid ones, in order, copies included."""
     return [m.smiles for m in molecules if m.valid and m.smiles is not None]
 
 

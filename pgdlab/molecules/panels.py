@@ -54,7 +54,7 @@ def panels(groups: dict[str, Molecules], path: Path) -> Path:
 
 
 def outcomes(molecules: Molecules) -> Counter[str]:
-    """How many are of each of OUTCOMES: a valid molecule counts as novel or known once, then as repeated."""
+    """Counts of OUTCOMES: a valid molecule counts as novel or known once, then as repeated."""
     smiles = smiles_of(molecules)
     found = Counter[str](m.reason for m in molecules if m.reason is not None)
     seen = int(known.training_set().contains(set(smiles)).sum()) if smiles else 0

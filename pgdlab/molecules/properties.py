@@ -1,4 +1,4 @@
-"""What a chemist asks of a molecule: logP, TPSA, SA, QED, weight, elements, rings, motifs. By SMILES, kept once known."""
+"""Properties of a molecule: logP, TPSA, SA, QED, weight, elements, rings, motifs. By SMILES, kept once known."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Properties(NamedTuple):
 
 @functools.lru_cache(maxsize=200_000)
 def properties(smiles: str) -> Properties:
-    """Of a SMILES that RDKit reads. Raises ValueError for another."""
+    """The properties of a SMILES. Raises ValueError for one that RDKit does not read."""
     mol = Chem.MolFromSmiles(smiles)
     if mol is None:
         raise ValueError(f"{smiles!r} is no SMILES that RDKit reads")

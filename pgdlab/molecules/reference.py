@@ -1,4 +1,4 @@
-"""What samples are compared with: properties of the data, and fingerprints and FCD features of them, computed once."""
+"""Reference figures of the data that samples are compared with, computed once and kept."""
 
 from __future__ import annotations
 

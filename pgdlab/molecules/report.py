@@ -1,4 +1,4 @@
-"""What the domains of molecules leave beside a run's figures."""
+"""Files that a run on molecules leaves: panels, a table, conformers."""
 
 from __future__ import annotations
 

@@ -53,13 +53,13 @@ def bond_orders(numbers: Int[Tensor, "*B N"], xyz: Float[Tensor, "*B N 3"]) -> I
 
 
 def stable_atoms(numbers: Int[Tensor, "*B N"], orders: Tensor) -> Bool[Tensor, "*B N"]:
-    """Whose bond orders add up to exactly what is allowed. orders (*B, N, N): any numbers; 1.5 is not rounded."""
+    """Atoms whose bond orders add up to exactly what is allowed. orders (*B, N, N): any numbers; 1.5 is not rounded."""
     allowed = torch.tensor((*ALLOWED, -1), device=orders.device)[rows(numbers)]
     return orders.sum(-1) == allowed
 
 
 def stability(numbers: Int[Tensor, "*B N"], xyz: Float[Tensor, "*B N 3"]) -> Stability:
-    """Of molecules with all their hydrogens. numbers: atomic, 0 is padding. xyz: angstrom."""
+    """Stable atoms and molecules, among molecules with all their hydrogens. numbers: atomic, 0 is padding. xyz: angstrom."""
     orders = bond_orders(numbers, xyz)
     atoms = stable_atoms(numbers, orders)
     return Stability(atoms, (atoms | (numbers == 0)).all(-1), orders)

@@ -19,7 +19,7 @@ SECONDS = 5  # for an embedding
 
 
 def row(molecule: Molecule) -> dict[str, Any]:
-    """What there is to say of one sample; what an invalid one has not is missing."""
+    """The columns of one sample; those that an invalid one has not are missing."""
     out: dict[str, Any] = {"smiles": molecule.smiles, "valid": int(molecule.valid), "reason": molecule.reason}
     if not molecule.valid or molecule.smiles is None:
         return out

@@ -31,7 +31,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a reward may see of B trajectories of H steps.
+    """The part of B trajectories of H steps that a reward may see.
 
     sample: the decoded final samples (a batch that slices: a tensor or a list). estimate(h): the decoded x0 estimate of
     state h by the frozen reference, for h in 0..H-1. cond: (B, ...). steps: H.
@@ -67,7 +67,7 @@ class StepRewards:
     queries: int = 0
 
     def to(self, device: torch.device) -> StepRewards:
-        """The same, there."""
+        """The same on another device."""
         values, initial, measured = (x.to(device) for x in (self.values, self.initial, self.measured))
         return StepRewards(values, initial, measured, {n: p.to(device) for n, p in self.parts.items()}, self.queries)
 
@@ -102,8 +102,9 @@ def require_shape(reward: Reward, given: Mapping[str, Any], *shape: int) -> None
 class Reward(nn.Module, ABC):
     """score() values decoded samples; forward() pays trajectories. By default the final sample is paid at the last step.
 
-    cache_misses: so far in this process; None without a cache. batch: samples that score() is given at once, so that a large
-    network fits in memory; 0 for all of them, as a reward needs that compares samples.
+    cache_misses: answers that were not in the reward's cache, so far in this process; None without a cache. batch: samples
+    that score() is given at once, so that a large network fits in memory; 0 for all of them, as a reward needs that
+    compares samples.
     """
 
     cache_misses: int | None = None
@@ -148,15 +149,15 @@ class Reward(nn.Module, ABC):
 
 
 class Prefetch(Reward):
-    """A reward that can begin before it is asked: it takes long, and elsewhere."""
+    """A slow reward, computed in other processes: submit() begins with samples early, score() collects the results."""
 
     @abstractmethod
     def submit(self, sample: Any, cond: Tensor) -> None:
-        """Begins with decoded samples that score() will be asked about, and returns at once."""
+        """Begins with decoded samples that score() will be given, and returns at once."""
 
 
 def prefetching(reward: Reward) -> list[Prefetch]:
-    """The rewards in a reward, itself among them, that can begin before they are asked."""
+    """The rewards in a reward, itself among them, that take samples early."""
     return [part for part in reward.modules() if isinstance(part, Prefetch)]
 
 

@@ -137,7 +137,7 @@ def test_the_final_alpha() -> None:
 
 @pytest.mark.parametrize("steps", [0, 11])
 def test_too_many_steps_are_refused(steps: int) -> None:
-    with pytest.raises(ValueError, match=f"steps is {steps}; this schedule allows 1 to 10"):
+    with pytest.raises(ValueError, match=f"steps is {steps}; it must be 1 to 10"):
         DiffusersSchedule(config()).times(steps)
 
 

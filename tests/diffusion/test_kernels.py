@@ -99,7 +99,7 @@ def test_against_the_papers_formula(eta: float) -> None:
 
 
 def test_the_last_step_is_exactly_deterministic() -> None:
-    """The std has no floor: a step to the noise-free time has std 0, and one that stays where it is does nothing."""
+    """No floor: a step to the noise-free time has std 0, and one that stays where it is does nothing."""
     schedule = tiny_schedule(4)
     times = schedule.times(4)
     from_x, from_x0, std = DDIM(eta=1.0).coefficients(schedule, times[:-1], times[1:])
@@ -112,5 +112,5 @@ def test_the_last_step_is_exactly_deterministic() -> None:
 
 @pytest.mark.parametrize("eta", [-0.1, 1.1])
 def test_eta_outside_is_refused(eta: float) -> None:
-    with pytest.raises(ValueError, match=f"eta is {eta}; DDIM allows 0"):
+    with pytest.raises(ValueError, match=f"eta is {eta}; it must be 0"):
         DDIM(eta=eta)

@@ -70,7 +70,7 @@ def test_the_initial_kl_against_torch(std: float) -> None:
 
 @pytest.mark.parametrize("tuning", [Full(), LoRA(rank=2)])
 def test_training_a_denoiser_without_noise_is_refused(tuning: Tuning) -> None:
-    """At eta 0 no step has a density, so the denoiser has no policy gradient at all."""
+    """At eta 0 no step is stochastic: the denoiser has no policy gradient at all."""
     policy = built(tuning, eta=0.0)
     with pytest.raises(ValueError, match=r"no stochastic step .* policy\.kernel\.eta"):
         refuse_ode(policy)

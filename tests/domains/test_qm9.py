@@ -42,7 +42,7 @@ def test_the_data_decode_to_themselves(small: QM9) -> None:
         assert [m.mol.GetNumAtoms() for m in molecules] == sizes.tolist()
         seen += [m.smiles for m in molecules]
     assert sorted(map(str, seen)) == sorted(known.test_sample()[:60])
-    with pytest.raises(ValueError, match="train and test"):
+    with pytest.raises(ValueError, match="must be train or test"):
         small.data("reward")
 
 

@@ -64,7 +64,7 @@ def test_data_are_split_by_molecule(small: QM9InSpace) -> None:
     assert torch.equal(sizes, train[..., :5].sum((1, 2)).mul(4).round().long())
     told = [{m.smiles for m in small.decoder(x)} for x in (train, test)]
     assert not (told[0] & told[1]) - {None}
-    with pytest.raises(ValueError, match="'valid'; qm9_3d has train and test"):
+    with pytest.raises(ValueError, match="'valid'; it must be train or test"):
         small.data("valid")
 
 

@@ -1,4 +1,4 @@
-"""EveryStep and Shaped with the indices of docs/notation.md, on a three-step outcome worked out by hand."""
+"""EveryStep and Shaped, r_h paid for the state h + 1, on a three-step outcome worked out by hand."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What rewards of single molecules share: 0 for invalid ones, memory, counts, order, failures."""
+"""Rewards of single molecules: 0 for invalid ones, memory, counts, order, failures."""
 
 import warnings
 

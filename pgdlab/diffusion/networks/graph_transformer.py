@@ -36,7 +36,7 @@ class Pairing(nn.Module):
         return (square.flatten(2) @ self.above.mT.to(square.dtype)).mT
 
     def ends(self, nodes: Float[Tensor, "B N C"]) -> tuple[Float[Tensor, "B P C"], Float[Tensor, "B P C"]]:
-        """Of the two atoms of every pair."""
+        """The features of the two atoms of every pair."""
         return self.first.to(nodes.dtype) @ nodes, self.second.to(nodes.dtype) @ nodes
 
     def at(self, pairs: Float[Tensor, "B P C"]) -> Float[Tensor, "B N C"]:
@@ -92,7 +92,7 @@ class Layer(nn.Module):
     def attention(
         self, y: Float[Tensor, "B N W"], seen: Float[Tensor, "B P E"], real: Bool[Tensor, "B N"]
     ) -> Float[Tensor, "B N W"]:
-        """What the atoms hear, from each other and from their pairs."""
+        """The atoms' update, from each other and from their pairs."""
         q, k, v = self.qkv(y).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         heard = self.to_atoms(seen)
         bias, gate = self.pairing.full(heard[..., : 2 * self.heads]).chunk(2, 1)
@@ -104,7 +104,7 @@ class Layer(nn.Module):
     def update(
         self, nodes: Float[Tensor, "B N W"], seen: Float[Tensor, "B P E"], real: Bool[Tensor, "B N"]
     ) -> Float[Tensor, "B P E"]:
-        """What the pairs hear."""
+        """The pairs' update."""
         pairing = self.pairing
         a, b = pairing.full(self.sides(seen) * pairing.within(real)).chunk(2, 1)
         product = a @ b

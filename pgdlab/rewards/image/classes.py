@@ -1,4 +1,4 @@
-"""What a classifier makes of an image."""
+"""Probabilities of a classifier as rewards."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class ImageNetClass(Reward):
     def __init__(self, *, classes: tuple[int, ...], side: int = 112, batch: int = 256) -> None:
         super().__init__()
         if not classes or not all(0 <= c < 1000 for c in classes):
-            raise ValueError(f"classes is {list(classes)}; ImageNet has 0 to 999, and at least one is needed")
+            raise ValueError(f"classes is {list(classes)}; it must name one or more of ImageNet's, 0 to 999")
         self.classes, self.side, self.batch, self.network = tuple(classes), side, batch, imagenet_network()
 
     def score(self, sample: Float[Tensor, "B C S S"], cond: Tensor) -> Score:

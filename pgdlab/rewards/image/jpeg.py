@@ -21,7 +21,7 @@ class JpegSize(Reward):
     def __init__(self, *, compress: bool = True, scale: int = 1, quality: int = 95) -> None:
         super().__init__()
         if scale < 1 or not 1 <= quality <= 95:
-            raise ValueError(f"scale is {scale}, quality {quality}; scale is at least 1, quality 1 to 95")
+            raise ValueError(f"scale is {scale}, quality {quality}; scale must be at least 1, quality 1 to 95")
         self.compress, self.scale, self.quality = compress, scale, quality
 
     def score(self, sample: Float[Tensor, "B C S S"], cond: Tensor) -> Score:

@@ -1,4 +1,4 @@
-"""What rewards of single molecules share: invalid ones are worth 0, answers are kept, distinct questions are counted."""
+"""Rewards of single molecules: invalid ones are worth 0, answers are cached, cache misses are counted."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ REMEMBERED = 100_000
 class CachedReward(Reward):
     """worth(quantity of m) of a valid molecule m, and 0 of an invalid one. Not measured where the oracle fails.
 
-    Answers, failures too, are kept by canonical SMILES, the last `remembered` of them, and `asked` counts the molecules that
-    were not among them. So a quantity is one of the molecule without stereo, whatever the order of its atoms. The part that
+    Answers, failures too, are cached by canonical SMILES, the last `remembered` of them. So a quantity is one of the molecule
+    without stereo, whatever the order of its atoms. The part that
     is named `part` is the quantity in its own unit, NaN where it is not known.
     """
 
@@ -31,7 +31,7 @@ class CachedReward(Reward):
     def __init__(self, *, remembered: int = REMEMBERED) -> None:
         super().__init__()
         if remembered < 1:
-            raise ValueError(f"remembered is {remembered}; it is at least 1 molecule")
+            raise ValueError(f"remembered is {remembered}; it must be at least 1 molecule")
         self.remembered = remembered
         self.cache_misses: int = 0
         self.answers: dict[str, float] = {}  # what was used last is last
@@ -43,7 +43,7 @@ class CachedReward(Reward):
 
     @abstractmethod
     def worth(self, quantity: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-        """What quantities are worth. What it makes of NaN is not used."""
+        """Rewards of quantities; that of NaN is not used."""
 
     def score(self, sample: Molecules, cond: Tensor) -> Score:
         names = [m.smiles if m.valid else None for m in sample]

@@ -1,4 +1,4 @@
-"""What a molecule's shape costs: strain in a force field, forces and energies of semi-empirical quantum chemistry.
+"""Energies of a molecule's shape: strain in a force field, forces and energies of semi-empirical quantum chemistry.
 
 All look at one conformer, made of the canonical SMILES alone (pgdlab.molecules.conformers), so that a molecule has one value.
 Where ETKDG finds none, the quantity is infinite, and the molecule is worth 0 and measured. This wrongs some: 92 of 5,000
@@ -60,7 +60,7 @@ class Strain(PerMolecule):
 def positive(scale: float, unit: str) -> float:
     """The scale. Raises ValueError where it is not positive."""
     if scale <= 0:
-        raise ValueError(f"scale is {scale}; it is a positive number of {unit}")
+        raise ValueError(f"scale is {scale}; it must be a positive number of {unit}")
     return scale
 
 

@@ -42,7 +42,7 @@ class AlertFree(PerMolecule):
     ) -> None:  # fmt: skip
         super().__init__(remembered=remembered)
         if not catalogs:
-            raise ValueError("catalogs is empty; it names one or more of BRENK, PAINS, NIH, ZINC")
+            raise ValueError("catalogs is empty; it must name one or more of BRENK, PAINS, NIH, ZINC")
         self.catalogs = tuple(catalogs)
 
     def of(self, molecule: Molecule) -> float:
@@ -65,7 +65,7 @@ class MotifFree(PerMolecule):
     def __init__(self, *, motifs: Sequence[Motif] = RARE, partial: bool = False, remembered: int = REMEMBERED) -> None:
         super().__init__(remembered=remembered)
         if not motifs:
-            raise ValueError(f"motifs is empty; it names one or more of {', '.join(PATTERNS)}, anti_bredt")
+            raise ValueError(f"motifs is empty; it must name one or more of {', '.join(PATTERNS)}, anti_bredt")
         self.motifs, self.partial = tuple(motifs), partial
 
     def of(self, molecule: Molecule) -> float:
@@ -87,9 +87,9 @@ class Similarity(PerMolecule):
         super().__init__(remembered=remembered)
         mol = Chem.MolFromSmiles(to)
         if mol is None or not mol.GetNumAtoms():
-            raise ValueError(f"to is {to!r}; it is the SMILES of a molecule, as in CC(=O)Nc1ccc(O)cc1")
+            raise ValueError(f"to is {to!r}; it must be the SMILES of a molecule, as in CC(=O)Nc1ccc(O)cc1")
         if radius < 0 or bits < 1:
-            raise ValueError(f"radius is {radius}, bits {bits}; radius is at least 0, bits at least 1")
+            raise ValueError(f"radius is {radius}, bits {bits}; radius must be at least 0, bits at least 1")
         self.size = (radius, bits)
         self.wanted = fingerprints.generator(*self.size).GetFingerprint(mol)
 

@@ -1,4 +1,4 @@
-"""Whether a graph is a molecule, and whether it is a new one."""
+"""Validity and novelty of molecules."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Valid(Reward):
     def __init__(self, *, disconnected: float = 0.0, partial: float = 0.0) -> None:
         super().__init__()
         if not (0 <= disconnected <= 1 and 0 <= partial <= 1):
-            raise ValueError(f"disconnected is {disconnected}, partial {partial}; both are 0 to 1")
+            raise ValueError(f"disconnected is {disconnected}, partial {partial}; both must be 0 to 1")
         self.disconnected, self.partial = disconnected, partial
 
     def score(self, sample: Molecules, cond: Tensor) -> Score:
@@ -70,7 +70,7 @@ class NovelValid(CachedReward):
     def __init__(self, *, known: float = 0.3, remembered: int = REMEMBERED) -> None:
         super().__init__(remembered=remembered)
         if not 0 <= known <= 1:
-            raise ValueError(f"known is {known}; it is 0 to 1, and 1 is what a novel molecule is worth")
+            raise ValueError(f"known is {known}; it must be 0 to 1, of which 1 is what a novel molecule is worth")
         self.known = known
         training_set()  # where it is missing, that is an error here and not a failure on every molecule
 

@@ -61,8 +61,8 @@ class Workers(CachedReward, Prefetch):
     """reward in `workers` processes, `seconds` at most for a molecule. Worth and part are the reward's.
 
     A call that raises, takes longer, or takes its process down is not measured; its worker is replaced, and the other
-    molecules do not notice. Molecules go there as SMILES. What prepare() is given is begun at once and collected by
-    score(): a rollout prepares each of its batches while it samples the next. The processes start with the first
+    molecules do not notice. Molecules go there as SMILES. What submit() is given is begun at once and collected by
+    score(): a rollout submits each of its batches while it samples the next. The processes start with the first
     molecule and end with the reward.
     """
 
@@ -71,7 +71,7 @@ class Workers(CachedReward, Prefetch):
     ) -> None:
         super().__init__(remembered=remembered)
         if workers < 1 or seconds <= 0:
-            raise ValueError(f"workers is {workers}, seconds {seconds}; workers is at least 1, seconds above 0")
+            raise ValueError(f"workers is {workers}, seconds {seconds}; workers must be at least 1, seconds above 0")
         self.reward, self.workers, self.seconds, self.part = reward, workers, seconds, reward.part
         self.pool: Any = None
         self.retire: Callable[[], Any] = lambda: None
@@ -103,7 +103,7 @@ class Workers(CachedReward, Prefetch):
         return [self.result(m, future) for m, future in zip(molecules, begun, strict=True)]
 
     def result(self, molecule: Molecule, future: Future[float]) -> float:
-        """What came of a call, NaN where it failed."""
+        """The quantity that a call found, NaN where it failed."""
         for _ in range(BIRTHS):
             try:
                 return future.result()
