@@ -1,4 +1,4 @@
-"""What training costs beside its network passes: python -m benchmarks.loop --items latent stub --rounds 21
+"""The cost of training next to that of its network passes: python -m benchmarks.loop --items latent stub --rounds 21
 
 Overrides may come first, as in: python -m benchmarks.loop plan.pass_size=64 --items latent
 
@@ -106,7 +106,7 @@ class Rounds(Callback):
         self.begun = now()
 
     def between(self) -> None:
-        """What is measured between two iterations."""
+        """The figures between two iterations."""
         self.floors.append((timed(self.sampling), timed(self.training)))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: SteeringModule) -> None:

@@ -40,7 +40,7 @@ class FirstStep(Profiler):
 
 
 def watched() -> None:
-    """What run.py does, in a process that run() starts."""
+    """Does what run.py does, in a process that run() starts."""
     from pgdlab.cli import main
 
     sys.exit(main(sys.argv[1:], imported))

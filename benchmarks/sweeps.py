@@ -4,6 +4,7 @@ python -m benchmarks.sweeps"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import statistics
@@ -121,4 +122,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

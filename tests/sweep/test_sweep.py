@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -113,12 +114,11 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("said", BAD)
-def test_a_file_that_cannot_be_run_is_refused(said: str, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_run_is_refused(tmp_path: Path) -> None:
     good = {"parameters": {"seed": {"values": [0]}}}
-    with pytest.raises(ConfigError) as error:
-        read(write(tmp_path / "x.yaml", [], **{**good, **BAD[said]}))
-    assert said in str(error.value)
+    for said, wrong in BAD.items():
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            read(write(tmp_path / "x.yaml", [], **{**good, **wrong}))
 
 
 def test_a_mistake_in_one_value_is_found_before_anything_starts(here: Path, capsys: Any) -> None:
@@ -149,11 +149,11 @@ def test_settings_that_would_change_no_trial_are_refused(here: Path, capsys: Any
         assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("file", SWEEPS, ids=lambda f: f.stem)
-def test_the_shipped_files_describe_runs(file: Path) -> None:
-    sweep = read(file)
-    names = [record(sweep, some).name for some in sweep.probes()]
-    assert len(set(names)) == len(names) > 0
+def test_the_shipped_files_describe_runs() -> None:
+    for file in SWEEPS:
+        sweep = read(file)
+        names = [record(sweep, some).name for some in sweep.probes()]
+        assert len(set(names)) == len(names) > 0, file
 
 
 # ---- runs
