@@ -51,8 +51,8 @@ class World:
 
     def to(self, device: torch.device) -> World:
         """Moves every part that has weights; measures the capacity that is not known."""
-        parts = (self.policy, self.reference, self.old, self.reward, self.heldout, self.penalties, self.critic)
-        for part in parts:
+        parts = [self.policy, self.reference, self.old, self.critic, self.reward, self.heldout, self.penalties]
+        for part in [*parts, self.domain.decoder]:
             if part is not None:
                 part.to(device)
         if not (self.capacity.rollout_batch and self.capacity.pass_size):

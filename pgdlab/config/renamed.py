@@ -40,7 +40,18 @@ KEYS: dict[str, dict[str, str | None]] = {
     "pgdlab.trainers.eager.Eager": {"epochs": None, "minibatches": None, "ratio": None},
 }
 # what more than names have changed in: today's path of the class, or the slot -> what makes today's node of the old one
-NODES: dict[str, Callable[[Node], Any]] = {}
+CLASSIFIERS = {"pgdlab.domains.digits.Digits": "digits", "pgdlab.domains.fashion.Fashion": "fashion"}
+
+
+def told_by_class(node: Node) -> Node:
+    """A reward by classifiers that were named by the class of their domain."""
+    return node | {"domain": CLASSIFIERS.get(node.get("domain", ""), node.get("domain"))}
+
+
+NODES: dict[str, Callable[[Node], Any]] = {
+    "pgdlab.rewards.image.classes.ClassProbability": told_by_class,
+    "pgdlab.rewards.image.classes.AnyClass": told_by_class,
+}
 WEIGHTS: dict[str, str] = {}  # beginnings of weights' names in a checkpoint: old -> today's
 
 PENALTIES = {  # today's path of a penalty -> its name among the penalties of a run

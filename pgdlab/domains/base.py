@@ -64,10 +64,6 @@ class Domain(ABC):
     def show(self, rows: dict[str, Tensor], path: Path) -> None:
         """Writes one picture: a titled grid for every entry of rows (title -> samples (B, *D))."""
 
-    def decode(self, sample: Tensor) -> Any:
-        """decoder(sample)."""
-        return self.decoder(sample)
-
     def report(self, groups: dict[str, Samples], folder: Path) -> list[Path]:
         """Writes what people of the field want beside pictures and figures, of policies on the same noise (name -> samples),
         the one that was asked for last. Returns the files for the loggers: .png, .csv with a header, .sdf. None by default.

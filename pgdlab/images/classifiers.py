@@ -207,16 +207,12 @@ def fit_classifiers(domain: Labelled, *, steps: int = 2500, batch: int = 128, se
     return {kind: float(card["test_accuracy"]) for kind, card in cards.items()}
 
 
-# runs that were configured before rewards were told a folder hold the domain's class in its place
-OLD = {"pgdlab.domains.digits.Digits": "digits", "pgdlab.domains.fashion.Fashion": "fashion"}
-
-
 def load_classifier(classifiers: str, kind: str) -> Classifier:
     """The classifier `kind` in a folder_of() classifiers, frozen. Raises ValueError where there is none or it is broken."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    folder = folder_of(OLD.get(classifiers, classifiers))
+    folder = folder_of(classifiers)
     if not (folder / "classifiers.json").is_file():
         known = ", ".join(sorted(path.parent.name for path in ASSETS.glob("*/classifiers.json")))
         raise ValueError(

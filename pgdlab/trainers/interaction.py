@@ -76,7 +76,7 @@ class OneShot(Interaction):
 
         def watch(batch: Trajectory) -> None:
             require_finite(batch)
-            decoded.append(world.domain.decode(batch.sample))
+            decoded.append(world.domain.decoder(batch.sample))
             for part in slow:
                 part.submit(decoded[-1], batch.cond)
 
@@ -101,14 +101,14 @@ def joined(parts: list[Any]) -> Any:
 def outcome_of(world: World, trajectory: Trajectory, decoded: Any) -> Outcome:
     """What the reward sees of trajectories whose samples are decoded; x0 estimates are decoded here."""
     estimates = trajectory.estimates
-    seen = [world.domain.decode(estimates[:, h]) for h in range(estimates.shape[1])]
+    seen = [world.domain.decoder(estimates[:, h]) for h in range(estimates.shape[1])]
     return Outcome(decoded, trajectory.cond, trajectory.steps, seen.__getitem__ if seen else None)
 
 
 def decoded(world: World, trajectory: Trajectory) -> Outcome:
     """What the reward sees of trajectories that there are."""
     require_finite(trajectory)
-    return outcome_of(world, trajectory, world.domain.decode(trajectory.sample))
+    return outcome_of(world, trajectory, world.domain.decoder(trajectory.sample))
 
 
 def training_request(world: World, iteration: int, trained: Sequence[int], extras: Extras) -> Request:
