@@ -32,8 +32,8 @@ from pgdlab.training.fit import fit
 from pgdlab.training.module import SteeringModule
 
 COLLECT = "[LightningModule]SteeringModule.on_train_epoch_start"
-CLIP = "[LightningModule]SteeringModule.configure_gradient_clipping"
-AVERAGE = "[Callback]Average.on_train_batch_end"
+CLIP = "[LightningModule]SteeringModule.on_before_optimizer_step"
+AVERAGE = "[Callback]EMA.on_train_batch_end"
 COUNTED, WARM = 1, 2  # iterations: the first, in which passes are counted, and those before the first timed one
 CLOCKS = ("wall", "processor")
 
@@ -192,7 +192,7 @@ def describe(name: str, module: SteeringModule, result: Rounds) -> str:
     updates, steps = algorithm.updates_per_iteration(plan), len(policy.stochastic_steps)
     pairs = sum(call.rows for call in result.training)
     weights = [p.numel() for part in networks(world)[:1] for p in part.parameters()]
-    trained = sum(p.numel() for group in module.trained() for p in group)
+    trained = sum(p.numel() for group in module.trained().values() for p in group)
     return (
         f"{name}: {type(algorithm).__name__}, {plan.samples} samples x {policy.steps} steps ({steps} with noise), {updates} "
         f"optimiser steps; {sum(weights):,} weights, {trained:,} trained\n"
@@ -205,7 +205,7 @@ def memory(module: SteeringModule, result: Rounds) -> str:
     """In copies of the trajectories: all states of all samples, fp32."""
     policy = module.policy
     copy = 4 * module.world.plan.samples * (policy.steps + 1) * int(np.prod(policy.space.shape))
-    gradient = sum(4 * p.numel() for group in module.trained() for p in group)
+    gradient = sum(4 * p.numel() for group in module.trained().values() for p in group)
     return (
         f"  peak memory less the floor's: {result.memory / copy:.2f} trajectory copies of {copy / 2**20:.2f} MiB; a gradient "
         f"is {gradient / copy:.2f}"
