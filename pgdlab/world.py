@@ -1,4 +1,4 @@
-"""What an algorithm works with: domain, policy, reference, rewards, penalties, plan."""
+"""The world of an algorithm: the problem, who solves it, and the plan."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from pgdlab.rollout.trajectory import dtype_of
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """The problem (domain, reward, heldout, penalties), who solves it (policy, reference, old, critic) and the plan.
+    """The problem (domain, reward, heldout, penalties), its solver (policy, reference, old, critic) and the plan.
 
-    old: the policy that sampled an iteration, for what is compared with it; critic: a value learned beside the policy. An
+    old: the policy that sampled an iteration, for what is compared with it; critic: a value learned with the policy. An
     algorithm that needs either adds it (Algorithm.equip). capacity: how much at once memory allows, the one part that
     changes; what the plan leaves open in it is measured by to().
     """

@@ -16,7 +16,7 @@ from pgdlab.world import World
 
 
 class Critic(ABC):
-    """What kind of value is learned: a frozen dataclass that makes the module."""
+    """A kind of value that can be learned: a frozen dataclass that makes the module."""
 
     @abstractmethod
     def build(self, world: World) -> Value:

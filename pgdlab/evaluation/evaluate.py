@@ -50,7 +50,7 @@ def measure(world: World, policy: Policy) -> Measured:
 
 
 def judge(world: World, trajectory: Trajectory, kl_nats: float | None) -> Measured:
-    """What given samples are worth. kl_nats: how far from the base they were made, None where that is not known."""
+    """Scores given samples. kl_nats: how far from the base they were made, None where that is not known."""
     outcome = decoded(world, trajectory)
     return measured(world, trajectory, outcome, guarded(world.reward, outcome, world.plan.max_failed), kl_nats)
 

@@ -39,7 +39,7 @@ def guarded(
 
 
 def _why(failures: list[Exception]) -> str:
-    """What happened, and what to do about it."""
+    """The cause, and what to do about it."""
     why = f"the first exception: {failures[0]!r}" if failures else "values were not finite or not measured"
     return f"{why}. Mend the reward, or raise plan.max_failed to train on the rest"
 

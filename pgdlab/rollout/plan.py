@@ -16,7 +16,7 @@ class Steps(ABC):
         """A sorted, non-empty part of the stochastic steps."""
 
     def scale(self, stochastic: int, trained: int) -> float:
-        """What the sum over trained steps is multiplied by."""
+        """The factor of the sum over trained steps."""
         return stochastic / trained
 
 
@@ -89,7 +89,7 @@ class Plan:
             if getattr(self, name) < limit:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {limit}")
         if not 0 <= self.max_failed < 1:
-            raise ValueError(f"max_failed is {self.max_failed}; it is a share, from 0 to below 1")
+            raise ValueError(f"max_failed is {self.max_failed}; it must be a share, from 0 to below 1")
         if self.samples % self.group:
             raise ValueError(
                 f"samples ({self.samples}) must be a multiple of group ({self.group}): groups are complete"

@@ -19,7 +19,7 @@ from pgdlab.rollout.trajectory import Trajectory, concatenate, dtype_of, stored_
 
 
 class Extras(NamedTuple):
-    """What a rollout computes besides the samples. The first two cost a reference pass a step.
+    """Figures that a rollout computes with the samples. The first two cost a reference pass a step.
 
     reference: KL, log-ratio and the reference's means at trained steps. estimates: the reference's x0 estimates.
     tuned_deterministic: take deterministic steps with the tuned network instead of the reference. graph: log_prob and kl

@@ -64,7 +64,7 @@ class Trajectory:
         self.kl.detach_()
 
     def pairs(self, indices: Int[Tensor, " P"]) -> Pairs:
-        """What a pass over some indices looks up."""
+        """The pairs with these indices, and where a pass finds their states and actions."""
         row, step, state, action = self.lookup.index_select(1, indices).unbind()
         return Pairs(indices, row, step, state, action, self.cond[row])
 

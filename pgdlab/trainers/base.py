@@ -57,7 +57,7 @@ class Algorithm(ABC, Generic[Experience, MicroBatch]):
         """Raises ValueError, before a run begins, where the world asks for what this algorithm cannot give."""
 
     def equip(self, world: World) -> World:
-        """The world with what this algorithm keeps beside the policy (a critic, the old policy): nothing by default."""
+        """The world with what this algorithm keeps next to the policy (a critic, the old policy): nothing by default."""
         return world
 
     def trained(self, world: World) -> dict[str, nn.Module]:

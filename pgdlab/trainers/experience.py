@@ -1,4 +1,4 @@
-"""What policy gradients keep of an iteration, and one pass over a part of it."""
+"""The experience of a policy gradient: an iteration's trajectories with their credit, and one pass over a part of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Interaction: conditions -> rollout -> decode -> reward. What trainers, best-of-n, the checks and evaluation collect with."""
+"""Interaction: conditions -> rollout -> decode -> reward, for trainers, best-of-n, the checks and evaluation alike."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Collected:
 
 
 class Interaction(ABC):
-    """What happens between a condition and a reward. A frozen dataclass."""
+    """The way from conditions to rewards. A frozen dataclass."""
 
     @abstractmethod
     def collect(self, world: World, request: Request) -> Collected:
@@ -99,14 +99,14 @@ def joined(parts: list[Any]) -> Any:
 
 
 def outcome_of(world: World, trajectory: Trajectory, decoded: Any) -> Outcome:
-    """What the reward sees of trajectories whose samples are decoded; x0 estimates are decoded here."""
+    """Trajectories as rewards see them, given their decoded samples; x0 estimates are decoded here."""
     estimates = trajectory.estimates
     seen = [world.domain.decoder(estimates[:, h]) for h in range(estimates.shape[1])]
     return Outcome(decoded, trajectory.cond, trajectory.steps, seen.__getitem__ if seen else None)
 
 
 def decoded(world: World, trajectory: Trajectory) -> Outcome:
-    """What the reward sees of trajectories that there are."""
+    """Trajectories as rewards see them: their samples, decoded."""
     require_finite(trajectory)
     return outcome_of(world, trajectory, world.domain.decoder(trajectory.sample))
 
@@ -169,11 +169,13 @@ def summarise(world: World, collected: Collected) -> dict[str, float]:
     return logs
 
 
-def cost(world: World, collected: Collected) -> dict[str, int]:
-    """Reward queries and network evaluations of an iteration, over all processes."""
+def cost(world: World, collected: Collected, first: bool = False) -> dict[str, int]:
+    """Reward queries and network evaluations of an iteration, over all processes. first: those of the reference samples that
+    penalties draw once are among them."""
     own = torch.tensor([[collected.rewards.queries, collected.evaluations]], device=world.device)
     queries, rows = world.processes.gather(own).sum(0).tolist()
-    return {"queries": queries, "evaluations": rows}
+    once = world.penalties.reference_samples() * world.policy.steps if first else 0
+    return {"queries": queries, "evaluations": rows + once}
 
 
 def evaluations(request: Request) -> int:

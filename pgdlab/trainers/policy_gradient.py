@@ -5,15 +5,14 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pgdlab.credit.critic import fit_loss
-from pgdlab.credit.reward_to_go import Credit, RewardToGo, returns_table
+from pgdlab.credit.reward_to_go import Credit, Credited, RewardToGo, returns_table
 from pgdlab.functional.returns import Baseline, Scale, advantages
 from pgdlab.rollout.plan import Plan
 from pgdlab.rollout.sampler import Extras
@@ -96,33 +95,31 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
         compared = world.penalties.needs_reference() and policy.trains_denoiser  # a frozen denoiser's KL is 0
         extras = Extras(compared, world.reward.needs_estimates(), graph=graph)
         collected = self.interaction.collect(world, training_request(world, iteration, trained, extras))
-        trajectory = collected.trajectory
-        if graph and not trajectory.has_graph:  # memory ran out: not again
+        if graph and not collected.trajectory.has_graph:  # memory ran out: not again
             world.capacity.pass_size = pairs - 1
         logs = summarise(world, collected)
         world.penalties.adapt(logs.get("kl_nats", 0.0))  # now: returns and losses are to share one coefficient
-        spent = cost(world, collected)
-        if not iteration:
-            spent["evaluations"] += world.penalties.reference_samples() * policy.steps
-        order = torch.stack([torch.randperm(plan.samples, generator=shuffle) for _ in range(self.epochs)])
-        step_scale = plan.trained_steps.scale(len(policy.stochastic_steps), len(trained)) if trained else 1.0
-        return self.credited(world, collected, logs, order=order, step_scale=step_scale, index=index, **spent)
-
-    def credited(self, world: World, collected: Collected, logs: dict[str, float], **more: Any) -> Experience:
-        """The experience with its advantages, which are made over all processes' samples."""
-        trajectory, rewards, gather = collected.trajectory, collected.rewards, world.processes.gather
-        measured, index = gather(rewards.measured), more["index"]
-        given = self.credit.assign(world, trajectory, rewards)
-        earned, table = gather(returns_table(rewards)), gather(given.table)
-        advantage, scalar = advantages(table, measured, groups_of(world), self.baseline, self.scale, earned)
-        if world.penalties.reference_samples():
-            advantage = advantage - sample_costs(world, trajectory).masked_fill(~measured, 0.0)[:, None]
+        credited, advantage, scale = self.credited(world, collected)
         local = advantage[index.start : index.stop]
+        order = torch.stack([torch.randperm(plan.samples, generator=shuffle) for _ in range(self.epochs)])
         return Experience(
-            trajectory=trajectory, advantage=local[:, [h + 1 for h in trajectory.trained]], initial_advantage=local[:, 0],
-            objective_scale=scalar, measured=measured.cpu(), cost_weight=given.weight, targets=given.targets,
-            logs=logs | given.logs | world.penalties.logs(), **more,
+            trajectory=collected.trajectory, advantage=local[:, [h + 1 for h in trained]], initial_advantage=local[:, 0],
+            objective_scale=scale, measured=world.processes.gather(collected.rewards.measured).cpu(), index=index,
+            step_scale=plan.trained_steps.scale(len(policy.stochastic_steps), len(trained)) if trained else 1.0,
+            cost_weight=credited.weight, targets=credited.targets, order=order,
+            logs=logs | credited.logs | world.penalties.logs(), **cost(world, collected, first=not iteration),
         )  # fmt: skip
+
+    def credited(self, world: World, collected: Collected) -> tuple[Credited, Float[Tensor, "N H1"], float]:
+        """The credit of this process's rows, all processes' advantages (column 0 rho's), and the objective's scale."""
+        rewards, gather = collected.rewards, world.processes.gather
+        credited, measured = self.credit.assign(world, collected.trajectory, rewards), gather(rewards.measured)
+        earned, table = gather(returns_table(rewards)), gather(credited.table)
+        advantage, scale = advantages(table, measured, groups_of(world), self.baseline, self.scale, earned)
+        if world.penalties.reference_samples():
+            costs = sample_costs(world, collected.trajectory)
+            advantage = advantage - costs.masked_fill(~measured, 0.0)[:, None]
+        return credited, advantage, scale
 
     def micro_batches(self, experience: Experience, update: int, world: World) -> list[MicroBatch]:
         epoch, part = divmod(update, self.minibatches)

@@ -1,1 +1,1 @@
-"""What is handed to lightning.Trainer: the module, its optimizer, callbacks, loggers, and the checks before a run."""
+"""Training with lightning.Trainer: the module, its optimizer, callbacks, loggers, and the checks before a run."""

@@ -79,7 +79,7 @@ class SteeringModule(lightning.LightningModule):
         return clone
 
     def outside_policy(self) -> dict[str, torch.nn.Module]:
-        """What is trained beside the policy, by name."""
+        """The trained parts outside the policy, by name."""
         own = set(self.policy.modules())
         return {name: part for name, part in self.algorithm.trained(self.world).items() if part not in own}
 
@@ -228,7 +228,7 @@ class SteeringModule(lightning.LightningModule):
         }
 
     def iteration_logs(self) -> Iterator[tuple[str, float]]:
-        """What is logged of an iteration; names and formulas in docs/metrics.md."""
+        """The row of an iteration: names and formulas in docs/metrics.md."""
         yield from self.experience.logs.items()
         updates = self.algorithm.updates_per_iteration(self.world.plan)
         for name, (total, count) in sorted(self.all_sums().items()):
