@@ -103,9 +103,25 @@ def test_every_node_of_that_version_is_one_of_today() -> None:
     nodes = yaml.safe_load((OLD / "nodes.yaml").read_text())
     assert len(nodes) == 77
     for node in nodes:
-        new = complete(renamed.translate(node), "node")
-        check(new, "node")
-        assert renamed.translate(new) == new
+        slot = "penalty" if ".penalties." in node["_target_"] else "node"
+        new = complete(renamed.run({slot: node}))
+        check(new)
+        assert renamed.run(new) == new
+
+
+def test_penalties_of_that_version_are_named_and_told_apart() -> None:
+    """What was wrapped stands beside what wrapped it; a steered coefficient is a constraint."""
+    kl = {"_target_": "pgdlab.penalties.path_kl.PathKL", "coefficient": 0.1, "initial_coefficient": None, "form": "A"}
+    kl |= {"target": None, "gain": 0.1}
+    old = {"_target_": "pgdlab.penalties.trust_region.TrustRegion", "limit": 0.02, "penalty": kl}
+    new = renamed.run({"penalty": old})["penalty"]
+    assert list(new) == ["path_kl", "trust_region"]
+    assert (new["path_kl"]["coefficient"], new["trust_region"]["limit"]) == (0.1, 0.02)
+    constraint = renamed.run({"penalty": kl | {"target": 3.0}})["penalty"]["constraint"]
+    assert (constraint["limit"], constraint["multiplier"], constraint["rate"]) == (3.0, 0.1, 0.1)
+    assert renamed.run({"penalty": {"_target_": "pgdlab.penalties.base.NoPenalty"}}) == {"penalty": {}}
+    with pytest.raises(ValueError, match="has no counterpart"):
+        renamed.run({"penalty": kl | {"target": 3.0, "initial_coefficient": 0.2}})
 
 
 @pytest.mark.parametrize(
@@ -115,6 +131,9 @@ def test_every_node_of_that_version_is_one_of_today() -> None:
         ("domain.prompts=[1]", "domain.prompts is now domain.train_conditions"),
         ("trainer={_target_: pgdlab.trainers.credit.RewardToGo}", "which is now pgdlab.credit.reward_to_go.RewardToGo"),
         ("trainer.steps=3", "Known: trainer.baseline"),  # PPO never had it
+        ("penalty.coefficient=0.1", "Did you mean penalty.path_kl.coefficient?"),
+        ("penalty=target_kl", "penalty=target_kl is now penalty=constraint"),
+        ("optimizer.initial_lr=0.1", "optimizer.initial_lr is now optimizer.rates.initial"),
     ],
 )
 def test_an_old_name_is_answered_with_the_new_one(override: str, message: str, capsys: Any) -> None:
