@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from pgdlab.certificates.truth import truth
 from pgdlab.comparison.folders import Run
-from pgdlab.config.compose import make
+from pgdlab.config.configuration import Config
 from pgdlab.config.schema import complete
 from pgdlab.penalties.base import Penalty
 from pgdlab.training.build import build_world
@@ -42,7 +40,7 @@ def optimum(runs: Sequence[Run]) -> Optimum | None:
         return None
     weights = {w for run in runs if (w := weight(run.config["penalty"])) is not None}
     trained = {
-        json.dumps([run.config[k] for k in ("policy", "initial")]): run for run in runs if "trainer" in run.config
+        json.dumps([run.config[k] for k in ("policy", "initial")]): run for run in runs if run.config.get("trainer")
     }
     if len(weights) != 1:
         return None
@@ -62,9 +60,9 @@ def weight(penalty: dict[str, Any]) -> float | None:
 def gain(config: dict[str, Any], weight: float) -> float | None:
     """J* - J_base of what a config trains, at a KL weight; None where no oracle knows it."""
     penalty = complete({"_target_": PATH_KL, "coefficient": weight})
-    cfg = OmegaConf.create(config | {"penalty": penalty, "runtime": {"accelerator": "cpu"}})
+    cfg = Config.of(config | {"penalty": penalty, "runtime": {"accelerator": "cpu"}})
     try:
-        found = truth(build_world(cfg), make(Penalty, cfg.penalty))
+        found = truth(build_world(cfg), cfg.make(Penalty, "penalty"))
     except ValueError:
         return None
     return found.best.objective[0] - found.base.objective[0]
