@@ -10,10 +10,10 @@ import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
-from pgdlab.config.compose import CONFIGS, ConfigError, draft, finish, load_run, options, parse_one, slots
-from pgdlab.config.schema import nearest
+from pgdlab.config.compose import Config, draft, finish, load_run
+from pgdlab.config.groups import CONFIGS, options, parse_one, slots
+from pgdlab.config.runs import as_yaml
+from pgdlab.config.schema import ConfigError, nearest
 
 TASKS = Path(__file__).parent / "tasks"
 
@@ -89,11 +89,11 @@ def dispatch(argv: Sequence[str], imported: Callable[[], object]) -> int:
         print(help_text())
         return 0
     if "--raw" in flags:
-        print(OmegaConf.to_yaml(draft(overrides)), end="")
+        print(as_yaml(draft(overrides)), end="")
         return 0
     cfg = configuration(overrides)
     if flags:
-        print(OmegaConf.to_yaml(cfg), end="")
+        print(as_yaml(cfg), end="")
         return 0
     task = importlib.import_module(f"pgdlab.tasks.{cfg.task}")
     imported()
@@ -119,7 +119,7 @@ def tasks_and_flags() -> list[str]:
     return ["--help", "--cfg job", "--raw", *(f"task={name}" for name in tasks())]
 
 
-def configuration(overrides: Sequence[str]) -> DictConfig:
+def configuration(overrides: Sequence[str]) -> Config:
     """The run's configuration: a saved one where `resume` is given, a new one otherwise."""
     pairs = [parse_one(text) for text in overrides]
     folder = dict(pairs).get("resume")
@@ -132,15 +132,15 @@ def configuration(overrides: Sequence[str]) -> DictConfig:
     return finish(cfg)
 
 
-def check_run(cfg: DictConfig) -> None:
+def check_run(cfg: Config) -> None:
     """Raises ConfigError for a task that is not a file of pgdlab/tasks, and for a seed or a name that no run can have."""
     if cfg.task not in tasks():
         raise ConfigError(f"task is {cfg.task!r}, which is not a task.{nearest(cfg.task, tasks())}")
     if not 0 <= cfg.seed < 2**63:
-        raise ConfigError(f"seed is {cfg.seed}; it is a whole number from 0 to 2^63 - 1")
+        raise ConfigError(f"seed is {cfg.seed}; it must be a whole number from 0 to 2^63 - 1")
     path = Path(cfg.name or "")
     if path.is_absolute() or ".." in path.parts:
-        raise ConfigError(f"name is {cfg.name!r}; it names a folder under runs/, without .. and no / at the start")
+        raise ConfigError(f"name is {cfg.name!r}; it must name a folder under runs/, without .. and no / at the start")
 
 
 def tasks() -> dict[str, Path]:

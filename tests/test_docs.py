@@ -104,7 +104,7 @@ def test_the_example_trainer_trains(installed: dict[str, Any], tmp_path: Path) -
     assert policy.denoiser.shift.abs().sum() > 0
     assert 0 <= module.history[0]["train/clip_fraction_high"] < 1
     with pytest.raises(ValueError, match=r"trainer.*high -1"):
-        instantiate(compose(["trainer={_target_: " + node["_target_"] + ", high: -1}"]).trainer)
+        instantiate(compose(["trainer={_target_: " + node["_target_"] + ", high: -1}"]).nodes["trainer"], "trainer")
 
 
 def test_the_example_reward_scores(installed: dict[str, Any]) -> None:

@@ -16,12 +16,11 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from pgdlab import cli
 from pgdlab.config.compose import CONFIGS, compose
-from pgdlab.config.runs import METRICS, SUMMARY, write, write_json
+from pgdlab.config.runs import METRICS, SUMMARY, save_config, write, write_json
 from pgdlab.rewards.base import Score
 from pgdlab.training.fit import LAST
 from tests.worlds import BRIGHT, Bright, tiny
@@ -110,11 +109,13 @@ def test_a_resume_that_is_refused_changes_nothing(run: Path, capsys: Any) -> Non
 
 
 def test_what_is_no_run_is_not_resumed(run: Path, capsys: Any) -> None:
-    refused(["resume="], "resume is empty; it takes the folder of a run. Known: runs/x", capsys)
-    refused([f"resume={run}/config.yaml"], "which is a file; it takes the folder of a run. .*Known: runs/x", capsys)
+    refused(["resume="], "resume is empty; it must be the folder of a run. Known: runs/x", capsys)
+    refused([f"resume={run}/config.yaml"], "which is a file; it must be the folder of a run. .*Known: runs/x", capsys)
     refused([f"resume={CONFIGS}"], "config.yaml is not the configuration of a run: it has no key domain", capsys)
     refused(["task=classifiers", f"resume={run}"], "task=classifiers fits a domain's classifiers, not a run", capsys)
-    refused([f"resume={run}", "name=../y", "task=sample"], r"name is '\.\./y'; it names a folder under runs/", capsys)
+    refused(
+        [f"resume={run}", "name=../y", "task=sample"], r"name is '\.\./y'; it must name a folder under runs/", capsys
+    )
 
 
 def test_a_metrics_table_that_is_damaged_loses_its_bad_rows(run: Path) -> None:
@@ -140,7 +141,7 @@ def test_no_checkpoint_and_no_run(run: Path, capsys: Any) -> None:
     refused([f"resume={run}"], "there is no checkpoint at .*stopped before its first one", capsys)
     refused(
         ["resume=runs/y"],
-        "resume is 'runs/y', which does not exist; it takes the folder of a run. .*Known: runs/x",
+        "resume is 'runs/y', which does not exist; it must be the folder of a run. .*Known: runs/x",
         capsys,
     )
 
@@ -256,15 +257,15 @@ def test_what_is_written_is_written_whole(tmp_path: Path, monkeypatch: pytest.Mo
         (["task=evaluate"], "task=evaluate needs a run"),
         (["task=export"], "task=export needs a run"),
         (["domain.weights=/nowhere"], "cannot load the base of digits from /nowhere"),
-        (["plan=foo", "plan.iterations=2"], "plan is 'foo'; it takes a node"),
+        (["plan=foo", "plan.iterations=2"], "plan is 'foo'; it must be a node"),
         (
             ["reward={_target_: pgdlab.rollout.plan.Plan}"],
-            "reward._target_ is 'pgdlab.rollout.plan.Plan'; reward takes a Reward",
+            "reward._target_ is 'pgdlab.rollout.plan.Plan'; reward must be a Reward",
         ),
-        (["policy={_target_: pgdlab.rollout.plan.Plan}"], "policy._target_ is .*; policy takes a Policy"),
-        (["trainer={_target_: pgdlab.rollout.plan.Plan}"], "trainer takes a Algorithm"),
-        (["heldout=null", "heldout.scale=3"], "heldout._target_ is None; heldout takes a Reward"),
-        (["runtime.accelerator=tpu"], "runtime.accelerator is 'tpu'; it is one of auto, cpu, cuda, gpu"),
+        (["policy={_target_: pgdlab.rollout.plan.Plan}"], "policy._target_ is .*; policy must be a Policy"),
+        (["trainer={_target_: pgdlab.rollout.plan.Plan}"], "trainer must be a Algorithm"),
+        (["heldout=null", "heldout.scale=3"], "heldout._target_ is None; heldout must be a Reward"),
+        (["runtime.accelerator=tpu"], "runtime.accelerator is 'tpu'; it must be one of auto, cpu, cuda, gpu"),
         (["runtime.devices=7"], "8 samples do not divide among 7 processes"),
         (["runtime.logger=true"], "runtime.logger is "),
         (["optimizer.lr=-1"], "optimizer .AdamW.: lr is -1.0; it is above 0"),
@@ -272,14 +273,19 @@ def test_what_is_written_is_written_whole(tmp_path: Path, monkeypatch: pytest.Mo
         (["optimizer.clip_norm=-1"], "clip_norm is -1.0; it is at least 0"),
         (["optimizer.ema_halflife=0"], "ema_halflife is 0.0; it is above 0"),
         (["optimizer.final_lr=2"], "final_lr is 2.0; it is from 0 to 1"),
-        (["trainer.clip=nan"], "trainer.clip is nan; it takes a finite number"),
+        (["trainer.clip=nan"], "trainer.clip is nan; it must be a finite number"),
         (["trainer=pretrain"], "trainer=pretrain goes with task=pretrain .experiment=pretrain/digits"),
         (["experiment=pretrain/digits", "task=doctor"], "trainer=pretrain goes with task=pretrain"),
+        (
+            ["experiment=pretrain/digits", "reward=target"],
+            "reward is set, but task=pretrain learns from data: it asks no",
+        ),
+        (["experiment=pretrain/digits", "penalty.coefficient=1"], "penalty.coefficient is set, but task=pretrain"),
         (["experiment=pretrain/fashion", "domain.folder=/nowhere"], "domain.folder is '/nowhere'"),
-        (["seed=-1"], "seed is -1; it is a whole number from 0"),
-        (["name=../x"], r"name is '\.\./x'; it names a folder under runs/"),
-        (["name=/x"], "name is '/x'; it names a folder under runs/"),
-        (["name=5"], """name is 5; it takes str; quote it: "name='5'\""""),
+        (["seed=-1"], "seed is -1; it must be a whole number from 0"),
+        (["name=../x"], r"name is '\.\./x'; it must name a folder under runs/"),
+        (["name=/x"], "name is '/x'; it must name a folder under runs/"),
+        (["name=5"], """name is 5; it must be str; quote it: "name='5'\""""),
         (["=3"], "'=3' is not an override; write key=value"),
         (["penalty.path_kl.coefficient=-1"], r"penalty .PathKL.: coefficient is -1.0; it is at least 0$"),
         (["penalty=target_kl", "penalty.target=0"], "target is 0.0 and coefficient .*; with a target both are above 0"),
@@ -322,7 +328,7 @@ def test_a_pretraining_run_is_not_evaluated(here: Path, capsys: Any) -> None:
     run = here / "runs" / "x"
     run.mkdir(parents=True)
     cfg = compose(["experiment=pretrain/digits"])
-    OmegaConf.save(cfg, run / "config.yaml")
+    save_config(replace(cfg, resume="x"), run)
     refused(["task=evaluate", "resume=runs/x"], "trainer=pretrain goes with task=pretrain.*not with task=eval", capsys)
 
 

@@ -80,9 +80,9 @@ def test_train_leaves_a_run_folder(runs: Runs) -> None:
             assert len(image.convert("L").getcolors(256) or range(257)) > 8  # not blank
     assert summary(run).keys() >= HEADLINE
     assert summary(run)["versions"].keys() >= {"pgdlab", "torch", "lightning", "diffusers", "python"}
-    policy = load_run(run).policy  # a checkpoint without its sampler is no policy
-    assert (policy.steps, policy.guidance, policy.kernel.eta) == (4, 1.0, 1.0)
-    assert policy.tuning._target_ == "pgdlab.diffusion.tuning.Full"
+    policy = load_run(run).nodes["policy"]  # a checkpoint without its sampler is no policy
+    assert (policy["steps"], policy["guidance"], policy["kernel"]["eta"]) == (4, 1.0, 1.0)
+    assert policy["tuning"]["_target_"] == "pgdlab.diffusion.tuning.Full"
 
 
 def test_the_numbers_of_a_run_agree(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +227,7 @@ def test_export_is_a_plain_diffusers_folder(runs: Runs) -> None:
     assert facts["sampler"]["kernel"] == {"_target_": "pgdlab.diffusion.kernels.DDIM", "eta": 1.0}
     assert (facts["sampler"]["steps"], facts["sampler"]["guidance"]) == (4, 1.0)
     assert facts["tuned"]["tuning"] == {"_target_": "pgdlab.diffusion.tuning.Full"}
-    assert facts["tuned"]["steps"] == {"_target_": "pgdlab.rollout.plan.AllSteps"}
+    assert facts["tuned"]["trained_steps"] == {"_target_": "pgdlab.rollout.plan.AllSteps"}
     assert facts["tuned"]["stochastic_steps"] == 3  # of 4: the last one is deterministic, and the reference's
     assert facts["tuned"]["initial"]["_target_"].endswith("Diagonal")
     rho = load_file(out / "initial.safetensors")

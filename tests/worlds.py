@@ -119,7 +119,7 @@ class Recorder(SteeringModule):
 def recorder(*overrides: str, double: bool = False, nudge: float = 0.0) -> tuple[Recorder, Any]:
     """A module and its config; nudge: how far the trained weights are moved off the reference first."""
     cfg = compose(tiny(*overrides))
-    module = Recorder(build_world(cfg), instantiate(cfg.trainer), instantiate(cfg.optimizer))
+    module = Recorder(build_world(cfg), instantiate(cfg.nodes["trainer"]), instantiate(cfg.nodes["optimizer"]))
     if double:
         module.double()
         module.world.reference.double()

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from pgdlab.certificates.truth import truth
 from pgdlab.comparison.folders import Run
+from pgdlab.config.configuration import Config
 from pgdlab.penalties.path_kl import PathKL
 from pgdlab.training.build import build_world
 
@@ -60,7 +59,7 @@ def weight(penalty: dict[str, Any]) -> float | None:
 def gain(config: dict[str, Any], weight: float) -> float | None:
     """J* - J_base of what a run trains, at a KL weight; None where no oracle knows it."""
     try:
-        world = build_world(OmegaConf.create(config | {"runtime": {"accelerator": "cpu"}}))
+        world = build_world(Config.of(config | {"runtime": {"accelerator": "cpu"}}))
         found = truth(world, PathKL(coefficient=weight))
     except ValueError:
         return None

@@ -12,17 +12,19 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pgdlab import __version__
+from pgdlab.config.configuration import Config
 
 CONFIG, SUMMARY, METRICS, COMMAND = "config.yaml", "summary.json", "metrics.csv", "command.txt"
 LAST = Path("checkpoints") / "last.ckpt"
 FAILURE = "failure.txt"  # why a run was given up, where whoever gave it up wrote it down
 
 
-def run_folder(cfg: Any) -> Path:
+def run_folder(cfg: Config) -> Path:
     """runs/<name>, made; a name in use gets a number. Resuming uses the run's own. Raises ValueError where it cannot be
     written, or in a process that was not started by the run's first one."""
     if cfg.resume:
@@ -57,14 +59,19 @@ def folder_name(task: str, name: str | None) -> str:
     return str(Path(name).with_name(f"{task}-{Path(name).name}"))
 
 
-def save_config(cfg: Any, folder: Path) -> None:
+def save_config(cfg: Config, folder: Path) -> None:
     """The resolved config, which `resume` and the other tasks read back, and the command that made the run."""
-    from omegaconf import OmegaConf
-
     if not cfg.resume:
         write(f"python run.py {shlex.join(sys.argv[1:])}".strip() + "\n", folder / COMMAND)
-    own = OmegaConf.merge(cfg, {"resume": None})  # a resumed run may have been extended: later ones start from that
-    write(OmegaConf.to_yaml(own, resolve=True), folder / CONFIG)
+    own = replace(cfg, resume=None)  # a resumed run may have been extended: later ones start from that
+    write(as_yaml(own), folder / CONFIG)
+
+
+def as_yaml(cfg: Config) -> str:
+    """The text of a config.yaml."""
+    from omegaconf import OmegaConf  # yaml's own would not quote strings that OmegaConf reads as numbers
+
+    return OmegaConf.to_yaml(OmegaConf.create(cfg.plain()))
 
 
 def write(text: str, path: Path) -> None:

@@ -15,13 +15,12 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union
-
-from omegaconf import DictConfig, OmegaConf
+from typing import Any, Literal, TypeVar, Union
 
 from pgdlab.config import renamed
 
 Node = dict[str, Any]
+T = TypeVar("T")
 RESERVED = ("_target_", "_partial_")
 SCALARS = (str, int, float, bool, type(None))
 
@@ -149,7 +148,7 @@ def check(value: Any, key: str = "") -> None:
     for name, child, full in children(value, key):
         check(child, full)
         if isinstance(child, float) and not math.isfinite(child):
-            raise ConfigError(f"{full} is {child}; it takes a finite number")
+            raise ConfigError(f"{full} is {child}; it must be a finite number")
         hint = schema_of(value, key).hints.get(name, Any) if is_node(value) and name not in RESERVED else Any
         if not fits(child, hint):
             near = difflib.get_close_matches(str(child), map(str, literals(hint)), n=1, cutoff=0.5)
@@ -234,32 +233,24 @@ def type_name(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
 
 
-def instantiate(node: DictConfig | Node | None, **given: Any) -> Any:
+def instantiate(node: Any, key: str = "", /, **given: Any) -> Any:
     """Makes what a completed node describes; given: arguments that only the running program has: a `_partial_`
-    node is called once they are there. None stays None.
+    node is called once they are there. None stays None. key: where the node is, for errors.
 
     Hydra's own instantiate is not used: it deep-copies what it is given, turns dataclasses into dicts and hands
     lists to fields that are tuples. Raises ConfigError naming the node where a constructor raises ValueError.
     """
-    if isinstance(node, DictConfig):
-        key = str(node._get_full_key(None))
-        return build(OmegaConf.to_container(node, resolve=True), key, given)
-    return build(node, "", given)
+    return build(node, key, given)
 
 
-def make(kind: Any, node: DictConfig, **given: Any) -> Any:
+def make(kind: type[T], node: Node, key: str, /, **given: Any) -> T:
     """instantiate(), in a place that takes a `kind`. Raises ConfigError for what makes anything else."""
-    key, target = node._get_full_key(None), node.get("_target_")
-    if target is not None and node_fits({"_target_": target}, kind):
-        thing = instantiate(node, **given)
+    path = (node or {}).get("_target_")
+    if path is not None and node_fits({"_target_": path}, kind):
+        thing = build(node, key, given)
         if isinstance(thing, kind):
             return thing
-    raise ConfigError(f"{key}._target_ is {target!r}; {key} takes a {kind.__name__}")
-
-
-def make_each(kind: Any, nodes: DictConfig, **given: Any) -> dict[str, Any]:
-    """make() of every node of a mapping: name -> object."""
-    return {str(name): make(kind, node, **given) for name, node in nodes.items()}
+    raise ConfigError(f"{key}._target_ is {path!r}; {key} must be a {kind.__name__}")
 
 
 def build(value: Any, key: str, given: Mapping[str, Any]) -> Any:

@@ -111,9 +111,9 @@ def record(sweep: Sweep, chosen: Parameters) -> Record:
     plain = {name: value.item() if hasattr(value, "item") else value for name, value in chosen.items()}
     overrides = sweep.overrides(plain)
     cfg = draft(overrides)
-    runtime = cfg.runtime
+    runtime = cfg.nodes["runtime"]
     alone = set(runtime) <= PLAIN and (runtime.get("accelerator"), runtime.get("devices")) == ("cpu", 1)
-    warm = alone and cfg.task in WARM_TASKS and str(cfg.logger.get("_target_")).endswith(".csv")
+    warm = alone and cfg.task in WARM_TASKS and str(cfg.nodes["logger"].get("_target_")).endswith(".csv")
     devices = runtime.get("devices")
     processes = devices if isinstance(devices, int) and devices > 0 else 1
     name = label(sweep, plain, overrides)

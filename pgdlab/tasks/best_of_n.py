@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
-from pgdlab.config.compose import instantiate
+from pgdlab.config.configuration import Config
 from pgdlab.config.runs import SUMMARY, run_folder, save_config, versions, write_json
 from pgdlab.evaluation.evaluate import Measured, headline, judge, measure
 from pgdlab.evaluation.pictures import before_after, domain_report, learning_curve
+from pgdlab.evaluation.summary import sentence
 from pgdlab.guidance.best_of_n import Best, best_of_n, kl_bound
 from pgdlab.rollout.noise import Noise, Stream
-from pgdlab.tasks.train import sentence
 from pgdlab.trainers.interaction import in_turn
-from pgdlab.training.build import build_world, steering
+from pgdlab.training.budget import Budget
+from pgdlab.training.build import build_world, loggers_of
 from pgdlab.training.loggers import publish, record
 from pgdlab.world import World
 
 
-def main(cfg: Any) -> None:
-    """Of the run that the config describes, or of a run that there is (resume=runs/<name>); its trainer is not used."""
+def main(cfg: Config) -> None:
+    """Of the run that the config describes, or of a run that there is (resume=runs/<name>): its base, reward and plan."""
     started = time.perf_counter()
-    cfg = OmegaConf.merge(cfg, {"resume": None})
-    steering(cfg)
+    cfg = replace(cfg, resume=None)
+    if not cfg.nodes["reward"]:
+        raise ValueError("best-of-n needs a reward to choose by, and a pretraining asked none: give reward=NAME")
     world = build_world(cfg)
-    require_budget(cfg, world.plan.eval_samples)
+    require_budget(cfg.stated(Budget, "budget"), world.plan.eval_samples)
     folder = run_folder(cfg)
     save_config(cfg, folder)
-    loggers = instantiate(cfg.logger)(folder, cfg, [])
+    loggers = loggers_of(cfg, folder, [])
     best, seconds, costs = search(world, loggers)
     with torch.no_grad():
         before, after = measure(world, world.reference), judge(world, best.trajectory, None)
@@ -46,14 +48,13 @@ def main(cfg: Any) -> None:
     print(sentence(summary, folder))
 
 
-def require_budget(cfg: Any, slots: int) -> None:
+def require_budget(budget: Budget, slots: int) -> None:
     """Raises ValueError for a budget that best-of-n cannot keep to."""
-    budget = dict(cfg.get("budget") or {})
-    if budget.get("evaluations") or budget.get("seconds"):
+    if budget.evaluations or budget.seconds:
         raise ValueError("the budget of best-of-n is reward queries: budget.queries, or plan.iterations x plan.samples")
-    if (budget.get("queries") or slots) < slots:
+    if (budget.queries or slots) < slots:
         raise ValueError(
-            f"budget.queries is {budget['queries']}: less than a candidate for each of plan.eval_samples, {slots}"
+            f"budget.queries is {budget.queries}; it must be at least plan.eval_samples, {slots}: a candidate for each"
         )
 
 
@@ -76,7 +77,7 @@ def search(world: World, loggers: list[Any]) -> tuple[Best, float, dict[str, int
     return best, time.perf_counter() - started, totals
 
 
-def summarise(cfg: Any, world: World, results: dict[str, Measured]) -> dict[str, Any]:
+def summarise(cfg: Config, world: World, results: dict[str, Measured]) -> dict[str, Any]:
     """The headline, with what is particular to best-of-n: names in docs/comparison.md."""
     plan = world.plan
     samples = max(plan.iterations * plan.samples, plan.eval_samples)

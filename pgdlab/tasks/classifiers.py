@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from pgdlab.config.compose import make
+from pgdlab.config.configuration import Config
 from pgdlab.domains.base import Domain
 from pgdlab.domains.image import ImageDomain
 from pgdlab.images.classifiers import fit_classifiers, folder_of
 
 
-def main(cfg: Any) -> None:
+def main(cfg: Config) -> None:
     """Writes into domain.classifiers, where the rewards and metrics of the domain read them."""
     if cfg.resume:
         raise ValueError("task=classifiers fits a domain's classifiers, not a run: leave resume out")
-    domain = make(Domain, cfg.domain)
+    domain = cfg.make(Domain, "domain")
     if not isinstance(domain, ImageDomain):
         raise ValueError(f"domain {domain.name} has no image classifiers; digits and fashion have")
     print(f"writing into {folder_of(domain.classifiers)}, over what is there", flush=True)

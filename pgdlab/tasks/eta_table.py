@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from rich.console import Console
 
+from pgdlab.certificates.cells import cell, suite_of
 from pgdlab.certificates.certificate import Share, Suite
 from pgdlab.certificates.tables import eta_picture, eta_table, share_line
 from pgdlab.certificates.truth import ideal_gain
 from pgdlab.config.compose import compose
+from pgdlab.config.configuration import Config
 from pgdlab.config.runs import run_folder, save_config, write, write_json
-from pgdlab.tasks.certify import cell, suite_of
 from pgdlab.training.build import build_world
 
 
-def main(cfg: Any) -> None:
+def main(cfg: Config) -> None:
     """Trains every cell of the suite (problems: etas, algorithms: what is tuned), and sets it beside the oracle."""
     suite: Suite = suite_of(cfg)
     folder = run_folder(cfg)

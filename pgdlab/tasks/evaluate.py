@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from pgdlab.config.configuration import Config
 from pgdlab.config.runs import write_json
 from pgdlab.evaluation.evaluate import headline, shown, timed
 from pgdlab.evaluation.pictures import before_after, domain_report
@@ -12,7 +12,7 @@ from pgdlab.training.build import build_world, steering
 from pgdlab.training.fit import LAST
 
 
-def main(cfg: Any) -> None:
+def main(cfg: Config) -> None:
     """Writes evaluation.json, before_after.png and the domain's own files to the run folder. Raises ValueError without a run."""
     if not cfg.resume:
         raise ValueError("task=evaluate needs a run: python run.py task=evaluate resume=runs/<name>")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save_file
 
+from pgdlab.config.configuration import Config
 from pgdlab.config.runs import SUMMARY
 from pgdlab.diffusion.files import write_base
 from pgdlab.evaluation.evaluate import load_weights
@@ -15,7 +15,7 @@ from pgdlab.training.build import build_world, origin
 from pgdlab.training.fit import LAST, load
 
 
-def main(cfg: Any) -> None:
+def main(cfg: Config) -> None:
     """Writes <run>/export. A trained initial distribution goes beside as initial.safetensors (its parameters by name)."""
     if not cfg.resume:
         raise ValueError("task=export needs a run: python run.py task=export resume=runs/<name>")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from pgdlab.config.configuration import Config
 from pgdlab.molecules import known
 
 
-def main(cfg: Any) -> None:
+def main(cfg: Config) -> None:
     """Writes both files into the package's assets. Raises ValueError without the data package."""
     known.write()
     print(f"{len(known.training_set().keys):,} training molecules and {len(known.test_sample()):,} test molecules kept")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from pgdlab.config.compose import make
+from pgdlab.config.configuration import Config
 from pgdlab.config.runs import run_folder, save_config, write_json
 from pgdlab.diffusion.files import write_base
 from pgdlab.domains.base import Domain, labelled
@@ -18,6 +17,7 @@ from pgdlab.rewards.base import NoReward
 from pgdlab.rollout.noise import Noise, Stream
 from pgdlab.trainers.base import Algorithm
 from pgdlab.trainers.denoising import Pretrain
+from pgdlab.training.budget import Budget
 from pgdlab.training.build import build_policy_for, device_of, origin, plan_of
 from pgdlab.training.fit import LAST, fit, load, over, ready
 from pgdlab.training.module import SteeringModule
@@ -25,23 +25,21 @@ from pgdlab.training.optimizer import Optimization
 from pgdlab.world import World
 
 
-def main(cfg: Any) -> None:
+def main(cfg: Config) -> None:
     """Fits the base, samples it, and exports the averaged weights to <run>/base."""
-    algorithm = make(Algorithm, cfg.trainer)
+    algorithm = cfg.make(Algorithm, "trainer")
     if not isinstance(algorithm, Pretrain):
         raise ValueError(
             "task=pretrain trains with trainer=pretrain: take experiment=pretrain/digits or another of pretrain/"
         )
-    if (cfg.get("budget") or {}).get("queries"):
+    if cfg.stated(Budget, "budget").queries:
         raise ValueError("pretraining asks no reward: its budget is budget.evaluations or budget.seconds")
-    device, domain = device_of(cfg.runtime), labelled(make(Domain, cfg.domain))
+    device, domain = device_of(cfg.nodes["runtime"]), labelled(cfg.make(Domain, "domain"))
     domain.data("train")  # raises, before a folder is made, where the data are not there
     noise = Noise(cfg.seed)
     policy = build_policy_for(cfg, domain, domain.fresh(noise.generator(0)))
-    world = World(domain=domain, policy=policy, reference=policy, reward=NoReward(), plan=plan_of(cfg), noise=noise).to(
-        device
-    )
-    module = SteeringModule(world, algorithm, make(Optimization, cfg.optimizer)).to(world.device)
+    world = World(domain=domain, policy=policy, reference=policy, reward=NoReward(), plan=plan_of(cfg), noise=noise)
+    module = SteeringModule(world.to(device), algorithm, cfg.make(Optimization, "optimizer")).to(device)
     done, folder = ready(module, cfg), run_folder(cfg)
     if getattr(rank_zero_only, "rank", 0) == 0:
         save_config(cfg, folder)
@@ -54,9 +52,9 @@ def main(cfg: Any) -> None:
     report(cfg, module, folder)
 
 
-def report(cfg: Any, module: SteeringModule, folder: Path) -> None:
+def report(cfg: Config, module: SteeringModule, folder: Path) -> None:
     """Sample grid, quality figures, and the exported base with its card, all of the averaged weights."""
-    world = module.world.to(device_of(cfg.runtime))  # Lightning leaves the policy on the CPU
+    world = module.world.to(device_of(cfg.nodes["runtime"]))  # Lightning leaves the policy on the CPU
     load_weights(world.policy, load(folder / LAST)["state_dict"], folder / LAST)
     sample, cond = draw(world, world.plan.eval_samples, Noise(cfg.seed, Stream.EVALUATE))
     figures = world.domain.metrics(sample, cond)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from pgdlab.config.configuration import Config
 from pgdlab.config.runs import run_folder
 from pgdlab.evaluation.evaluate import load_weights
 from pgdlab.evaluation.samples import draw
@@ -16,7 +16,7 @@ from pgdlab.training.build import build_world
 from pgdlab.training.fit import LAST, load
 
 
-def main(cfg: Any) -> None:
+def main(cfg: Config) -> None:
     """Writes samples.png, samples.pt (plan.eval_samples rows and their conditions) and the domain's own files."""
     world = build_world(cfg)
     folder = run_folder(cfg)

@@ -6,27 +6,25 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
-
-from pgdlab.config.compose import compose, plain, stated
+from pgdlab.comparison.report import report as compared
+from pgdlab.config.compose import compose
+from pgdlab.config.configuration import Config
 from pgdlab.config.runs import CONFIG, SUMMARY, write
 from pgdlab.sweep.engine import Engine
 from pgdlab.sweep.file import Sweep, read
 from pgdlab.sweep.records import EARLY, Record
-from pgdlab.tasks import compare
 
 OWN = ("task", "sweep", "engine", "logger", "compare")  # what the command line of a sweep may set
 
 
-def main(cfg: Any) -> int:
+def main(cfg: Config) -> int:
     """Runs what is left of the sweep; the same command goes on after any end. Exit code 1 where a trial did not finish."""
-    if not cfg.get("sweep"):
+    if not cfg.sweep:
         raise ValueError("task=sweep needs a sweep file: python run.py task=sweep sweep=sweeps/quick.yaml")
     refuse_others(cfg)
-    sweep = read(cfg.sweep, keep_logger=str(cfg.logger["_target_"]).endswith(".wandb"))
-    engine: Engine = stated(Engine, cfg, "engine")
+    sweep = read(cfg.sweep, keep_logger=str(cfg.nodes["logger"]["_target_"]).endswith(".wandb"))
+    engine = cfg.stated(Engine, "engine")
     try:
         from pgdlab.sweep.driver import run
     except ImportError as error:
@@ -40,10 +38,10 @@ def main(cfg: Any) -> int:
     return 0 if all(r.state in ("finished", EARLY) for r in records) else 1
 
 
-def refuse_others(cfg: Any) -> None:
+def refuse_others(cfg: Config) -> None:
     """Raises ValueError for a setting that would change no trial: the sweep file says what trials are."""
-    base = plain(compose(["task=sweep"]))
-    for key, value in plain(cfg).items():
+    base = compose(["task=sweep"]).plain()
+    for key, value in cfg.plain().items():
         if key not in OWN and value != base.get(key):
             raise ValueError(f"{key} is set, but the sweep file says what its runs are: put it there, as a parameter")
 
@@ -65,16 +63,14 @@ def row(r: Record, sweep: Sweep) -> str:
     return f"| {r.name} | {r.state} | {len(attempts)} | {shown} | {seconds:.1f} | {r.failure.replace('|', '/')} |\n"
 
 
-def report(records: Sequence[Record], sweep: Sweep, cfg: Any) -> None:
+def report(records: Sequence[Record], sweep: Sweep, cfg: Config) -> None:
     """The comparison of what there is, where there is any."""
     folders = [str(r.folder) for r in records if (r.folder / CONFIG).is_file()]
     if not any((Path(folder) / SUMMARY).is_file() for folder in folders):
         return
-    own = compose(["task=compare"])
-    given = OmegaConf.to_container(OmegaConf.create(cfg.get("compare") or {}))
-    own.compare = {"folders": folders, "name": sweep.name, **{k: v for k, v in given.items() if v}}  # type: ignore[union-attr]
-    own.logger = cfg.logger
+    given = {key: value for key, value in (cfg.nodes["compare"] or {}).items() if value}
+    options = {"folders": folders, "name": sweep.name, **given}
     try:
-        compare.main(own)
+        compared(compose(["task=compare"]).with_nodes(compare=options, logger=cfg.nodes["logger"]))
     except ValueError as error:
         print(f"no comparison: {error}", file=sys.stderr)

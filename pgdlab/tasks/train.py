@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from pgdlab.config.configuration import Config
 from pgdlab.config.runs import SUMMARY, run_folder, save_config, versions, write_json
-from pgdlab.evaluation.evaluate import Measured, headline, shown, timed
+from pgdlab.evaluation.evaluate import Measured, headline, timed
 from pgdlab.evaluation.pictures import before_after, domain_report, learning_curve
-from pgdlab.tasks.doctor import table
+from pgdlab.evaluation.summary import sentence
 from pgdlab.training.build import build_module, device_of
 from pgdlab.training.checks import examine, require
+from pgdlab.training.findings import table
 from pgdlab.training.fit import LAST, fit, over, ready
 from pgdlab.training.loggers import publish
 from pgdlab.training.module import SteeringModule
 
 
-def main(cfg: Any) -> None:
+def main(cfg: Config) -> None:
     """Doctor, training, evaluation, pictures, summary."""
     started = time.perf_counter()
     module = build_module(cfg)
     done = ready(module, cfg)
     first = getattr(rank_zero_only, "rank", 0) == 0  # the other processes of a run follow the first one
     if first and not cfg.resume:
-        findings = examine(module, cfg.runtime.precision)
+        findings = examine(module, cfg.nodes["runtime"]["precision"])
         table(findings)
         require(findings)
     folder = run_folder(cfg)
@@ -38,7 +39,7 @@ def main(cfg: Any) -> None:
     if not over(module, cfg):
         print(f"stopped after iteration {int(module.iterations)}; go on with: python run.py resume={folder}")
         return
-    world = module.world.to(device_of(cfg.runtime))  # Lightning leaves the policy on the CPU
+    world = module.world.to(device_of(cfg.nodes["runtime"]))  # Lightning leaves the policy on the CPU
     results, seconds = timed(world, folder / LAST)
     summary = summarise(cfg, module, results) | {
         "evaluation_seconds": seconds,
@@ -51,7 +52,7 @@ def main(cfg: Any) -> None:
     print(sentence(summary, folder))
 
 
-def summarise(cfg: Any, module: SteeringModule, results: dict[str, Measured]) -> dict[str, Any]:
+def summarise(cfg: Config, module: SteeringModule, results: dict[str, Measured]) -> dict[str, Any]:
     """summary.json: the headline, what it cost, and every evaluation; names in docs/metrics.md."""
     return headline(results) | {
         "reward_queries": int(module.queries),
@@ -63,19 +64,3 @@ def summarise(cfg: Any, module: SteeringModule, results: dict[str, Measured]) ->
         "evaluations": {name: result.figures for name, result in results.items()},
         "versions": versions(),
     }
-
-
-def sentence(summary: dict[str, Any], folder: Path) -> str:
-    """What happened, and where to look, in three lines."""
-    kl = "" if summary["kl_nats"] is None else f", {summary['kl_nats']:.2f} nats from the base"
-    reward, held = (
-        f"{shown(summary.get(f'{name}_before'))} -> {shown(summary.get(f'{name}_after'))}"
-        for name in ("reward", "heldout")
-    )
-    held = f"; held out {held}" if "heldout_after" in summary else ""
-    return (
-        f"reward {reward} (+-{shown(summary['reward_gain_stderr'], times=1.96)}){held}{kl}\n"
-        f"{summary['reward_queries']:,} reward queries, {summary['network_evaluations']:,} network evaluations, "
-        f"{summary['seconds']:.0f} s\n"
-        f"look at {folder / 'before_after.png'} and {folder / 'learning_curve.png'}; figures in {folder / SUMMARY}"
-    )

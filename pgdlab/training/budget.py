@@ -24,7 +24,7 @@ class Budget:
         for name in ("queries", "evaluations", "seconds"):
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise ValueError(f"{name} is {value}; it is above 0, or null for no limit")
+                raise ValueError(f"{name} is {value}; it must be above 0, or null for no limit")
 
     def within(self, plan: Plan) -> Plan:
         """The plan, with no more iterations than the reward queries pay for; the last one may overdraw them."""

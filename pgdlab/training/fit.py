@@ -14,16 +14,17 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import Tensor
 
 from pgdlab.config import renamed
-from pgdlab.config.compose import instantiate, make, stated
+from pgdlab.config.configuration import Config
 from pgdlab.config.runs import LAST
+from pgdlab.config.schema import make
 from pgdlab.diffusion.policy import Policy
 from pgdlab.processes import Processes
 from pgdlab.training.budget import Budget
+from pgdlab.training.build import loggers_of
 from pgdlab.training.callbacks import EMA, BudgetStop, Checkpoint, GracefulStop, Metrics, ProgressBar
 from pgdlab.training.loggers import resume_rows
 from pgdlab.training.module import SteeringModule, digest
@@ -33,13 +34,13 @@ __all__ = ["LAST", "fit", "load", "make_trainer", "over", "ready"]
 RUNTIME = ("accelerator", "devices", "strategy", "precision", "deterministic", "benchmark", "profiler")
 
 
-def ready(module: SteeringModule, cfg: Any) -> int:
+def ready(module: SteeringModule, cfg: Config) -> int:
     """The iterations that are done: those of the checkpoint in cfg.resume, 0 for a new run.
 
     Raises ValueError for what would stop the run later: a machine that is not there, samples that do not divide, a
     checkpoint that is missing, broken, of another model or base or further than plan.iterations. Nothing is written.
     """
-    size = make_trainer(cfg.runtime, logger=False).world_size
+    size = make_trainer(cfg.nodes["runtime"], logger=False).world_size
     module.world = replace(module.world, processes=Processes(size=size))
     module.algorithm.refuse(module.world)
     if not cfg.resume:
@@ -58,20 +59,20 @@ def ready(module: SteeringModule, cfg: Any) -> int:
 
 
 def fit(
-    module: SteeringModule, cfg: Any, folder: Path, more: Sequence[Callback] = (), *, done: int = 0
+    module: SteeringModule, cfg: Config, folder: Path, more: Sequence[Callback] = (), *, done: int = 0
 ) -> lightning.Trainer:
     """Trains for plan.iterations with checkpoints in folder/checkpoints/last.ckpt, which holds `done` of them: see ready().
 
-    more: further callbacks. cfg.runtime: lightning.Trainer with the machine's settings (accelerator, devices, strategy,
+    more: further callbacks. The runtime: lightning.Trainer with the machine's settings (accelerator, devices, strategy,
     precision). Afterwards the module holds the raw weights; the checkpoint has the averages too.
     """
     plan, updates = module.world.plan, module.algorithm.updates_per_iteration(module.world.plan)
-    loggers: list[Logger] = instantiate(cfg.logger)(folder, cfg, resume_rows(folder, done))
+    loggers = loggers_of(cfg, folder, resume_rows(folder, done))
     checkpoint = Checkpoint(folder / LAST, plan.checkpoint_every, plan.iterations, done)
-    stops = [GracefulStop(), BudgetStop(stated(Budget, cfg, "budget"))]
+    stops = [GracefulStop(), BudgetStop(cfg.stated(Budget, "budget"))]
     average = EMA(module.optimization.ema_decay(plan.iterations * updates))
     trainer = make_trainer(
-        cfg.runtime,
+        cfg.nodes["runtime"],
         max_epochs=plan.iterations,
         logger=loggers,
         callbacks=[average, *stops, Metrics(), ProgressBar(plan.iterations), checkpoint, *more],
@@ -88,15 +89,15 @@ def fit(
     return trainer
 
 
-def over(module: SteeringModule, cfg: Any) -> bool:
+def over(module: SteeringModule, cfg: Config) -> bool:
     """Whether training is done: all iterations, or the budget spent. Else it was asked to stop."""
-    budget: Budget = stated(Budget, cfg, "budget")
+    budget = cfg.stated(Budget, "budget")
     all_done = int(module.iterations) >= module.world.plan.iterations
     return all_done or budget.spent(int(module.evaluations), float(module.seconds))
 
 
-def make_trainer(runtime: Any, **settings: Any) -> lightning.Trainer:
-    """lightning.Trainer of cfg.runtime. Raises ValueError where it sets more than the machine.
+def make_trainer(runtime: dict[str, Any], **settings: Any) -> lightning.Trainer:
+    """The lightning.Trainer of the node of the runtime. Raises ValueError where it sets more than the machine.
 
     Lightning's advice on workers and devices, and torch's on what Lightning calls, is silenced: nobody here can follow it.
     """
@@ -115,11 +116,10 @@ def make_trainer(runtime: Any, **settings: Any) -> lightning.Trainer:
         warnings.filterwarnings("ignore", f".*{text}.*")
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "use_distributed_sampler": False}
     own = [LightningEnvironment()]  # a run starts its own processes, in a SLURM job too
-    trainer: lightning.Trainer = make(lightning.Trainer, runtime, plugins=own, **quiet, **settings)
-    return trainer
+    return make(lightning.Trainer, runtime, "runtime", plugins=own, **quiet, **settings)
 
 
-def require_machine(runtime: Any) -> None:
+def require_machine(runtime: dict[str, Any]) -> None:
     """Raises ValueError for an argument of lightning.Trainer that would break a run or change nothing in it."""
     for key, parameter in inspect.signature(lightning.Trainer).parameters.items():
         if key not in RUNTIME and runtime.get(key, parameter.default) != parameter.default:
@@ -129,7 +129,7 @@ def require_machine(runtime: Any) -> None:
             )
     if runtime.get("precision") not in (None, "32-true", "bf16-mixed"):
         raise ValueError(
-            f"runtime.precision is {runtime.precision!r}; it is 32-true or bf16-mixed (16-mixed scales the loss, and "
+            f"runtime.precision is {runtime['precision']!r}; it must be 32-true or bf16-mixed (16-mixed scales the loss, and "
             "gradients would be clipped at that scale; others change the dtype of weights and densities)"
         )
 

@@ -12,8 +12,9 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -29,8 +30,8 @@ def resume_rows(folder: Path, iterations: int) -> list[dict[str, str]]:
     return [row for row in cells(folder) if float(row["iteration"]) <= iterations]
 
 
-def csv(folder: Path, cfg: Any, done: list[dict[str, str]]) -> list[Logger]:
-    """metrics.csv in the run folder, one row an iteration; done: the rows that a resumed run starts with."""
+def csv(folder: Path, settings: Mapping[str, Any], done: list[dict[str, str]]) -> list[Logger]:
+    """metrics.csv in the run folder, one row an iteration. settings: of the run; done: the rows that it starts with."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "previous log files will be deleted": they are `done`
         logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)
@@ -41,7 +42,11 @@ def csv(folder: Path, cfg: Any, done: list[dict[str, str]]) -> list[Logger]:
 
 
 def wandb(
-    folder: Path, cfg: Any, done: list[dict[str, str]], project: str = "pgdlab", mode: Mode | None = None
+    folder: Path,
+    settings: Mapping[str, Any],
+    done: list[dict[str, str]],
+    project: str = "pgdlab",
+    mode: Mode | None = None,
 ) -> list[Logger]:
     """CSV and Weights & Biases: online with a key, offline without (upload later with `wandb sync`).
 
@@ -50,7 +55,6 @@ def wandb(
     run folder, so that a resumed run continues its curves. Raises ValueError where the server refuses.
     """
     import wandb as library
-    from omegaconf import OmegaConf
 
     identity = folder / "wandb_id"
     if not identity.is_file():
@@ -67,14 +71,14 @@ def wandb(
         mode=chosen,
     )  # fmt: skip
     try:
-        logger.log_hyperparams(cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)))
+        logger.log_hyperparams(dict(settings))
     except library.errors.Error as error:
         raise ValueError(f"W&B at {server}: {error}. logger.mode=offline does without the server") from error
     logger.experiment.define_metric("*", step_metric="iteration")
     sync = f"{f'cannot reach {server}; ' if lost else ''}offline, upload later with: wandb sync {folder}/wandb/*"
     if chosen != "disabled":
         rank_zero_only(print)(f"W&B: {sync if chosen == 'offline' else logger.experiment.url}", file=sys.stderr)
-    return [*csv(folder, cfg, done), logger]
+    return [*csv(folder, settings, done), logger]
 
 
 def record(logger: Logger, row: dict[str, Any], iteration: int) -> None:

@@ -13,17 +13,18 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from pgdlab import cli
+from pgdlab.certificates import cells
+from pgdlab.certificates.cells import run
 from pgdlab.certificates.certificate import Cell, Run, StudentInterval, queries_to, row
 from pgdlab.certificates.truth import Figures, declared, linear_problem, truth
 from pgdlab.config.compose import compose
+from pgdlab.config.configuration import Config
 from pgdlab.oracle import linear_gaussian
 from pgdlab.penalties.base import Penalties
 from pgdlab.tasks import certify, eta_table
-from pgdlab.tasks.certify import run
 from pgdlab.training.build import build_module, build_world
 from pgdlab.training.module import SteeringModule
 
@@ -142,13 +143,13 @@ def test_where_there_is_no_truth_it_says_so() -> None:
 TINY = ["plan.iterations=2", "plan.samples=16", "plan.group=2", "policy.steps=3"]
 
 
-def suite() -> DictConfig:
+def suite() -> Config:
     """A config with a small suite."""
     cfg = compose(["task=certify", "certificate=affine"])
-    cfg.certificate.problems = {name: [f"experiment=oracle/{name}", *TINY] for name in ("rho", "mixture")}
-    cfg.certificate.algorithms = {"reinforce": REINFORCE, "rwr": ["trainer=rwr", "penalty=none", "trainer.batch=16"]}
-    cfg.certificate.measurements = 2
-    return cfg
+    problems = {name: [f"experiment=oracle/{name}", *TINY] for name in ("rho", "mixture")}
+    algorithms = {"reinforce": REINFORCE, "rwr": ["trainer=rwr", "penalty=none", "trainer.batch=16"]}
+    small = {"problems": problems, "algorithms": algorithms, "measurements": 2}
+    return cfg.with_nodes(certificate=cfg.nodes["certificate"] | small)
 
 
 def test_a_suite_runs_refuses_and_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
@@ -183,7 +184,7 @@ def test_a_cell_that_was_stopped_or_lost_its_disk_is_not_kept(tmp_path: Path, mo
         raise ValueError("checkpoints/last.ckpt: no space left") from OSError()
 
     for index, (fit, expected) in enumerate(((lambda *_: None, KeyboardInterrupt), (full, ValueError))):
-        monkeypatch.setattr(certify, "fit", fit)  # ends before its last iteration, as after a SIGTERM; or cannot write
+        monkeypatch.setattr(cells, "fit", fit)  # ends before its last iteration, as after a SIGTERM; or cannot write
         with pytest.raises(expected, match=r"resume=|no space"):
             certify.main(cfg)
         folder = tmp_path / "runs" / ("certify-affine" if not index else "certify-affine-2")
@@ -195,8 +196,9 @@ def test_the_table_over_eta(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     cfg = compose(["experiment=oracle/eta_table"])
     short = ["plan.iterations=100", "plan.checkpoint_every=100", "optimizer.lr=6e-2", "optimizer.rates.initial=6e-2"]
-    cfg.certificate.problems = {eta: [*cfg.certificate.problems[eta], *short] for eta in ("0.5", "0.0")}
-    eta_table.main(cfg)
+    whole = cfg.nodes["certificate"]
+    problems = {eta: [*whole["problems"][eta], *short] for eta in ("0.5", "0.0")}
+    eta_table.main(cfg.with_nodes(certificate=whole | {"problems": problems}))
     shares = json.loads((tmp_path / "runs" / "eta_table" / "eta_table.json").read_text())["shares"]
     found = [(s["eta"], s["tuned"], s["optimal"] and round(100 * s["optimal"])) for s in shares]
     # the published figures; at eta 0 what is trained with a denoiser is refused

@@ -5,21 +5,23 @@ from __future__ import annotations
 import csv
 import functools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from PIL import Image
 
 from pgdlab.comparison.comparison import Comparison, Problem, problems
 from pgdlab.comparison.folders import read
 from pgdlab.config.compose import compose
+from pgdlab.config.configuration import Config
+from pgdlab.config.runs import as_yaml
 
 BEFORE, SAMPLES, ITERATIONS = 0.2, 16, 4
 
 
 @functools.cache
-def configuration(*overrides: str) -> Any:
+def configuration(*overrides: str) -> Config:
     """The config of a run."""
     sizes = [f"plan.samples={SAMPLES}", f"plan.iterations={ITERATIONS}", "plan.group=4", "plan.eval_samples=8"]
     return compose([*sizes, *overrides])
@@ -29,11 +31,12 @@ def run(
     folder: Path, *overrides: str, seed: int = 0, after: float = 0.7, before: float = BEFORE, **figures: float
 ) -> Path:
     """A finished run. figures: of the steered samples."""
-    cfg = OmegaConf.merge(configuration(*overrides), {"seed": seed, "name": folder.name})
+    cfg = replace(configuration(*overrides), seed=seed, name=folder.name)
+    plan = cfg.nodes["plan"]
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+    (folder / "config.yaml").write_text(as_yaml(cfg))
     best = cfg.task == "best_of_n"
-    queries = cfg.plan.iterations * cfg.plan.samples
+    queries = plan["iterations"] * plan["samples"]
     base = {
         "reward": before,
         "reward_stderr": 0.02,
@@ -53,13 +56,13 @@ def run(
     whole = {
         "reward_before": before, "reward_after": after, "reward_gain": after - before, "reward_gain_stderr": 0.01,
         "kl_nats": tuned["kl_nats"], "reward_queries": queries, "network_evaluations": 20 * queries, "training_seconds": 2.0,
-        "iterations": cfg.plan.iterations, "seed": seed, "evaluation_samples": cfg.plan.eval_samples, "evaluations": table,
+        "iterations": plan["iterations"], "seed": seed, "evaluation_samples": plan["eval_samples"], "evaluations": table,
     }  # fmt: skip
     if best:
-        whole |= {"candidates": queries / cfg.plan.eval_samples, "kl_bound_nats": 1.0}
+        whole |= {"candidates": queries / plan["eval_samples"], "kl_bound_nats": 1.0}
     (folder / "summary.json").write_text(json.dumps(whole))
     metrics(
-        folder, [(k * cfg.plan.samples, before + (after - before) * k / 4) for k in range(1, cfg.plan.iterations + 1)]
+        folder, [(k * plan["samples"], before + (after - before) * k / 4) for k in range(1, plan["iterations"] + 1)]
     )
     Image.new("RGB", (120, 60), "grey").save(folder / "before_after.png")
     return folder

@@ -15,7 +15,7 @@ from pgdlab import cli
 from pgdlab.comparison.comparison import Comparison
 from pgdlab.comparison.folders import Failure, read
 from pgdlab.comparison.page import page
-from pgdlab.tasks.compare import compare
+from pgdlab.comparison.report import compare
 from tests.comparison.folders import run
 from tests.worlds import tiny
 
@@ -177,7 +177,7 @@ def test_its_settings_are_checked(here: Path, capsys: Any) -> None:
 
 
 def test_with_wandb_both_tables_are_logged(here: Path, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pgdlab.tasks import compare as task
+    from pgdlab.comparison import report as task
 
     seen: list[list[str]] = []
     publish = task.publish

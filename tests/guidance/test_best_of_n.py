@@ -14,6 +14,7 @@ from scipy.integrate import quad
 from torch import Tensor
 
 from pgdlab import cli
+from pgdlab.config.compose import compose
 from pgdlab.evaluation.evaluate import measure
 from pgdlab.guidance.best_of_n import Best, best_of_n, kl_bound, rounds
 from pgdlab.rewards.guard import guarded
@@ -170,7 +171,7 @@ def test_the_task_makes_a_run_folder_beside_the_run_it_is_compared_with(here: Pa
 
 def test_a_sampler_without_noise(here: Path) -> None:
     """Its samples differ by their initial noise only."""
-    assert cli.main(tiny("task=best_of_n", "policy=frozen", "initial=diagonal", "policy.kernel.eta=0.0", "name=a")) == 0
+    assert cli.main(tiny("task=best_of_n", "initial=diagonal", "policy.kernel.eta=0.0", "name=a")) == 0
     found = summary(here / "best_of_n-a")
     assert found["evaluations"].keys() == {"base/ode", "best/ode"}
     assert found["reward_after"] > found["reward_before"]
@@ -188,10 +189,18 @@ def test_a_reward_of_intermediate_estimates_costs_the_passes_that_it_takes(here:
     assert summary(here / "best_of_n-e")["network_evaluations"] == 16 * 7
 
 
-def test_pretraining_has_no_candidates(here: Path, capsys: Any) -> None:
-    assert cli.main(["task=best_of_n", "trainer=pretrain", "penalty=none"]) == 2
-    assert "it steers nothing" in capsys.readouterr().err
+@pytest.mark.parametrize("override", ["trainer=ppo", "trainer.clip=0.3", "policy=lora", "policy.tuning.rank=4"])
+def test_what_only_training_has_is_refused(override: str, here: Path, capsys: Any) -> None:
+    assert cli.main(["task=best_of_n", override]) == 2
+    assert "is set, but task=best_of_n trains nothing: leave it out" in capsys.readouterr().err
     assert not here.exists()
+
+
+def test_what_only_training_has_is_not_in_the_configuration() -> None:
+    cfg = compose(["experiment=digits/lora", "task=best_of_n", "policy.kernel.eta=0.5"])
+    assert cfg.nodes["trainer"] is None
+    assert cfg.nodes["policy"]["tuning"] == {"_target_": "pgdlab.diffusion.tuning.Frozen"}
+    assert cfg.nodes["policy"]["kernel"]["eta"] == 0.5
 
 
 def test_another_seed_gives_other_candidates(here: Path) -> None:

@@ -40,7 +40,7 @@ def test_queries_lower_the_iterations() -> None:
     for queries, iterations in {1: 1, 8: 1, 9: 2, 80: 10, 1000: 40}.items():
         assert Budget(queries=queries).within(Plan(samples=8, iterations=40)).iterations == iterations
     assert Budget().within(Plan(iterations=7)).iterations == 7
-    with pytest.raises(ValueError, match=r"seconds is 0.0; it is above 0, or null"):
+    with pytest.raises(ValueError, match=r"seconds is 0.0; it must be above 0, or null"):
         Budget(seconds=0.0)
 
 
@@ -93,7 +93,7 @@ def test_best_of_n_keeps_to_the_queries(here: Path, capsys: Any) -> None:
     assert cli.main([*words, "budget.seconds=1"]) == 2
     assert "the budget of best-of-n is reward queries" in capsys.readouterr().err
     assert cli.main([*words, "budget.queries=3"]) == 2
-    assert "budget.queries is 3: less than a candidate for each of plan.eval_samples, 4" in capsys.readouterr().err
+    assert "budget.queries is 3; it must be at least plan.eval_samples, 4" in capsys.readouterr().err
 
 
 def test_a_run_from_before_there_were_budgets_gets_one(here: Path) -> None:

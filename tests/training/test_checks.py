@@ -17,11 +17,11 @@ from pgdlab.penalties.path_kl import PathKL
 from pgdlab.rewards.base import Reward, Score
 from pgdlab.rollout.noise import Noise, Stream
 from pgdlab.rollout.sampler import rollout
-from pgdlab.tasks.doctor import table
 from pgdlab.trainers import interaction
 from pgdlab.trainers.ppo import PPO
 from pgdlab.training import checks as doctor
 from pgdlab.training.checks import Check, DoctorError, examine, require
+from pgdlab.training.findings import table
 from pgdlab.training.module import SteeringModule
 from tests.worlds import BRIGHT, POINTS, Broken, Patchy, base, equal, recorder, tiny
 
@@ -92,7 +92,7 @@ def test_dropout_at_replay_is_found() -> None:
     cfg = compose(tiny(BRIGHT, f"domain.weights={base(dropout=0.5)}"))
     some = recorder(BRIGHT, f"domain.weights={base(dropout=0.5)}")[0]
     assert not failing(examine(some))
-    careless = SteeringModule(some.world, Careless(), instantiate(cfg.optimizer))
+    careless = SteeringModule(some.world, Careless(), instantiate(cfg.nodes["optimizer"]))
     with pytest.raises(DoctorError, match=r"ratio: log-ratio mean .* replay does not give the density .*dropout"):
         require(examine(careless))
 

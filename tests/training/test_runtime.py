@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from pgdlab.config.compose import compose
 from pgdlab.config.runs import run_folder
@@ -24,19 +23,19 @@ from tests.worlds import tiny
 def test_what_would_break_a_run_or_be_ignored_is_refused(setting: str) -> None:
     key = setting.partition("=")[0]
     with pytest.raises(ValueError, match=rf"runtime.{key} is .*; runtime may set accelerator, devices, .*precision"):
-        make_trainer(compose(tiny(f"runtime.{setting}")).runtime)
+        make_trainer(compose(tiny(f"runtime.{setting}")).nodes["runtime"])
 
 
 @pytest.mark.parametrize("precision", ["16-mixed", "64-true", "bf16-true", "16-true", "64"])
 def test_precisions_that_are_not_served(precision: str) -> None:
     """fp16 scales the loss, so that our clipping would see scaled gradients; the others are not a policy's dtype."""
-    with pytest.raises(ValueError, match=f"runtime.precision is '{precision}'; it is 32-true or bf16-mixed"):
-        make_trainer(compose(tiny(f"runtime.precision='{precision}'")).runtime)
+    with pytest.raises(ValueError, match=f"runtime.precision is '{precision}'; it must be 32-true or bf16-mixed"):
+        make_trainer(compose(tiny(f"runtime.precision='{precision}'")).nodes["runtime"])
 
 
 @pytest.mark.parametrize("setting", ["precision=bf16-mixed", "precision=32-true", "benchmark=false"])
 def test_what_a_machine_may_set(setting: str) -> None:
-    make_trainer(compose(tiny(f"runtime.{setting}")).runtime, logger=False)
+    make_trainer(compose(tiny(f"runtime.{setting}")).nodes["runtime"], logger=False)
 
 
 @pytest.mark.parametrize(
@@ -45,14 +44,14 @@ def test_what_a_machine_may_set(setting: str) -> None:
 def test_the_gpu_of_a_process(devices: Any, rank: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("LOCAL_RANK", str(rank))
-    runtime = OmegaConf.create({"accelerator": "gpu", "devices": devices})
+    runtime = {"accelerator": "gpu", "devices": devices}
     assert device_of(runtime) == torch.device("cuda", expected)
 
 
 def test_devices_in_a_string_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(ValueError, match=r"runtime.devices is '1,'; .* a list, as in \[0,1\]"):
-        device_of(OmegaConf.create({"accelerator": "gpu", "devices": "1,"}))
+        device_of({"accelerator": "gpu", "devices": "1,"})
 
 
 OTHERS = {"LOCAL_RANK": "1", "RANK": "1", "SLURM_PROCID": "1", "LOCAL_WORLD_SIZE": "2", "SLURM_STEP_NUM_TASKS": "2"}
@@ -75,4 +74,4 @@ def test_a_job_of_slurm_takes_no_process_away(monkeypatch: pytest.MonkeyPatch) -
     """In a batch script SLURM_NTASKS is set; Lightning alone would take it for the number of processes."""
     for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "x", "SLURM_JOB_ID": "1", "SLURM_PROCID": "0"}.items():
         monkeypatch.setenv(name, value)
-    assert make_trainer(compose([*tiny(), "runtime=ddp_cpu"]).runtime, logger=False).world_size == 2
+    assert make_trainer(compose([*tiny(), "runtime=ddp_cpu"]).nodes["runtime"], logger=False).world_size == 2
