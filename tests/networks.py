@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -57,8 +58,8 @@ class Listed(Noise):
         object.__setattr__(self, "drawn", drawn)
         super().__init__(0)
 
-    def normal(self, iteration: int, index: range, steps: int, shape: tuple[int, ...]) -> Tensor:
-        return self.drawn[index.start : index.stop, :steps]
+    def steps(self, iteration: int, index: range, steps: int, shape: tuple[int, ...]) -> Iterator[Tensor]:
+        return iter(self.drawn[index.start : index.stop, :steps].unbind(1))
 
 
 def tuned(tuning: Tuning, denoiser: Denoiser) -> Denoiser:

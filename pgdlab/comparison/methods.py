@@ -79,7 +79,7 @@ def shipped(group: str) -> dict[str, Any]:
 
 def option(group: str, node: Any) -> str:
     """The name of the option that a node was made from: the one that states most of what the node holds; else its class."""
-    if not isinstance(node, dict):
+    if not node:
         return "none"
     fitting = {name: len(flat(stated)) for name, stated in shipped(group).items() if states(stated, node)}
     if fitting:

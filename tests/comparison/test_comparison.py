@@ -176,7 +176,7 @@ def test_without_one_kl_weight_there_is_no_optimum(tmp_path: Path) -> None:
     """Several weights are a frontier; an adaptive one, or different weights for path and start, declare none."""
     run(tmp_path / "several" / "a", *ORACLE, "penalty.path_kl.coefficient=0.5")
     run(tmp_path / "several" / "b", *ORACLE, "penalty.path_kl.coefficient=0.1")
-    run(tmp_path / "adaptive" / "a", *ORACLE, "penalty.target=1.0")
+    run(tmp_path / "adaptive" / "a", *ORACLE, "penalty=constraint")
     run(tmp_path / "two" / "a", *ORACLE, "penalty.path_kl.initial_coefficient=0.1")
     for name in ("several", "adaptive", "two"):
         assert one(tmp_path / name).scale == "reward"
@@ -353,7 +353,7 @@ def test_failures_and_their_reasons(tmp_path: Path) -> None:
 def test_a_run_of_an_older_version_is_a_seed_of_the_same_method(tmp_path: Path) -> None:
     """Keys that it could not have state their defaults; one that is no longer known does not lose it."""
     run(tmp_path / "a", seed=0)
-    for name, line in (("b", "  critic_lr: 0.003\n"), ("c", "  clip_norm: 1.0\n")):
+    for name, line in (("b", "    critic: 0.003\n"), ("c", "  clip_norm: 1.0\n")):
         folder = run(tmp_path / name, seed=ord(name))
         text = (folder / "config.yaml").read_text()
         assert line in text

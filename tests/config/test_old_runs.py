@@ -98,7 +98,7 @@ def test_a_certificate_is_read(here: Path, capsys: Any) -> None:
 def test_a_pretraining_is_read(here: Path) -> None:
     nodes = load_run("runs/pretraining").nodes
     assert nodes["trainer"]["updates"] == 100
-    assert (nodes["reward"], nodes["heldout"], nodes["penalty"]) == (None, None, None)
+    assert (nodes["reward"], nodes["heldout"], nodes["penalty"]) == (None, None, {})
 
 
 def test_every_node_of_that_version_is_one_of_today() -> None:

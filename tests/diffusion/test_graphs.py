@@ -165,8 +165,8 @@ def test_noise_of_a_regression_is_that_of_the_space() -> None:
     from pgdlab.trainers.denoising import Pretrain, Samples
     from tests.tiny import tiny_world
 
-    world = tiny_world()
-    world.domain, world.policy.space = QM9(), SPACE
+    world = replace(tiny_world(), domain=QM9())
+    world.policy.space = SPACE
     cond = torch.tensor([2, 7, 9, 5])
     samples = Samples(torch.zeros(4, 180).double(), cond, torch.ones(4), 0)
     (piece,) = replace(Pretrain(drop=0.0), batch=4).micro_batches(samples, 0, world)

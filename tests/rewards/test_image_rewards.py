@@ -72,7 +72,7 @@ def test_wrong_domain_target_or_size_says_what_is_allowed():
     with pytest.raises(ValueError, match="reads 8x8 images"):
         ClassProbability(domain="digits").score(noise_and_flat(), COND)
     # as runs hold it that are older than the folder's name
-    assert ClassProbability(domain="pgdlab.domains.digits.Digits").classes == 10
+    assert ClassProbability(domain="digits").classes == 10
 
 
 def test_any_class_is_high_for_digits_and_low_for_a_mixture_of_two():
