@@ -104,6 +104,16 @@ def unfounded(_: str, text: str) -> list[str]:
     return found if described else [*found, "has no comment that says what it is"]
 
 
+def sees_configs(name: str, text: str) -> list[str]:
+    """The words that only config/ and training/build.py may use: everything else gets plain, typed objects."""
+    at_home = name.startswith("pgdlab/config/") or name == "pgdlab/training/build.py"
+    return [] if at_home else sorted(set(re.findall(r"DictConfig|OmegaConf|omegaconf", text)))
+
+
+def test_configurations_stay_in_config_and_build() -> None:
+    none(over(sees_configs, SOURCES))
+
+
 def test_imports_point_one_way() -> None:
     none(over(wrong_imports, SOURCES))
     assert {file.stem for file in PACKAGE.glob("*.py")} == AT_THE_ROOT
@@ -139,6 +149,9 @@ FAULTS: dict[str, tuple[Check, str, str, set[str]]] = {
     "a path of a machine": (foreign, "", "Path('/home/me/x')", {"'/home"}),
     "a class that is not there": (
         unfounded, "", "# x\na: [{_target_: pgdlab.world.Planet}]", {"pgdlab.world has no class or function Planet"},
+    ),
+    "a task that sees a configuration": (
+        sees_configs, "pgdlab/tasks/x.py", "from omegaconf import DictConfig", {"omegaconf", "DictConfig"},
     ),
     "a config without a word": (unfounded, "", "# @package _global_\na: 1", {"has no comment that says what it is"}),
 }  # fmt: skip
