@@ -196,7 +196,7 @@ def test_every_option_and_argument_is_named(group: str) -> None:
                     assert f"`{key}`" in ALL or f".{key}`" in ALL or key in FROM_THE_PROGRAM, (name, key)
 
 
-FROM_THE_PROGRAM = {"denoiser", "space", "initial", "unconditional", "conditions", "std", "folder", "cfg", "done"}
+FROM_THE_PROGRAM = {"denoiser", "space", "initial", "unconditional", "conditions", "std", "folder", "settings", "done"}
 
 
 def nodes(value: Any) -> Iterator[dict[str, Any]]:
