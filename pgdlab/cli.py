@@ -77,7 +77,7 @@ def container_cores(file: Path) -> int | None:
 
 
 def user_errors() -> tuple[type[Exception], ...]:
-    """What a user can mend: ValueError says what was given and allowed, OSError is the disk; Lightning has its own."""
+    """The errors that a user can mend: ValueError says what was given and allowed, OSError is the disk; Lightning has its own."""
     lightning = sys.modules.get("lightning.fabric.utilities.exceptions")
     return (ValueError, OSError, *((lightning.MisconfigurationException,) if lightning else ()))
 
@@ -115,7 +115,7 @@ def read_flags(argv: Sequence[str]) -> tuple[set[str], list[str]]:
 
 
 def tasks_and_flags() -> list[str]:
-    """What may stand in the place of a flag."""
+    """The words that may stand in the place of a flag."""
     return ["--help", "--cfg job", "--raw", *(f"task={name}" for name in tasks())]
 
 

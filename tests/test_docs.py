@@ -225,7 +225,17 @@ def test_every_trap_has_a_size_and_a_guard() -> None:
 # ---- options
 
 
-FROM_THE_PROGRAM = {"denoiser", "space", "initial", "unconditional", "num_conditions", "std", "folder", "cfg", "done"}
+FROM_THE_PROGRAM = {
+    "denoiser",
+    "space",
+    "initial",
+    "unconditional",
+    "num_conditions",
+    "std",
+    "folder",
+    "settings",
+    "done",
+}
 REWARD_GROUPS = ("reward", "heldout")  # one set of options: docs/rewards.md lists them
 
 

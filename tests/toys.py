@@ -20,7 +20,7 @@ class Part(Steps):
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
-            raise ValueError(f"share is {self.share}; it is above 0 and at most 1")
+            raise ValueError(f"share is {self.share}; it must be above 0 and at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)

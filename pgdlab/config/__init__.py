@@ -1,1 +1,1 @@
-"""What a run is made of: groups and experiments, their schema, and run folders."""
+"""The configuration of a run: groups and experiments, the schema of their nodes, and run folders."""

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What a run is made of. nodes: what each slot holds, as mappings, lists and scalars; None where it is empty."""
+    """A run, as it is stated. nodes: what each slot holds, as mappings, lists and scalars; None where it is empty."""
 
     task: str
     name: str | None = None  # of the run's folder under runs/

@@ -32,7 +32,7 @@ class Slot(NamedTuple):
 
 
 class Overrides(NamedTuple):
-    """What the command line says. picks: slot -> options; values: (full key, value) in order."""
+    """The command line. picks: slot -> options; values: (full key, value) in order."""
 
     picks: dict[str, list[str]]
     values: list[tuple[str, Any]]

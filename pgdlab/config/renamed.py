@@ -94,7 +94,7 @@ def target(path: str) -> str:
 
 
 def advice(path: str, key: str, name: str) -> str:
-    """What a key of a class is called now, in a sentence about it; empty for one that no version knew."""
+    """A sentence with today's name of a key of a class; empty for one that no version knew."""
     keys = KEYS.get(path, {})
     if name not in keys:
         return ""

@@ -1,1 +1,1 @@
-"""What run.py can do: one task a file, each with a main(cfg)."""
+"""The tasks of run.py: one a file, each with a main(cfg)."""

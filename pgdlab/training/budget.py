@@ -1,4 +1,4 @@
-"""What training may cost, whatever the trainer."""
+"""Limits of what training may cost, whatever the trainer."""
 
 from __future__ import annotations
 

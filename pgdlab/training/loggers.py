@@ -101,7 +101,7 @@ def publish(logger: Logger, files: list[Path], summary: dict[str, Any], iteratio
 
 
 def media(file: Path) -> Any:
-    """What W&B shows of a file: a .png as an image, a .csv as a table, an .sdf as its first MOLECULES molecules."""
+    """A file as W&B shows it: a .png as an image, a .csv as a table, an .sdf as its first MOLECULES molecules."""
     import wandb as library
 
     if file.suffix == ".csv":

@@ -213,7 +213,7 @@ def test_a_mistake_is_named_in_one_paragraph(configs: Path, override: str) -> No
 def test_a_constructor_that_refuses_a_value_names_the_node(configs: Path) -> None:
     cfg = compose(["plan.steps={_target_:tests.toys.Part,share:2}"], configs)
     for node, key in ((cfg.nodes["plan"], "plan"), (cfg.nodes["plan"]["steps"], "plan.steps")):
-        with pytest.raises(ConfigError, match=r"plan\.steps \(Part\): share is 2.0; it is above 0"):
+        with pytest.raises(ConfigError, match=r"plan\.steps \(Part\): share is 2.0; it must be above 0"):
             instantiate(node, key)
 
 
