@@ -479,7 +479,7 @@ def codes(mutants: Sequence[Mutant], copies: Sequence[Path]) -> Iterator[tuple[M
 def copied(folder: Path) -> Path:
     """What the tests need of the checkout, in the folder."""
     for part in ("pgdlab", "tests", "configs", "benchmarks"):
-        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
     return folder
 

@@ -23,6 +23,7 @@ from pgdlab.training import checks as doctor
 from pgdlab.training.checks import Check, DoctorError, examine, require
 from pgdlab.training.findings import table
 from pgdlab.training.module import SteeringModule
+from pgdlab.training.optimizer import Optimization
 from tests.worlds import BRIGHT, POINTS, Broken, Patchy, base, equal, recorder, tiny
 
 
