@@ -45,7 +45,10 @@ SCENARIOS: dict[str, tuple[bool, tuple[str, ...]]] = {
         True,
         ("trainer=actor_critic", "initial=diagonal", *PATCHY, "trainer.minibatches=2", "plan.iterations=3"),
     ),
-    "terminal": (True, ("penalty=terminal", "penalty.terminal.samples=6", "trainer=ppo", *PATCHY, "plan.iterations=2")),
+    "terminal": (
+        True,
+        ("penalty=[path_kl,terminal]", "penalty.terminal.samples=6", "trainer=ppo", *PATCHY, "plan.iterations=2"),
+    ),
     "rho": (True, ("policy=frozen", "initial=conditional", "trainer=ppo", *PATCHY, "plan.iterations=3")),
 }
 

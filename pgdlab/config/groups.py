@@ -83,8 +83,8 @@ def choice(name: str, value: Any, slot: Slot, config_dir: Path) -> list[str]:
     chosen = ["null" if v is None else str(v) for v in (value if isinstance(value, list) else [value])]
     allowed = [*options(slot.group, config_dir)]
     for option in chosen:
-        if now := renamed.OPTIONS.get((name, option)):
-            raise ConfigError(f"{name}={option} is now {name}={now}")
+        if option == value and (now := renamed.OPTIONS.get((name, option))):
+            raise ConfigError(f"{name}={option} is now {now}")
         if option not in allowed + ["null"] * slot.optional:
             raise ConfigError(f"{name} is {option!r}, which is not an option.{nearest(option, allowed)}")
     return chosen

@@ -84,7 +84,11 @@ def penalties(node: Any) -> Any:
 
 
 SLOTS: dict[str, Callable[[Any], Any]] = {"penalty": penalties}
-OPTIONS = {("penalty", "target_kl"): "constraint"}  # of groups: old -> today's
+OPTIONS = {  # of groups: old -> today's
+    ("penalty", "target_kl"): "penalty=constraint",
+    ("penalty", "trust_region"): "penalty=[path_kl,trust_region]; alone it is penalty=[trust_region]",
+    ("penalty", "terminal"): "penalty=[path_kl,terminal]; alone it is penalty=[terminal]",
+}
 
 
 def target(path: str) -> str:

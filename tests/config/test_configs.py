@@ -76,7 +76,8 @@ def test_an_option_runs_one_iteration(group: str, name: str, tmp_path: Path, mon
         monkeypatch.chdir(tmp_path)
         assert cli.main([*tiny(*SMALL, *with_base, f"{group}={name}")]) == 0
         return
-    module = fitted(tmp_path, f"{group}={name}", *SMALL, *with_base, *WITH.get(key, []))
+    picked = f"[{name}]" if group == "penalty" else name
+    module = fitted(tmp_path, f"{group}={picked}", *SMALL, *with_base, *WITH.get(key, []))
     row = module.history[-1]
     assert row["iteration"] == 1
     assert all(math.isfinite(value) for value in row.values())

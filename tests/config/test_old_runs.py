@@ -135,6 +135,7 @@ def test_penalties_of_that_version_are_named_and_told_apart() -> None:
         ("trainer.steps=3", "Known: trainer.baseline"),  # PPO never had it
         ("penalty.coefficient=0.1", "Did you mean penalty.path_kl.coefficient?"),
         ("penalty=target_kl", "penalty=target_kl is now penalty=constraint"),
+        ("penalty=trust_region", "is now penalty=[path_kl,trust_region]; alone it is penalty=[trust_region]"),
         ("optimizer.initial_lr=0.1", "optimizer.initial_lr is now optimizer.rates.initial"),
     ],
 )

@@ -175,7 +175,7 @@ def test_a_trained_policy_ends_at_the_optimum_of_the_closed_form(tmp_path: Path)
     gradient ascent on the closed form of the energy distance. Samples' mean of the last 30 iterations: known to .02, the
     1024 reference samples to .03."""
     module = fitted(
-        tmp_path, *POINTS, "trainer=reinforce", "penalty=terminal", "penalty.path_kl.coefficient=0",
+        tmp_path, *POINTS, "trainer=reinforce", "penalty=[path_kl,terminal]", "penalty.path_kl.coefficient=0",
         "penalty.terminal.samples=1024", "policy.steps=3", "plan.samples=128", "plan.group=128", "plan.iterations=150",
         "plan.checkpoint_every=150", "optimizer.lr=0.04", "optimizer.final_lr=0.0", "optimizer.clip_norm=0",
         "plan.pass_size=4096",

@@ -62,7 +62,7 @@ CASES: dict[str, tuple[tuple[str, ...], Counts]] = {
     "constraint": ((*PPO, "penalty=constraint"), Counts(COMPARED, TWO_EPOCHS, 6)),
     # the policy that sampled is asked again, without a gradient, in every training pass
     "a trust region": (
-        (*PPO, "penalty=trust_region"),
+        (*PPO, "penalty=[path_kl,trust_region]"),
         Counts((COMPARED[0] + TWO_EPOCHS[0], COMPARED[1] + TWO_EPOCHS[1]), TWO_EPOCHS, 6),
     ),
     # 10 samples of the reference, in 2 batches of 4 steps, in the first iteration
