@@ -122,12 +122,12 @@ def test_a_file_that_cannot_be_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_mistake_in_one_value_is_found_before_anything_starts(here: Path, capsys: Any) -> None:
-    for key, wrong, said in [
-        ("trainer", "popo", "trainer is 'popo', which is not an option. Did you mean ppo"),
-        ("optimizer.lr", "abc", "optimizer.lr is 'abc'"),
-        ("trainer.clip", 0.3, "trainer.clip"),  # of REINFORCE
+    for key, given, said in [
+        ("trainer", ["reinforce", "popo"], "trainer is 'popo', which is not an option. Did you mean ppo"),
+        ("optimizer.lr", [0.1, "abc"], "optimizer.lr is 'abc'"),
+        ("trainer.clip", [0.3], "trainer.clip"),  # of REINFORCE
     ]:
-        values = {"seed": {"values": [0, 1]}, "trainer": {"value": "reinforce"}, key: {"values": [wrong]}}
+        values = {"seed": {"values": [0, 1]}, "trainer": {"value": "reinforce"}, key: {"values": given}}
         write(here / "x.yaml", POINTS, parameters=values)
         assert cli.main(["task=sweep", "sweep=x.yaml"]) == 2
         assert said in capsys.readouterr().err
