@@ -411,8 +411,7 @@ def test_resuming_is_bitwise(tmp_path: Path) -> None:
     resumed, cfg = recorder(*SMALL)
     with torch.random.fork_rng():
         torch.manual_seed(77)
-        cfg.resume = str(tmp_path / "cut")
-        fit(resumed, cfg, tmp_path / "cut")
+        fit(resumed, replace(cfg, resume=str(tmp_path / "cut")), tmp_path / "cut", done=2)
     assert equal(resumed.state_dict() | {"seconds": torch.zeros(())}, whole.state_dict() | {"seconds": torch.zeros(())})
     assert resumed.history[-1] == whole.history[-1] | {"seconds": resumed.history[-1]["seconds"]}
 
