@@ -70,7 +70,7 @@ class Latent(Domain):
     def metrics(self, sample: Tensor, cond: Tensor) -> dict[str, float]:
         return {}
 
-    def show(self, rows: dict[str, Tensor], path: Path) -> None: ...
+    def show(self, rows: dict[str, Tensor], path: Path, cond: Tensor | None = None) -> None: ...
 
 
 class Mean(Reward):

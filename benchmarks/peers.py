@@ -3,7 +3,7 @@
 In an environment of its own, since trl dropped this trainer after 0.23.1 and needs packages of its time:
 
     python -m venv peers
-    peers/bin/pip install -e . trl==0.23.1 diffusers==0.33.1 transformers==4.56.2 accelerate==1.10.1 peft==0.17.1
+    peers/bin/pip install -e . trl==0.23.1 diffusers==0.34.0 transformers==4.56.2 accelerate==1.10.1 peft==0.17.1
     peers/bin/python -m benchmarks.peers
 
 Both train the network of one pipeline, which is built in code, on the same work: as many samples, steps, (sample, step) pairs

@@ -22,7 +22,7 @@ from rdkit.Chem import rdMolDescriptors
 from rdkit.DataStructs import TanimotoSimilarity
 
 from pgdlab.molecules import fingerprints, qm9
-from pgdlab.molecules.batch import ATOMS, BONDS, NUMBERS, Molecules
+from pgdlab.molecules.batch import ATOMS, BONDS, NUMBERS, SYMBOLS, Molecules
 from pgdlab.molecules.known import test_sample, training_set
 from pgdlab.molecules.properties import sa_score
 from pgdlab.rewards.base import Reward
@@ -71,7 +71,7 @@ def bare(types: torch.Tensor, bonds: torch.Tensor, sizes: torch.Tensor, of: Bare
     for kinds, size, each in zip(types.tolist(), sizes.tolist(), listed, strict=True):
         mol = Chem.RWMol()
         for kind in kinds[:size]:
-            mol.AddAtom(ATOMS[kind])
+            mol.AddAtom(ATOMS[SYMBOLS[kind]])
         for i, j, order in each:
             mol.AddBond(i, j, BONDS[order])
         Chem.SanitizeMol(mol, catchErrors=True)

@@ -38,8 +38,9 @@ def global_state() -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def guard() -> Iterator[None]:
     """Fails a test that leaves torch's global state changed, and puts the state back for the next one."""
-    before = global_state()
+    before, terminated = global_state(), signal.getsignal(signal.SIGTERM)
     yield
+    signal.signal(signal.SIGTERM, terminated)  # ray leaves its own
     after = global_state()
     changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
     if changed:

@@ -9,15 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import card
+from benchmarks import card, peers_steer
 from benchmarks.efficiency import cell, reached
 from benchmarks.passes import Call, networks
 from benchmarks.scaling import flops, words
 from pgdlab.comparison.folders import Run
 from pgdlab.config.compose import compose
+from pgdlab.diffusion.conditioning import NoLabels
 from pgdlab.rollout.sampler import rollout
 from pgdlab.training.build import build_module, build_world
 from pgdlab.training.fit import fit
+from tests.diffusion.tiny_pipelines import stable_diffusion
+from tests.rewards.tiny_judges import photographs, save_clip
 
 
 def run(*rewards: float) -> Run:
@@ -90,3 +93,49 @@ def test_the_pipeline_s_chain_is_that_of_its_scheduler() -> None:
         theirs = scheduler.step(epsilon, int(t), x, eta=1.0, variance_noise=noise).prev_sample
         if h + 1 < policy.steps:  # trl ends at time 0, where diffusers' own step has no variance left
             torch.testing.assert_close(g.sample(noise), theirs, rtol=1e-4, atol=1e-4)  # fp32 sums of 1e3 terms
+
+
+@pytest.fixture
+def steering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> peers_steer.Options:
+    """The options of the smallest run: a pipeline, a CLIP, two prompts."""
+    stable_diffusion().pipe.save_pretrained(tmp_path / "pipeline")
+    save_clip(tmp_path / "clip")
+    (tmp_path / "prompts.txt").write_text("a red cat\n\nthe sea\n")
+    files = {"pipeline": "pipeline", "prompts": "prompts.txt", "clip": "clip", "judge": "clip"}
+    folders = {name: tmp_path / file for name, file in files.items()}
+    sizes = {"iterations": 1, "samples": 4, "batch": 2, "group": 2, "steps": 3, "evaluate": 4, "rate": 0.1, "seed": 0}
+    monkeypatch.setattr("sys.argv", ["", *(f"--{name}={value}" for name, value in (sizes | folders).items())])
+    return peers_steer.parsed()
+
+
+def test_a_gradient_goes_through_the_reward_that_is_ours(steering: peers_steer.Options) -> None:
+    scorer, images = peers_steer.ClipScore(weights=steering.clip), photographs().requires_grad_()
+    scorer.meet(NoLabels(1, ("a red cat", "the sea")))
+    value = peers_steer.cosines(scorer, images, ["the sea", "a red cat"])
+    torch.testing.assert_close(value.detach(), scorer.score(images.detach(), torch.tensor([1, 0])).value)
+    value.sum().backward()
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0
+
+
+def test_our_run_beside_trl_s_is_as_long_and_reaches_diffusers(steering: peers_steer.Options, tmp_path: Path) -> None:
+    """Two updates of two samples each, as trl makes them of these sizes; the export changes what the pipeline draws."""
+    cfg = compose(peers_steer.like_trl(steering))
+    assert (cfg.nodes["trainer"]["epochs"], cfg.nodes["trainer"]["minibatches"]) == (1, 2)
+    before = peers_steer.judged(steering, tmp_path / "none")
+    row = peers_steer.METHODS["pgdlab, DDPOTrainer's settings"](steering, tmp_path / "out")
+    after = peers_steer.judged(steering, tmp_path / "out")
+    assert row["queries"] == 4
+    assert row["peak"] > row["own"] >= 0
+    assert row["processor"] > 0
+    assert before["reward"] == before["judge"] != after["reward"]
+    assert before == peers_steer.judged(steering, tmp_path / "none")
+
+
+def test_a_row_of_the_table_beside_trl() -> None:
+    row = {"reward": 0.5, "judge": 0.25, "processor": 10.0, "peak": 1000.0, "own": 200.0, "queries": 64.0}
+    more = row | {"reward": 0.75, "processor": 20.0}
+    assert peers_steer.line("a", 1e-3, [row, more]) == (
+        "| a | 0.001 | 0.625 (0.500 to 0.750) | 0.250 (0.250 to 0.250) | 15 | 1,000 (200) | 64 |"
+    )
+    assert peers_steer.line("a", 1e-3, [row, "Error: no"]) == "| a | 0.001 | failed: Error: no | | | | |"

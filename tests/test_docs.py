@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import csv
-import functools
 import importlib
 import json
 import pkgutil
@@ -21,6 +20,8 @@ import torch
 import yaml
 
 from pgdlab.cli import read_flags
+from pgdlab.config import signatures
+from pgdlab.config.commands import COMMANDS
 from pgdlab.config.compose import compose, instantiate, options, slots
 from pgdlab.config.runs import SUMMARY
 from pgdlab.config.schema import complete, is_node, schema
@@ -64,7 +65,7 @@ def examples() -> dict[str, tuple[str, Any]]:
 
 
 @pytest.fixture
-def installed() -> Iterator[dict[str, Any]]:
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """The examples as modules under the names that the page gives them; module name -> config."""
     for name, (source, _) in examples().items():
         assert name not in sys.modules
@@ -73,12 +74,15 @@ def installed() -> Iterator[dict[str, Any]]:
         sys.modules[name] = module
         exec(compile(source, name, "exec", dont_inherit=True), module.__dict__)
         setattr(importlib.import_module(parent), own, module)
+    read, sources = signatures.source, {name: source for name, (source, _) in examples().items()}
+    monkeypatch.setattr(signatures, "source", lambda module: sources.get(module) or read(module))
     yield {name: config for name, (_, config) in examples().items()}
     for name in examples():
         parent, _, own = name.rpartition(".")
         delattr(sys.modules[parent], own)
         del sys.modules[name]
-    schema.cache_clear()
+    for found in (schema, signatures.signature, signatures.bindings):
+        found.cache_clear()
 
 
 def test_every_python_block_of_the_page_is_an_example() -> None:
@@ -192,7 +196,8 @@ def test_every_reward_part_is_documented() -> None:
 
 
 def test_the_doctor_s_table_has_exactly_its_checks() -> None:
-    made = re.findall(r'(?:Check|_check)\("([^"]+)"', (ROOT / "pgdlab" / "training" / "checks.py").read_text())
+    sources = "".join(file.read_text() for file in (ROOT / "pgdlab" / "training").glob("*checks*.py"))
+    made = re.findall(r'(?:Check|_check|Finding)\(\s*"([^"]+)"', sources)
     table = (DOCS / "metrics.md").read_text().partition("## The doctor")[2].partition("\n## ")[0]
     assert set(re.findall(r"^\| (.*?) \|", table, re.MULTILINE)) - {"check"} == set(made)
 
@@ -362,9 +367,9 @@ def test_option_tables_are_complete_and_their_defaults_right() -> None:
     )
     marks = sum(page.read_text().count("<!-- options: ") for page in DOCS.rglob("*.md"))
     assert len(option_tables()) == marks, "a mark has no table below it"
-    rows = "| `eta` | 0.5 | |\n| `zeta` | 1 | |\n"
-    assert stated_wrongly("pgdlab.diffusion.kernels.DDIM", rows) == ["zeta is no option", "eta is 1.0, not 0.5"]
-    assert stated_wrongly("pgdlab.diffusion.kernels.DDIM", "") == ["eta is missing"]
+    rows = "| `fraction` | 0.5 | |\n| `zeta` | 1 | |\n"
+    assert stated_wrongly("pgdlab.rollout.plan.RandomSteps", rows) == ["zeta is no option", "fraction is 0.3, not 0.5"]
+    assert stated_wrongly("pgdlab.rollout.plan.RandomSteps", "") == ["fraction is missing"]
     assert stated_wrongly("pgdlab.diffusion.kernels.No", "") == ["pgdlab.diffusion.kernels has no class or function No"]
 
 
@@ -416,19 +421,21 @@ def test_links_resolve() -> None:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The words after `python run.py` in code blocks and inline, comments and placeholders left out."""
+    """The words after `python run.py` or `pgdlab` in code blocks and inline, comments and placeholders left out."""
     lines = [line for block in re.findall(r"```(?:bash|sh)\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
-    lines += re.findall(r"`(python run\.py[^`]*)`", text)
+    lines += re.findall(r"`((?:python run\.py|pgdlab)(?: [^`]*)?)`", text)
     words = [shlex.split(line, comments=True) for line in lines]
-    found = [w[w.index("run.py") + 1 :] for w in words if "run.py" in w]
+    found = [w[w.index("run.py") + 1 :] for w in words if "run.py" in w] + [w[1:] for w in words if w[:1] == ["pgdlab"]]
     own = {f"{group}={name}" for group, name in re.findall(r"configs/(\w+)/(\w+)\.yaml", text)}  # a page's own example
     own -= {f"{group}={name}" for group in GROUPS for name in options(slots()[group].group)}
     return [w for w in found if not own & {*w} and not any(re.search(r"[<>]|[A-Z]{4,}|\.\.\.", x) for x in w)]
 
 
-@functools.cache
 def complaint(words: tuple[str, ...]) -> str:
-    """Why a command does not compose. What resumes depends on a folder that is not there, and is only read."""
+    """Why a command does not compose; commands such as ls do not. What resumes depends on a folder that is not there, and is only
+    read."""
+    if words and words[0] in COMMANDS:
+        return ""
     try:
         _, overrides = read_flags(words)
         if not any(word.startswith("resume=") for word in overrides):
@@ -443,8 +450,18 @@ def refused(text: str) -> list[str]:
     return [why for words in commands(text) if (why := complaint(tuple(words)))]
 
 
-def test_commands_compose() -> None:
-    none(f"{name_of(page)}: {line}" for page in PAGES for line in refused(page.read_text()))
+def files(text: str) -> dict[str, str]:
+    """The files that a page has its reader write: code blocks with a title."""
+    return dict(re.findall(r'^```\w+ title="([^"]+)"\n(.*?)^```', text, re.DOTALL | re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_compose(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the files that the page shows."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in files(page.read_text()).items():
+        (tmp_path / name).write_text(text)
+    none(refused(page.read_text()))
 
 
 def test_a_command_that_does_not_compose_is_seen() -> None:
@@ -469,7 +486,7 @@ def test_combinations_on_the_configuration_page_build() -> None:
 def unknown_names(text: str) -> list[str]:
     """Names and files of the package that are not there; those that the text itself gives as examples are left out."""
     rooms = "|".join(sorted(path.stem for path in (ROOT / "pgdlab").glob("[a-z]*")))
-    names = re.findall(r"\bpgdlab(?:\.\w+)+", text)
+    names = re.findall(r"\bpgdlab(?!\.yaml\b)(?:\.\w+)+", text)
     names += [f"pgdlab.{name}" for name in re.findall(rf"`((?:{rooms})\.\w+\.\w+)`", text)]
     files = re.findall(rf"\b(?:pgdlab/|tests/|benchmarks/|(?=(?:{rooms})/))[\w/]+\.py\b", text)
     own = re.findall(r"<!-- example: (\S+) -->", text)

@@ -22,12 +22,12 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
 # A room may import from itself and from those before it. A room that is not listed fails the test until it has a place.
 ROOMS = (
-    "functional", "processes", "config", "diffusion", "rollout", "oracle", "images", "molecules", "penalties", "rewards",
+    "functional", "processes", "guest", "config", "diffusion", "rollout", "oracle", "images", "molecules", "penalties", "rewards",
     "domains", "world", "credit", "trainers", "guidance", "training", "evaluation", "certificates", "comparison", "sweep",
-    "tasks", "cli",
+    "tasks", "results", "cli", "api", "__init__", "__main__",
 )  # fmt: skip
 RANK = {room: rank for rank, room in enumerate(ROOMS)}
-AT_THE_ROOT = {"__init__", "cli", "world", "processes"}
+AT_THE_ROOT = {"__init__", "__main__", "api", "cli", "guest", "processes", "results", "world"}
 LONGEST_FUNCTION, LONGEST_FILE = 40, 300
 Check = Callable[[str, str], list[str]]  # (path from the checkout's root, text) -> offences
 
@@ -58,7 +58,7 @@ def imports(text: str) -> set[str]:
 def wrong_imports(name: str, text: str) -> list[str]:
     """Imports that point up, or that are relative."""
     room = name.removesuffix(".py").split("/")[1]
-    if room not in (*ROOMS, "__init__"):
+    if room not in ROOMS:
         return [f"{room} has no place in ROOMS"]
     found = imports(text)
     inside = [module for module in found if re.match(r"pgdlab\.(?!__)", module)]

@@ -39,10 +39,10 @@ class Runs:
     def __init__(self, folder: Path) -> None:
         self.folder, self.printed = folder, {}
 
-    def make(self, name: str, *overrides: str) -> Path:
+    def make(self, name: str, *overrides: str, code: int = 0) -> Path:
         run = self.folder / "runs" / name
         if not run.exists():
-            assert cli.main([*tiny(*overrides), f"name={name}"]) == 0
+            assert cli.main([*tiny(*overrides), f"name={name}"]) == code
         return run
 
 
@@ -149,7 +149,7 @@ def test_a_part_that_is_nowhere_known_does_not_lose_the_run(runs: Runs) -> None:
     """Behind a closed gate a reward that fails is a measured 0; its own value is a part that is not a number."""
     patchy, bright = ("{_target_: tests.worlds.Patchy, limit: -1.0}", "{_target_: tests.worlds.Bright}")
     gated = f"reward={{_target_: pgdlab.rewards.combine.Gate, reward: {patchy}, gate: {bright}, threshold: 9.0}}"
-    run = runs.make("gated", gated, "plan.iterations=1")
+    run = runs.make("gated", gated, "plan.iterations=1", code=3)  # all are paid alike: nothing is learnt
     assert summary(run)["evaluations"]["ema/sde"]["reward/ungated"] is None
     assert summary(run)["evaluations"]["ema/sde"]["reward/open"] == 0
     with (run / METRICS).open(newline="") as file:
@@ -224,7 +224,7 @@ def test_export_is_a_plain_diffusers_folder(runs: Runs) -> None:
     assert "from_pretrained" in card
     assert str(summary(runs.folder / "runs" / "joint")["reward_after"]) in card
     facts = json.loads(card.partition("```json\n")[2].partition("```")[0])
-    assert facts["sampler"]["kernel"] == {"_target_": "pgdlab.diffusion.kernels.DDIM", "eta": 1.0}
+    assert facts["sampler"]["kernel"] == {"_target_": "pgdlab.diffusion.kernels.DDIM", "eta": 1.0, "quiet": None}
     assert (facts["sampler"]["steps"], facts["sampler"]["guidance"]) == (4, 1.0)
     assert facts["tuned"]["tuning"] == {"_target_": "pgdlab.diffusion.tuning.Full"}
     assert facts["tuned"]["trained_steps"] == {"_target_": "pgdlab.rollout.plan.AllSteps"}

@@ -117,7 +117,7 @@ class TinyDomain(LabelledDomain):
     def metrics(self, sample: Tensor, cond: Tensor) -> dict[str, float]:
         return {}
 
-    def show(self, rows: dict[str, Tensor], path: Path) -> None: ...
+    def show(self, rows: dict[str, Tensor], path: Path, cond: Tensor | None = None) -> None: ...
 
 
 @dataclass(frozen=True)

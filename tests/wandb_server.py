@@ -6,7 +6,7 @@ import gzip
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -27,6 +27,7 @@ class Server(ThreadingHTTPServer):
         self.runs: dict[str, list[dict[str, Any]]] = {}
         self.lines: dict[tuple[str, str], list[Any]] = {}
         self.exits: dict[str, int] = {}
+        self.broken: Callable[[Handler], None] | None = None  # what answers the API's requests instead
 
     def heartbeat(self, running: dict[str, bool]) -> list[dict[str, Any]]:
         """What the agent is to do next: one run at a time."""
@@ -99,6 +100,12 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def page(self, code: int) -> None:
+        """An HTML page, as of a proxy or a login."""
+        self.send_response(code)
+        self.end_headers()
+        self.wfile.write(b"<html>log in</html>")
+
     def do_GET(self) -> None:
         self.answer({})
 
@@ -108,6 +115,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         raw = self.content()
+        if self.server.broken is not None:
+            return self.server.broken(self)
         run = re.search(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path)
         if run:
             self.server.stream(run[1], json.loads(raw))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pgdlab.config.compose import compose, instantiate
+from pgdlab.config.tasks import require_read
 from pgdlab.domains.image import SCHEDULER
 from pgdlab.rewards.base import Reward, Score
 from pgdlab.training.build import build_world
@@ -95,7 +97,25 @@ def tiny(*overrides: str) -> list[str]:
         o.startswith(("domain=gaussian", "domain=mixture", "domain=finite_set", "experiment=oracle/"))
         for o in overrides
     )
-    return [*([] if exact else [f"domain.weights={base()}"]), *TINY, *overrides]
+    sizes = [*([] if exact else [f"domain.weights={base()}"]), *TINY]
+    last = {word.partition("=")[0]: word for word in overrides}
+    return [*usual(overrides, sizes), *last.values()]
+
+
+def usual(overrides: Sequence[str], sizes: Iterable[str]) -> list[str]:
+    """Those of the sizes that the task reads and that no override gives: a key is given once."""
+    given = {word.partition("=")[0]: word.partition("=")[2] for word in overrides}
+    task = given.get("task", "pretrain" if given.get("experiment", "").startswith("pretrain/") else "train")
+    return [size for size in sizes if size.partition("=")[0] not in given and read_by(task, size)]
+
+
+def read_by(task: str, override: str) -> bool:
+    """Whether a new run of the task takes an override."""
+    try:
+        require_read(task, [(override.partition("=")[0], None)], resumed=False)
+    except ValueError:
+        return False
+    return not override.startswith("plan.group=") or task != "best_of_n"
 
 
 class Recorder(SteeringModule):

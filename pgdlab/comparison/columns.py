@@ -46,15 +46,19 @@ def hacking(run: Run) -> float | None:
     samples. 0: the held-out reward follows in full; 1: not at all; above 1: it falls. None where there is no held-out
     reward, either does not vary among the base's samples, or the reward has not risen by two standard errors."""
     base, tuned = run.evaluation
+    names = ("heldout", "reward")
+    # runs of earlier versions have standard errors alone: as good where both rewards are known of equally many samples
+    unit = "std" if all(base.get(f"{name}_std") for name in names) else "stderr"
     gains = []
-    for name in ("heldout", "reward"):
-        known = [base.get(name), tuned.get(name), base.get(f"{name}_stderr")]
-        if None in known or not known[2]:
+    for name in names:
+        before, after, spread = base.get(name), tuned.get(name), base.get(f"{name}_{unit}")
+        if before is None or after is None or not spread:
             return None
-        # the standard errors are of equally many samples: their number cancels
-        gains.append((tuned[name] - base[name]) / base[f"{name}_stderr"])
-    error = run.summary.get("reward_gain_stderr")
-    return 1 - gains[0] / gains[1] if error is not None and run.summary["reward_gain"] > 2 * error else None
+        gains.append((after - before) / spread)
+    gain, error = run.summary.get("reward_gain"), run.summary.get("reward_gain_stderr")
+    if gain is None or error is None:
+        return None
+    return 1 - gains[0] / gains[1] if gain > 2 * error else None
 
 
 def unique_queries(run: Run) -> float | None:
@@ -161,6 +165,14 @@ def method_table(problem: Problem) -> Table:
     return ["method", "seeds", score_name(problem), *(c.key for c in columns)], lines
 
 
+def seed_table(problem: Problem) -> Table:
+    """The score of every seed, a line a seed and a column a method; "-" where a method did not run it."""
+    methods = problem.ordered
+    seeds = sorted({seed for m in methods for seed in m.runs})
+    lines = [[str(seed), *(shown(m.scores.get(seed), 3) for m in methods)] for seed in seeds]
+    return ["seed", *(m.label for m in methods)], lines
+
+
 def aggregate_table(found: Aggregate) -> Table:
     """The methods over all problems, the highest interquartile mean first."""
     order = sorted(found.figures, key=lambda label: -found.figures[label]["IQM"].value)
@@ -169,8 +181,33 @@ def aggregate_table(found: Aggregate) -> Table:
 
 def markdown(table: Table) -> str:
     """A table in markdown."""
-    names, lines = table
+    names, *lines = ([plain(cell) for cell in line] for line in (table[0], *table[1]))
     return "\n".join("| " + " | ".join(line) + " |" for line in (names, ["---"] * len(names), *lines)) + "\n"
+
+
+MARKDOWN = str.maketrans({"&": "&amp;", "<": "&lt;", "|": "&#124;"})
+
+
+def plain(text: str) -> str:
+    """Text of a run, which anybody may have written, in markdown: a line without tags, cells, links and images of its own."""
+    return " ".join(text.translate(MARKDOWN).replace("](", r"]\(").split())
+
+
+LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+)
+
+
+def latex(table: Table, caption: str) -> str:
+    """A table in LaTeX, over both columns of a page, with the rules of the package booktabs."""
+    head = " & ".join(name.translate(LATEX) for name in table[0])
+    body = "\n".join("  " + " & ".join(cell.translate(LATEX) for cell in line) + r" \\" for line in table[1])
+    columns = "l" + "r" * (len(table[0]) - 1)
+    return (
+        f"\\begin{{table*}}\n\\centering\\small\n\\caption{{{caption.translate(LATEX)}}}\n\\begin{{tabular}}{{{columns}}}\n"
+        f"  \\toprule\n  {head} \\\\\n  \\midrule\n{body}\n  \\bottomrule\n\\end{{tabular}}\n\\end{{table*}}\n"
+    )
 
 
 def methods_csv(problems: Sequence[Problem]) -> str:

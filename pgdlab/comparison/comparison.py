@@ -29,13 +29,14 @@ from pgdlab.comparison.statistics import Interval
 class Comparison:
     """The settings. folders: run folders, patterns, or folders of run folders. by: declared factors, groups (trainer) or
     keys (optimizer.lr): methods are distinguished by these alone. ceilings: domain -> the reward that counts as a score of 1,
-    for domains whose optimum no oracle knows; without one their scores are gains in reward. name: of the folder that is
-    written, runs/compare-<name>.
+    for domains whose optimum no oracle knows; without one their scores are gains in reward. tuned: method -> how many
+    settings were tried before its were chosen. name: of the folder that is written, runs/compare-<name>.
     """
 
     folders: tuple[str, ...] = ("runs/*",)
     by: tuple[str, ...] = ()
     ceilings: dict[str, float] = field(default_factory=dict)
+    tuned: dict[str, int] = field(default_factory=dict)
     name: str | None = None
 
 

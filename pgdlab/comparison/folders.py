@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from glob import glob
@@ -13,8 +14,9 @@ import yaml
 
 from pgdlab.certificates.certificate import Cell
 from pgdlab.certificates.certificate import Run as Trained
-from pgdlab.config import renamed
-from pgdlab.config.runs import CONFIG, FAILURE, SUMMARY, rows
+from pgdlab.comparison.validity import require_config, require_number, require_summary, usable
+from pgdlab.config import renamed, trust
+from pgdlab.config.runs import CONFIG, FAILURE, METRICS, SUMMARY, finite, require_no_links, rows
 from pgdlab.config.schema import ConfigError, complete
 
 STEERING = ("train", "best_of_n")  # tasks whose folders are compared
@@ -84,8 +86,9 @@ def read(entries: Sequence[str]) -> Found:
     found = Found([], [], [])
     for folder in expand(entries):
         try:
+            require_no_links(folder)
             config = configuration(folder)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             found.failures.append(Failure(folder, str(error)))
             continue
         if config.get("task") == "certify":
@@ -102,30 +105,73 @@ def read(entries: Sequence[str]) -> Found:
 
 def configuration(folder: Path) -> dict[str, Any]:
     """config.yaml, with the defaults of settings that are newer than the run. Raises ValueError where it cannot be read."""
-    try:
-        config = yaml.safe_load((folder / CONFIG).read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"{CONFIG} cannot be read: {' '.join(str(error).split())}") from error
+    with usable(CONFIG):
+        try:
+            config = yaml.safe_load((folder / CONFIG).read_text())
+        except yaml.YAMLError as error:
+            raise ValueError(str(error)) from error
     if not isinstance(config, dict) or "task" not in config:
         raise ValueError(f"{CONFIG} is not that of a run: it was stopped before it began")
+    with usable(CONFIG):
+        return completed(folder, config)
+
+
+def completed(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The config in today's names, with today's defaults; as it is where that is not to be had."""
     try:
-        return dict(complete(renamed.run(config)))
-    except (ConfigError, ImportError):  # of another version, or with a part that is not installed here
+        today = renamed.run(config)
+        trust.check(today, folder / CONFIG)
+        return dict(complete(today))
+    except (
+        ConfigError,
+        ImportError,
+    ):  # of another version, with a part that is not installed here, or not to be imported
         return config
 
 
 def finished(folder: Path, config: dict[str, Any]) -> Run | Failure:
     """The run, or why there is none."""
-    curve = rows(folder)
     try:
-        summary = json.loads((folder / SUMMARY).read_text())
-        if summary["reward_after"] is None:
-            return Failure(folder, "no sample of its evaluation could be measured")
-        return Run(folder, config, summary, curve)
-    except FileNotFoundError:
-        return Failure(folder, unfinished(folder, config, curve))
-    except (ValueError, KeyError, TypeError) as error:
-        return Failure(folder, f"{SUMMARY} cannot be used: {error!r}")
+        with usable(CONFIG):
+            require_config(config)
+        with usable(METRICS):
+            curve = [row for row in known(rows(folder)) if "iteration" in row]
+        if not (folder / SUMMARY).exists():
+            return Failure(folder, unfinished(folder, config, curve))
+        with usable(SUMMARY):
+            return summarized(folder, config, curve)
+    except (ValueError, OSError) as error:
+        return Failure(folder, str(error))
+
+
+def known(curve: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Rows without the figures that are not finite."""
+    return [{name: value for name, value in row.items() if math.isfinite(value)} for row in curve]
+
+
+def summarized(folder: Path, config: dict[str, Any], curve: list[dict[str, float]]) -> Run | Failure:
+    """The run with its summary, or a failure where that has no reward. Raises where it is none of a run."""
+    plain = json.loads((folder / SUMMARY).read_text())
+    if lost := unmeasured(plain):
+        return Failure(folder, lost)
+    summary = finite(plain)
+    require_summary(summary)
+    run = Run(folder, config, summary, curve)
+    _ = run.evaluation  # raises KeyError where the base or the steered policy has no table
+    return run
+
+
+def unmeasured(summary: Any) -> str:
+    """Why a summary has no reward; empty where it has one, or is none."""
+    if not isinstance(summary, dict):
+        return ""
+    for name, whose in (("reward_after", "its evaluation"), ("reward_before", "its base")):
+        value = summary.get(name, 0.0)
+        if value is None and name not in summary.get("not_finite", []):
+            return f"the reward of {whose} could not be measured"
+        if value is None or (isinstance(value, float) and not math.isfinite(value)):
+            return f"the reward of {whose} is not finite"
+    return ""
 
 
 def unfinished(folder: Path, config: dict[str, Any], curve: list[dict[str, float]]) -> str:
@@ -134,7 +180,7 @@ def unfinished(folder: Path, config: dict[str, Any], curve: list[dict[str, float
         return " ".join((folder / FAILURE).read_text(errors="replace").split())
     if not curve:
         return "stopped before its first iteration was over"
-    done, of = int(curve[-1]["iteration"]), config.get("plan", {}).get("iterations")
+    done, of = int(curve[-1]["iteration"]), (config.get("plan") or {}).get("iterations")
     if done == of:
         return f"all {of} iterations done, but not evaluated; go on with resume={folder}"
     return f"stopped after iteration {done} of {of}; go on with resume={folder}"
@@ -143,12 +189,29 @@ def unfinished(folder: Path, config: dict[str, Any], curve: list[dict[str, float
 def certificate(folder: Path) -> Iterator[Run | Failure]:
     """Every replica of every cell of a certificate as a run of its own: its objective is exact, and so is the optimum."""
     for file in sorted(folder.glob("*/*/certificate.json")):
-        cell = Cell.read(json.loads(file.read_text()))
-        if cell.refused:
-            yield Failure(file.parent, cell.refused)
-        every = [(run, replica) for run in cell.runs for replica in range(len(run.final.reward))]
-        for number, (run, replica) in enumerate(every):
-            yield replica_of(run, replica, number, file.parent)
+        try:
+            with usable(file.name):
+                done = list(replicas(file))
+        except ValueError as error:
+            done = [Failure(file.parent, str(error))]
+        yield from done
+
+
+def replicas(file: Path) -> Iterator[Run | Failure]:
+    """The replicas of a cell; one whose figures are not finite is a failure of its own."""
+    cell = Cell.read(json.loads(file.read_text()))
+    if cell.refused:
+        yield Failure(file.parent, str(cell.refused))
+    every = [(run, replica) for run in cell.runs for replica in range(len(run.final.reward))]
+    for number, (run, replica) in enumerate(every):
+        try:
+            with usable(f"replica {number} of {file.name}"):
+                found = replica_of(run, replica, number, file.parent)
+                require_summary(found.summary)
+                require_number("score", found.score)
+                yield found
+        except ValueError as error:
+            yield Failure(file.parent, str(error))
 
 
 def replica_of(run: Trained, replica: int, number: int, folder: Path) -> Run:
@@ -164,4 +227,4 @@ def replica_of(run: Trained, replica: int, number: int, folder: Path) -> Run:
         "reward_queries": int(curve[-1]["queries"]), "evaluations": {"base/sde": base, "ema/sde": after},
     }  # fmt: skip
     own = {"task": "certify", "problem": folder.parent.name, "algorithm": folder.name}
-    return Run(folder, own, summary, curve, 1 - run.gaps(run.final)[replica])
+    return Run(folder, own, summary, known(curve), 1 - run.gaps(run.final)[replica])

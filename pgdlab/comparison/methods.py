@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from pgdlab.comparison.folders import Run
+from pgdlab.config import trust
 from pgdlab.config.compose import options
-from pgdlab.config.schema import schema
+from pgdlab.config.schema import ConfigError, schema
 
 # keys that define a problem: the base and its sampler, the reward, and the evaluation
 PROBLEM = (
@@ -20,9 +21,9 @@ PROBLEM = (
 )  # fmt: skip
 # keys that are no part of a method: where and when it ran, in how large batches, and its length, which is in the budget
 APART = (
-    "task", "name", "seed", "resume", "runtime", "logger", "certificate", "compare", "sweep", "engine", "budget",
-    "plan.iterations",
-    "plan.checkpoint_every", "plan.rollout_batch", "plan.pass_size", "plan.max_failed", "domain.folder",
+    "task", "name", "seed", "resume", "runtime", "logger", "certificate", "compare", "sweep", "engine", "budget", "divergence",
+    "plan.iterations", "plan.checkpoint_every", "plan.sheet_every", "plan.rollout_batch", "plan.pass_size", "plan.max_failed",
+    "domain.folder",
 )  # fmt: skip
 BEST_OF_N = "best of n"
 USUAL = ("policy", "initial", "penalty")  # groups that a label names next to the trainer
@@ -58,7 +59,9 @@ def budget(run: Run) -> int:
     """Reward queries that the run was given: without those of batches that raised and were asked again."""
     if "candidates" in run.summary:
         return round(run.summary["candidates"] * run.summary["evaluation_samples"])
-    if "iterations" in run.summary:
+    if "samples" in run.summary:
+        return int(run.summary["samples"])
+    if "iterations" in run.summary:  # of an earlier version
         return int(run.summary["iterations"] * run.config["plan"]["samples"])
     return int(run.summary["reward_queries"])
 
@@ -141,8 +144,12 @@ def reward_label(node: dict[str, Any]) -> str:
 
 def stated(node: Any) -> Flat:
     """The scalars of a node that differ from its class's defaults."""
-    defaults = schema(node["_target_"]).defaults
-    plain = {k: v for k, v in node.items() if k != "_target_" and isinstance(v, (str, int, float))}
+    try:
+        trust.check({"node": node}, "a run's config.yaml")
+        defaults = schema(node["_target_"]).defaults
+    except (ConfigError, ImportError):  # not to be imported, or not there
+        defaults = {}
+    plain = {k: v for k, v in node.items() if k not in ("_target_", "digest") and isinstance(v, (str, int, float))}
     return {k: v for k, v in plain.items() if defaults.get(k) != v and "." not in str(v).strip("0123456789.")}
 
 

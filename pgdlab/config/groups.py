@@ -5,6 +5,9 @@ Only Hydra's compose API is used: no launcher, no working directory of its own, 
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -14,9 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pgdlab.config import renamed
+from pgdlab.config.program import CONFIGS
 from pgdlab.config.schema import ConfigError, nearest
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+OWN = "PGDLAB_CONFIG_DIR"  # the variable of the user's folder of groups: the processes that a run starts have it too
+FILE = "file"  # the folder of a group in which Hydra sees an option that is given as a file
 
 
 class Slot(NamedTuple):
@@ -53,14 +58,44 @@ def root(config_dir: Path) -> dict[str, Any]:
     try:
         return cast("dict[str, Any]", yaml.safe_load((config_dir / "config.yaml").read_text()))
     except OSError as error:
-        message = f"cannot read {error.filename}: {error.strerror}. Install with `pip install -e .` from a checkout"
+        message = f"cannot read {error.filename}: {error.strerror}. Install anew: `pip install -e .` in a checkout"
         raise ConfigError(message) from error
 
 
 def options(group: str, config_dir: Path = CONFIGS) -> dict[str, Path]:
-    """The options of a group, `experiment` included: name -> file."""
-    folder = config_dir / group.partition("@")[0]
-    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.yaml"))}
+    """The options of a group, `experiment` included: name -> file; those of the user's folder come last.
+
+    Raises ConfigError where an option of the user's has the name of another.
+    """
+    found: dict[str, Path] = {}
+    for home in [config_dir, *own_folder()]:
+        folder = home / group.partition("@")[0]
+        new = {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.yaml"))}
+        if twice := found.keys() & new.keys():
+            raise ConfigError(f"{new[min(twice)]} has the name of an option that comes with pgdlab: give it another")
+        found |= new
+    return found
+
+
+def own_folder() -> list[Path]:
+    """The user's folder of groups, where there is one."""
+    return [Path(os.environ[OWN])] if os.environ.get(OWN) else []
+
+
+def use_folder(folder: str) -> None:
+    """Makes the options of a user's folder known. Raises ConfigError where it has no groups."""
+    home = Path(folder).resolve()
+    if not folder or not home.is_dir():
+        raise ConfigError(f"--config-dir is {folder!r}, which is no folder")
+    groups = sorted(file.name for file in CONFIGS.iterdir() if file.is_dir())
+    if not any((home / group).is_dir() for group in groups):
+        there = ", ".join(sorted(file.name for file in home.iterdir() if file.is_dir())) or "none"
+        raise ConfigError(
+            f"--config-dir is {folder!r}, which has none of the groups {', '.join(groups)}; it has: {there}"
+        )
+    if (home / "config.yaml").exists():
+        raise ConfigError(f"{home / 'config.yaml'} would not be read: defaults of your own belong in pgdlab.yaml")
+    os.environ[OWN] = str(home)
 
 
 def parse(overrides: Iterable[str], known: Mapping[str, Slot], config_dir: Path) -> Overrides:
@@ -85,9 +120,23 @@ def choice(name: str, value: Any, slot: Slot, config_dir: Path) -> list[str]:
     for option in chosen:
         if option == value and (now := renamed.OPTIONS.get((name, option))):
             raise ConfigError(f"{name}={option} is now {now}")
-        if option not in allowed + ["null"] * slot.optional:
+        if option.endswith(".yaml"):
+            if not Path(option).is_file():
+                raise ConfigError(f"{name} is {option!r}, and there is no such file")
+        elif option not in allowed + ["null"] * slot.optional:
             raise ConfigError(f"{name} is {option!r}, which is not an option.{nearest(option, allowed)}")
     return chosen
+
+
+def once(overrides: Iterable[str], known: Mapping[str, Slot]) -> None:
+    """Raises ConfigError for a key or group that is given twice: one of the two would have no effect."""
+    given: dict[str, str] = {}
+    for text in overrides:
+        key, _ = parse_one(text)
+        name = next((name for name, slot in known.items() if key == slot.group), key)
+        if name in given:
+            raise ConfigError(f"{name} is given twice, by {given[name]!r} and {text!r}: leave one of them out")
+        given[name] = text
 
 
 def parse_one(text: str) -> tuple[str, Any]:
@@ -113,21 +162,42 @@ def with_hydra(known: Mapping[str, Slot], picks: Mapping[str, Sequence[str]], co
     import hydra
     from hydra.errors import HydraException
 
-    chosen = {known[slot]: names for slot, names in picks.items() if slot in known}
-    texts = [
-        f"{slot.group}=[{','.join(names)}]" if slot.many else hydra_choice(slot.group, *names)
-        for slot, names in chosen.items()
-    ]
-    try:
-        with hydra.initialize_config_dir(str(config_dir), version_base="1.3"):
-            cfg = hydra.compose("config", overrides=texts)
-    except (yaml.YAMLError, HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"the files in {config_dir} do not compose: {paragraph(error)}") from error
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = {slot: as_options(known[slot], names, Path(folder)) for slot, names in picks.items() if slot in known}
+        texts = [
+            f"{known[slot].group}=[{','.join(names)}]" if known[slot].many else hydra_choice(known[slot].group, *names)
+            for slot, names in chosen.items()
+        ]
+        homes = ",".join(f"'{home}'" for home in [folder, *own_folder()])
+        try:
+            with hydra.initialize_config_dir(str(config_dir), version_base="1.3"):
+                cfg = hydra.compose("config", overrides=[*texts, f"hydra.searchpath=[{homes}]"])
+        except (yaml.YAMLError, HydraException, OmegaConfBaseException) as error:
+            files = [name for names in picks.values() for name in names if name.endswith(".yaml")]
+            what = " and ".join([f"the files in {config_dir}", *map(str, own_folder()), *files])
+            raise ConfigError(f"{what} do not compose: {paragraph(error)}") from error
     OmegaConf.set_struct(cfg, False)
     for name, slot in known.items():
         if name not in cfg and name != "experiment":
             cfg[name] = {} if slot.many else None
+    if "experiment" in cfg:
+        named = ", ".join(picks.get("experiment", ()))
+        raise ConfigError(f"experiment={named} sets nothing: its file must begin with the line # @package _global_")
     return cfg
+
+
+def as_options(slot: Slot, names: Sequence[str], folder: Path) -> list[str]:
+    """The options as Hydra finds them: one that is given as a file is copied into its group under a folder."""
+    found = []
+    for number, name in enumerate(names):
+        if name.endswith(".yaml"):
+            group, _, place = slot.group.partition("@")
+            copy = folder / group / FILE / f"{place or group}{number}.yaml"
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(name, copy)
+            name = f"{FILE}/{copy.stem}"
+        found.append(name)
+    return found
 
 
 def hydra_choice(group: str, option: str) -> str:

@@ -25,6 +25,10 @@ MODULES = {
 TARGETS = {  # what is not where MODULES puts it, or has another name there: old path -> today's
     "pgdlab.module.AdamW": "pgdlab.training.optimizer.Optimization",
     "pgdlab.penalties.trust_region.KLConstraint": "pgdlab.penalties.constraint.KLConstraint",
+    "pgdlab.loggers.csv": "pgdlab.training.loggers.Csv",
+    "pgdlab.loggers.wandb": "pgdlab.training.weights_and_biases.Wandb",
+    "pgdlab.training.loggers.csv": "pgdlab.training.loggers.Csv",
+    "pgdlab.training.loggers.wandb": "pgdlab.training.weights_and_biases.Wandb",
 }
 # today's path of the class: its old keys -> today's, which may lie inside a mapping (a.b); None for a key that is gone
 KEYS: dict[str, dict[str, str | None]] = {
@@ -37,6 +41,8 @@ KEYS: dict[str, dict[str, str | None]] = {
     "pgdlab.domains.qm9_3d.QM9InSpace": {"prompts": "train_conditions"},
     "pgdlab.training.optimizer.Optimization": {"initial_lr": "rates.initial", "critic_lr": "rates.critic"},
     "pgdlab.trainers.reinforce.Reinforce": {"epochs": None, "minibatches": None},
+    "pgdlab.training.loggers.Csv": {"_partial_": None},
+    "pgdlab.training.weights_and_biases.Wandb": {"_partial_": None},
     "pgdlab.trainers.eager.Eager": {"epochs": None, "minibatches": None, "ratio": None},
 }
 # what more than names have changed in: today's path of the class, or the slot -> what makes today's node of the old one
@@ -83,7 +89,14 @@ def penalties(node: Any) -> Any:
     return inner | {name: own}
 
 
-SLOTS: dict[str, Callable[[Any], Any]] = {"penalty": penalties}
+def loggers(node: Any) -> Any:
+    """One logger as a mapping of them by name."""
+    if not isinstance(node, dict) or "_target_" not in node:
+        return node
+    return {"csv" if node["_target_"].endswith(".Csv") else "wandb": node}
+
+
+SLOTS: dict[str, Callable[[Any], Any]] = {"penalty": penalties, "logger": loggers}
 OPTIONS = {  # of groups: old -> today's
     ("penalty", "target_kl"): "penalty=constraint",
     ("penalty", "trust_region"): "penalty=[path_kl,trust_region]; alone it is penalty=[trust_region]",

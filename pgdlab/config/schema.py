@@ -5,24 +5,21 @@ Defaults and types live in the classes; here both meet the YAML.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import functools
-import importlib
-import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, Literal, TypeVar, Union, cast
 
 from pgdlab.config import renamed
+from pgdlab.config.targets import Read, Schema, Signature, is_node, schema
 
 Node = dict[str, Any]
 T = TypeVar("T")
 RESERVED = ("_target_", "_partial_")
-SCALARS = (str, int, float, bool, type(None))
 
 
 class ConfigError(ValueError):
@@ -36,95 +33,28 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return (f" Did you mean {close[0]}?" if close else "") + f" Known: {', '.join(names) or 'none'}."
 
 
-@dataclasses.dataclass(frozen=True)
-class Schema:
-    """The keyword arguments of a target.
-
-    defaults: as plain YAML values, without those that YAML has no words for; needed: the keys without a default; open:
-    whether it takes any further keyword.
-    """
-
-    name: str
-    target: Callable[..., Any]
-    hints: Mapping[str, Any]
-    keys: tuple[str, ...]
-    defaults: Mapping[str, Any]
-    needed: tuple[str, ...]
-    open: bool
-
-
-@functools.cache
-def schema(path: str) -> Schema:
-    """The schema of an importable class or function. Raises ImportError where there is none."""
-    module, _, name = path.rpartition(".")
-    target = getattr(importlib.import_module(module or "builtins"), name, None)
-    if not callable(target):
-        raise ImportError(f"{module} has no class or function {name}")
-    try:
-        parameters = inspect.signature(target).parameters.values()
-    except ValueError:  # written in C (datetime.timedelta): nothing is known about its arguments
-        return Schema(name, target, {}, (), {}, (), open=True)
-    keywords = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    defaults = {p.name: p.default for p in keywords if p.default is not p.empty} | made(target)
-    # a dataclass resolves each field in the module that declared it; an __init__ in its own module
-    from_init = isinstance(target, type) and not dataclasses.is_dataclass(target)
-    annotated: Any = target.__init__ if from_init else target
-    return Schema(
-        name,
-        target,
-        hints=typing.get_type_hints(annotated),
-        keys=tuple(p.name for p in keywords),
-        defaults={key: as_yaml(value) for key, value in defaults.items() if in_yaml(value)},
-        needed=tuple(p.name for p in keywords if p.name not in defaults),
-        open=any(p.kind is p.VAR_KEYWORD for p in parameters),
-    )
-
-
-def made(target: Any) -> dict[str, Any]:
-    """The defaults of a dataclass that its signature does not show: those that a factory makes."""
-    fields = dataclasses.fields(target) if dataclasses.is_dataclass(target) else ()
-    return {f.name: f.default_factory() for f in fields if f.init and f.default_factory is not dataclasses.MISSING}
-
-
-def in_yaml(value: Any) -> bool:
-    """Whether as_yaml() can say a value; the target has others itself (a timedelta of Lightning's)."""
-    return dataclasses.is_dataclass(value) or isinstance(value, (*SCALARS, Path, list, tuple, dict))
-
-
-def as_yaml(value: Any) -> Any:
-    """Lists, mappings and scalars only: a dataclass as its node, a tuple as a list, a path as a string."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: as_yaml(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
-        return {"_target_": f"{type(value).__module__}.{type(value).__qualname__}", **fields}
-    if isinstance(value, dict):
-        return {k: as_yaml(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [as_yaml(v) for v in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def is_node(value: Any) -> bool:
-    """Whether value is a mapping with a `_target_`."""
-    return isinstance(value, dict) and "_target_" in value
-
-
 def schema_of(node: Node, key: str) -> Schema:
     """The schema that node must obey."""
+    return cast("Schema", signature_of(node, key, schema))
+
+
+def signature_of(node: Node, key: str, read: Read) -> Signature:
+    """What node's target takes. Raises ConfigError where there is no such target."""
     try:
-        return schema(str(node["_target_"]))
+        return read(str(node["_target_"]))
     except ImportError as error:
         path, now = node["_target_"], renamed.target(str(node["_target_"]))
         why = f"is now {now}" if now != path else f"cannot be imported: {error}"
         raise ConfigError(f"{key}._target_ is {path!r}, which {why}") from error
 
 
-def complete(value: Any, key: str = "") -> Any:
+def complete(value: Any, key: str = "", read: Read = schema) -> Any:
     """Fills in every default of every node in value, and refuses keys that its class does not take."""
     if isinstance(value, list):
-        return [complete(v, f"{key}[{i}]") for i, v in enumerate(value)]
+        return [complete(v, f"{key}[{i}]", read) for i, v in enumerate(value)]
     if not isinstance(value, dict):
         return value
-    spec = schema_of(value, key) if is_node(value) else None
+    spec = signature_of(value, key, read) if is_node(value) else None
     defaults = spec.defaults if spec else {}
     if spec and not spec.open:
         for name in value.keys() - {*spec.keys, *RESERVED}:
@@ -134,7 +64,7 @@ def complete(value: Any, key: str = "") -> Any:
             raise ConfigError(f"{key}.{name} is {value[name]!r}, but {spec.name} has no {name!r}.{hint}")
     named = {k: value[k] for k in RESERVED if k in value}
     filled = {**named, **defaults, **{k: under(defaults.get(k), v) for k, v in value.items()}}
-    return {k: complete(v, f"{key}.{k}" if key else str(k)) for k, v in filled.items()}
+    return {k: complete(v, f"{key}.{k}" if key else str(k), read) for k, v in filled.items()}
 
 
 def under(default: Any, value: Any) -> Any:
@@ -143,19 +73,21 @@ def under(default: Any, value: Any) -> Any:
     return {**default, **{k: under(default.get(k), v) for k, v in value.items()}} if differs else value
 
 
-def check(value: Any, key: str = "") -> None:
+def check(value: Any, key: str = "", read: Read = schema) -> None:
     """Raises ConfigError where a node lacks a required argument or an argument is not of its annotated type."""
     for name, child, full in children(value, key):
-        check(child, full)
+        check(child, full, read)
         if isinstance(child, float) and not math.isfinite(child):
             raise ConfigError(f"{full} is {child}; it must be a finite number")
-        hint = schema_of(value, key).hints.get(name, Any) if is_node(value) and name not in RESERVED else Any
+        named = is_node(value) and name not in RESERVED
+        hint = signature_of(value, key, read).hint(name, child) if named else Any
         if not fits(child, hint):
             near = difflib.get_close_matches(str(child), map(str, literals(hint)), n=1, cutoff=0.5)
             did = f". Did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"{full} is {child!r}; {schema_of(value, key).name} takes {describe(hint)}{did}")
+            taker = signature_of(value, key, read).name
+            raise ConfigError(f"{full} is {child!r}; {taker} takes {describe(hint)}{did}")
     if is_node(value) and value.get("_partial_") is not True:
-        spec = schema_of(value, key)
+        spec = signature_of(value, key, read)
         for name in (k for k in spec.needed if k not in value):
             takes = describe(spec.hints.get(name, Any))
             raise ConfigError(f"{key}.{name} is missing; {spec.name} needs it ({takes})")
@@ -197,9 +129,13 @@ def fits_list(value: list[Any], kind: Any, args: tuple[Any, ...]) -> bool:
 
 
 def node_fits(node: Node, kind: Any) -> bool:
-    """Whether what the node makes can be a `kind`: functions and partials are taken on trust."""
-    target = schema(str(node["_target_"])).target
-    return node.get("_partial_") is True or not isinstance(target, type) or is_a(target, kind)
+    """Whether what the node makes can be a `kind`: partials are taken on trust, functions must say what they return."""
+    spec = schema(str(node["_target_"]))
+    if node.get("_partial_") is True:
+        return True
+    made = spec.target if isinstance(spec.target, type) else spec.hints.get("return")
+    kept = typing.get_origin(made) or made
+    return isinstance(kept, type) and is_a(kept, kind)
 
 
 def is_a(cls: type, kind: Any) -> bool:
@@ -250,7 +186,10 @@ def make(kind: type[T], node: Node, key: str, /, **given: Any) -> T:
         thing = build(node, key, given)
         if isinstance(thing, kind):
             return thing
-    raise ConfigError(f"{key}._target_ is {path!r}; {key} must be a {kind.__name__}")
+    says = (
+        "" if path is None or isinstance(schema(path).target, type) else f"; a function must say so: -> {kind.__name__}"
+    )
+    raise ConfigError(f"{key}._target_ is {path!r}; {key} must be a {kind.__name__}{says}")
 
 
 def build(value: Any, key: str, given: Mapping[str, Any]) -> Any:

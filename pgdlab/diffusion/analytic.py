@@ -19,6 +19,7 @@ class Mixture(Denoiser):
     component (Bishop 2006, "Pattern recognition and machine learning", eq. 2.81). fp64.
     """
 
+    supports_unconditional = False  # nor a conditional one: points have no conditions
     weights: Tensor
     means: Tensor
     directions: Tensor
@@ -65,6 +66,7 @@ class Points(Denoiser):
     """Data is a finite set x_1 .. x_N: E[x_0 | x_t] = sum_i r_i x_i, r = softmax(-||x_t - alpha x_i||^2 / 2 sigma^2)
     (the empirical score; Karras et al. 2022, arXiv:2206.00364, eq. 57). points: (N, *D)."""
 
+    supports_unconditional = False
     points: Tensor
 
     def __init__(self, schedule: Schedule, points: Float[Tensor, "N *D"]) -> None:

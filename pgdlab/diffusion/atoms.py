@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pgdlab.config.program import program
 from pgdlab.diffusion import files
 from pgdlab.diffusion.denoisers import NetworkDenoiser
 from pgdlab.diffusion.networks.egnn import EGNN
@@ -43,13 +44,13 @@ class Atoms(Space):
         return torch.cat([kept[..., : self.types], (place - centre) * mask], 2)
 
     def squared_distance(self, x: Float[Tensor, "P *D"], y: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
-        return (squared_difference(x, y) * self.real(cond).to(x)[..., None]).sum((1, 2))
+        return (squared_difference(x, y) * self.real(cond).to(x)[..., None]).sum((1, 2), dtype=torch.float64)
 
     def dof(self, cond: Tensor) -> Int[Tensor, " P"]:
         return cond * self.types + 3 * (cond - 1)
 
     def sum_over_dof(self, log_std: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
-        each = (log_std * self.real(cond).to(log_std)[..., None]).sum(1)
+        each = (log_std * self.real(cond).to(log_std)[..., None]).sum(1, dtype=torch.float64)
         n = cond.to(each)
         return each[:, : self.types].sum(1) + each[:, self.types :].sum(1) * (n - 1) / n
 
@@ -93,7 +94,7 @@ class AtomDenoiser(NetworkDenoiser):
     def save(self, folder: Path) -> str:
         """config.json (the network's sizes) and model.safetensors."""
         files.write(self.network, self.sizes, folder)
-        return f"```bash\npython run.py domain=qm9_3d domain.weights={folder}\n```"
+        return f"```bash\n{program()} domain=qm9_3d domain.weights={folder}\n```"
 
     def save_for_adapters(self, folder: Path) -> str:
         return files.adapters("QM9InSpace", "pgdlab.domains.qm9_3d", folder)

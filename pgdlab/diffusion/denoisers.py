@@ -29,15 +29,28 @@ from peft import PeftModel
 unet = PeftModel.from_pretrained(UNet2DModel.from_pretrained("the base folder", subfolder="unet"), "{name}/lora")
 ```"""
 
+LARGEST_SCALE = 1e3  # of guidance; a difference of estimates times more than that is their rounding in fp32
+
+CLIPPED = """
+
+Estimates are clipped (`clip_sample`), and steps take the noise that belongs to the clipped estimate, as DDPM does. DDIMScheduler
+does so with `use_clipped_model_output=True`; by default it keeps the noise of the unclipped one, and the samples differ."""
+
+OTHER_TIMES = """
+
+The steps were taken at the times of the base's {kind}. The DDIMScheduler here spaces the same number of steps in its own way."""
+
 
 class Denoiser(nn.Module, ABC):
     """Estimates x_0 from x_t (P, *D) at times t (P,) under conditions cond (P, ...). supports_unconditional: whether an
     unconditional estimate exists (cond == Conditioning.unconditional); False where cond is the size of a sample. guided:
     whether the estimate is not that of one network, but extrapolated between two.
+
+    The estimate is not clipped here, whatever the schedule says: Policy.estimate clips, after all wrappers.
     """
 
     schedule: Schedule
-    supports_unconditional: ClassVar[bool] = True
+    supports_unconditional: bool = True
     guided: ClassVar[bool] = False
 
     @abstractmethod
@@ -65,17 +78,26 @@ class Denoiser(nn.Module, ABC):
 def refuse_to_hide(denoiser: Denoiser, advice: str) -> None:
     """Raises ValueError where the condition is no part of the network's input that could be left out."""
     if not all(m.supports_unconditional for m in denoiser.modules() if isinstance(m, Denoiser)):
-        raise ValueError(f"the condition is the size of a sample, and cannot be hidden: set {advice}")
+        raise ValueError(
+            "the condition cannot be hidden (it is the size of a sample, or the denoiser knows no estimate without one): "
+            f"set {advice}"
+        )
 
 
 class NetworkDenoiser(Denoiser):
     """A denoiser around a network. adapter_targets: ends of the names of its layers that get low-rank adapters."""
 
     network: Any  # a Module; what diffusers and peft add to one is not in its type
-    adapter_targets: ClassVar[tuple[str, ...]]
+    adapter_targets: tuple[str, ...]
 
     def frozen(self) -> Denoiser:
         return copy.deepcopy(self).eval().requires_grad_(False)
+
+    def save_adapters(self, folder: Path) -> str:
+        """Writes the adapters of a network that has them, in peft's format as lora/, and what they need beside it; how to load
+        them, in markdown."""
+        self.network.save_pretrained(folder / "lora", safe_serialization=True)
+        return self.save_for_adapters(folder)
 
     @abstractmethod
     def save_for_adapters(self, folder: Path) -> str:
@@ -95,46 +117,53 @@ class DiffusersDenoiser(NetworkDenoiser):
         super().__init__()
         self.network, self.conditioning = network, conditioning
         self.schedule: DiffusersSchedule = schedule
-        if schedule.prediction_type not in ("epsilon", "v_prediction", "sample"):
-            raise ValueError(
-                f"prediction_type {schedule.prediction_type!r}; it must be epsilon, v_prediction or sample"
-            )
 
     def output(self, x: Float[Tensor, "P *D"], t: Int[Tensor, " P"], cond: Tensor) -> Float[Tensor, "P *D"]:
         """The network's raw output (noise, v or x0), in the dtype of x."""
-        return self.network(x, t, **self.conditioning(cond), return_dict=False)[0].to(x.dtype)
+        out: Tensor = self.network(x, t, **self.conditioning(cond), return_dict=False)[0].to(x.dtype)
+        if out.shape != x.shape:
+            raise ValueError(
+                f"the network gives out {tuple(out.shape[1:])} for samples of {tuple(x.shape[1:])}: a network that predicts "
+                "its variance too (twice the channels), or another size, is not supported"
+            )
+        return out
 
     def forward(self, x: Float[Tensor, "P *D"], t: Int[Tensor, " P"], cond: Tensor) -> Float[Tensor, "P *D"]:
         alpha, sigma = expand(self.schedule.alpha(t), x), expand(self.schedule.sigma(t), x)
         out, kind = self.output(x, t, cond), self.schedule.prediction_type
         if kind == "epsilon":
-            x0 = torch.addcmul(x / alpha, out, -sigma / alpha)
-        else:
-            x0 = torch.addcmul(alpha * x, out, -sigma) if kind == "v_prediction" else out
-        return x0 if self.schedule.clip is None else x0.clamp(-self.schedule.clip, self.schedule.clip)
+            return torch.addcmul(x / alpha, out, -sigma / alpha)
+        return torch.addcmul(alpha * x, out, -sigma) if kind == "v_prediction" else out
 
     def save(self, folder: Path) -> str:
         """unet/ and scheduler/, in diffusers' format."""
         self.network.save_pretrained(folder / "unet", safe_serialization=True)
         self.schedule.scheduler.save_pretrained(folder / "scheduler")
-        return LOADING.format(name=folder.name)
+        return LOADING.format(name=folder.name) + self.differences()
 
     def save_for_adapters(self, folder: Path) -> str:
         self.schedule.scheduler.save_pretrained(folder / "scheduler")
-        return ADAPTERS.format(name=folder.name)
+        return ADAPTERS.format(name=folder.name) + self.differences()
+
+    def differences(self) -> str:
+        """Where diffusers' own loop, as it is by default, takes other steps than ours, in markdown."""
+        said = CLIPPED if self.schedule.clip is not None else ""
+        return said + (OTHER_TIMES.format(kind=self.schedule.config.kind) if self.schedule.has_own_times else "")
 
 
 class ClassifierFreeGuidance(Denoiser):
     """x0 = x0(null) + scale (x0(cond) - x0(null))   (Ho & Salimans 2022, arXiv:2207.12598, eq. 6, on the x0 estimate).
 
     Both estimates come from one forward of twice the rows. Scale 1 is the conditional model: do not wrap then. Raises
-    ValueError where the condition cannot be hidden.
+    ValueError where the condition cannot be hidden, and for a scale without bounds.
     """
 
     guided = True
 
     def __init__(self, denoiser: Denoiser, scale: float, unconditional: int) -> None:
         super().__init__()
+        if not abs(scale) <= LARGEST_SCALE:
+            raise ValueError(f"guidance is {scale}; it must be from -{LARGEST_SCALE:g} to {LARGEST_SCALE:g}")
         refuse_to_hide(denoiser, "policy.guidance=1")
         self.denoiser, self.scale, self.unconditional = denoiser, scale, unconditional
         self.schedule = denoiser.schedule

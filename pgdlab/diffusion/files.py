@@ -12,23 +12,31 @@ from pgdlab.config.runs import COMMAND
 from pgdlab.diffusion.denoisers import Denoiser
 
 
-def write_base(denoiser: Denoiser, folder: Path, facts: dict[str, Any]) -> None:
-    """Writes the weights, as Denoiser.save does, and README.md into a folder of the run's."""
+def write_base(denoiser: Denoiser, folder: Path, facts: dict[str, Any], run: Path | None = None) -> None:
+    """Writes the weights, as Denoiser.save does, and README.md into a folder. run: the run's, the folder above by default."""
     loading = denoiser.save(folder)
-    card(folder, facts, loading)
+    card(folder, facts, loading, run or folder.parent)
+    share(folder)
 
 
-def card(folder: Path, facts: dict[str, Any], loading: str) -> None:
+def share(folder: Path) -> None:
+    """Gives all files in a folder the mode of its README.md, which the umask gave: safetensors writes for the owner alone."""
+    mode = (folder / "README.md").stat().st_mode
+    for file in (path for path in folder.rglob("*") if path.is_file()):
+        file.chmod(mode)
+
+
+def card(folder: Path, facts: dict[str, Any], loading: str, run: Path) -> None:
     """README.md: how it was made, how good it is, how to load it."""
-    made = folder.parent / COMMAND
+    made = run / COMMAND
     command = made.read_text().strip() if made.is_file() else "(the command was not kept)"
-    lines = [f"# {folder.resolve().parent.name}", "", "Made with pgdlab by", "", f"    {command}", "", "```json"]
+    lines = [f"# {run.resolve().name}", "", "Made with pgdlab by", "", f"    {command}", "", "```json"]
     lines += [json.dumps(facts, indent=2), "```", ""]
     lines += ["It was made for `sampler`; under another it is another policy.", "", "Load it with", "", loading, ""]
     (folder / "README.md").write_text("\n".join(lines))
 
 
-def write(network: nn.Module, sizes: dict[str, int], folder: Path) -> None:
+def write(network: nn.Module, sizes: dict[str, Any], folder: Path) -> None:
     """Writes both files. sizes: the keywords that build the network again."""
     from safetensors.torch import save_file
 
@@ -63,7 +71,7 @@ def read(network: nn.Module, folder: Path) -> None:
         raise ValueError(str(error)) from error
 
 
-def sizes(folder: Path) -> dict[str, int]:
+def sizes(folder: Path) -> dict[str, Any]:
     """The keywords that write() was given. Raises ValueError where it is missing or broken."""
     try:
         return dict(json.loads((folder / "config.json").read_text()))

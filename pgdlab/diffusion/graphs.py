@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pgdlab.config.program import program
 from pgdlab.diffusion import files
 from pgdlab.diffusion.denoisers import NetworkDenoiser
 from pgdlab.diffusion.networks.graph_transformer import GraphTransformer
@@ -63,13 +66,13 @@ class Graphs(Space):
         return noise * self.mask(cond, noise)
 
     def squared_distance(self, x: Float[Tensor, "P *D"], y: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
-        return (squared_difference(x, y) * self.mask(cond, x)).sum(1)
+        return (squared_difference(x, y) * self.mask(cond, x)).sum(1, dtype=torch.float64)
 
     def dof(self, cond: Tensor) -> Int[Tensor, " P"]:
         return cond * self.types + cond * (cond - 1) // 2 * self.bonds
 
     def sum_over_dof(self, log_std: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
-        return (log_std * self.mask(cond, log_std)).sum(1)
+        return (log_std * self.mask(cond, log_std)).sum(1, dtype=torch.float64)
 
     def orbits(self) -> Int[Tensor, " D"]:
         nodes = torch.arange(self.types).repeat(self.atoms)
@@ -95,6 +98,20 @@ class Graphs(Space):
         return self.project(hot - 0.5, sizes)
 
 
+@dataclass(frozen=True)
+class Home:
+    """Of which domain a denoiser is: the command line that picks it, its class and module, and what else config.json is to
+    tell its build() beside the network's sizes."""
+
+    command: str = "domain=qm9"
+    cls: str = "QM9"
+    module: str = "pgdlab.domains.qm9"
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+QM9 = Home()
+
+
 class GraphDenoiser(NetworkDenoiser):
     """x0 is the expected one-hot vector, softmax(b + f) - 1/2. b: the log-posterior of every node and pair by itself, given
     its own noisy coordinates and the class shares of the data,
@@ -103,7 +120,7 @@ class GraphDenoiser(NetworkDenoiser):
 
     f: the network's, which so needs to learn only what the rest of the graph says, and nothing where there is little noise.
     The network also reads what b says of the graph: degrees, walks, and how much of its valence every atom uses.
-    valence: of the node classes; bond class k counts k.
+    valence: of the node classes; bond class k counts k. home: what save() says of the domain.
     """
 
     supports_unconditional = False
@@ -117,6 +134,7 @@ class GraphDenoiser(NetworkDenoiser):
     def __init__(
         self, space: Graphs, schedule: Schedule, *, shares: tuple[float, ...], bond_shares: tuple[float, ...],
         valence: tuple[int, ...], width: int = 96, pair_width: int = 48, heads: int = 6, layers: int = 6,
+        home: Home = QM9,
     ) -> None:  # fmt: skip
         super().__init__()
         if width % (2 * heads) or min(width, pair_width, heads, layers) < 1:
@@ -124,7 +142,7 @@ class GraphDenoiser(NetworkDenoiser):
                 f"width is {width}, pair_width {pair_width}, heads {heads}, layers {layers}; all must be at least "
                 "1, and width a multiple of twice the heads"
             )
-        self.space, self.schedule = space, schedule
+        self.space, self.schedule, self.home = space, schedule, home
         for name, values in (("shares", shares), ("bond_shares", bond_shares), ("valence", valence)):
             self.register_buffer(name, torch.tensor(values), persistent=False)
         self.sizes = {"width": width, "pair_width": pair_width, "heads": heads, "layers": layers}
@@ -188,11 +206,11 @@ class GraphDenoiser(NetworkDenoiser):
         return total / cond
 
     def save(self, folder: Path) -> str:
-        files.write(self.network, self.sizes, folder)
-        return f"```bash\npython run.py domain=qm9 domain.weights={folder}\n```"
+        files.write(self.network, {**self.sizes, **self.home.facts}, folder)
+        return f"```bash\n{program()} {self.home.command} domain.weights={folder}\n```"
 
     def save_for_adapters(self, folder: Path) -> str:
-        return files.adapters("QM9", "pgdlab.domains.qm9", folder)
+        return files.adapters(self.home.cls, self.home.module, folder)
 
 
 NODE_FEATURES, PAIR_FEATURES = 6, 4

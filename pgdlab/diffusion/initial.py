@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from pgdlab.diffusion.conditioning import require_small
 from pgdlab.diffusion.space import Space
 from pgdlab.functional.gaussian import Gaussian
 
@@ -56,6 +58,9 @@ class Diagonal(InitialDistribution):
     def __init__(self, *, space: Space, num_conditions: int, std: float, per_condition: bool = False) -> None:
         super().__init__(space=space, num_conditions=num_conditions, std=std)
         self.per_condition = per_condition
+        if per_condition:
+            again = "initial.per_condition=false has one mean for all, initial=conditional a small network"
+            require_small("a mean and a scale", num_conditions + 1, 8 * math.prod(space.shape), again)
         shape = (num_conditions + 1, *space.shape) if per_condition else space.shape
         self.mean = nn.Parameter(torch.zeros(shape))
         self.log_scale = nn.Parameter(torch.zeros(shape))

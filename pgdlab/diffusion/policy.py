@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser
 from pgdlab.diffusion.initial import InitialDistribution
-from pgdlab.diffusion.kernels import DDIM, Chain, Kernel
+from pgdlab.diffusion.kernels import DDIM, Chain, Kernel, NoiseAt
 from pgdlab.diffusion.space import Space
 from pgdlab.diffusion.tuning import Tuning
 from pgdlab.functional.gaussian import Gaussian
@@ -68,8 +69,10 @@ class Policy(nn.Module):
         return any(p.requires_grad for p in self.initial.parameters())
 
     def estimate(self, x: Float[Tensor, "P *D"], h: Int[Tensor, " P"], cond: Tensor) -> Float[Tensor, "P *D"]:
-        """E[x_0 | x_h] at states x of steps h, in the dtype of x whatever the network computes in."""
-        return self.denoiser(x, self.times[h], cond).to(x.dtype)
+        """E[x_0 | x_h] at states x of steps h, in the dtype of x whatever the network computes in. Clipped last, as pipelines
+        do: guidance extrapolates between estimates, and between clipped ones it would leave the range again."""
+        x0, clip = self.denoiser(x, self.times[h], cond).to(x.dtype), self.denoiser.schedule.clip
+        return x0 if clip is None else x0.clamp(-clip, clip)
 
     def step(self, x: Float[Tensor, "P *D"], x0: Float[Tensor, "P *D"], h: Int[Tensor, " P"]) -> Gaussian:
         """The action's Gaussian, given the x0 estimate."""
@@ -103,6 +106,13 @@ class Policy(nn.Module):
         """The same denoiser and initial distribution under another sampler, weights shared."""
         return Policy(self.denoiser, self.space, self.initial, kernel, self.steps).to(self.device)
 
+    def with_noise_at(self, steps: Sequence[int]) -> Policy:
+        """The same policy, whose other steps are those of the ODE."""
+        return self.with_kernel(NoiseAt(kernel=self.kernel, steps=tuple(steps)))
+
+
+MOST = 100_000  # steps, the coefficients of all of which are in memory
+
 
 def build_policy(
     *,
@@ -118,8 +128,10 @@ def build_policy(
     """A policy from a pretrained denoiser.
 
     unconditional: the condition that means "none" (Conditioning.unconditional). kernel: the sampler. tuning: what is trained.
-    steps: H. guidance: scale of classifier-free guidance, 1 for none.
+    steps: H, MOST at most. guidance: scale of classifier-free guidance, 1 for none.
     """
+    if steps > MOST:
+        raise ValueError(f"policy.steps is {steps:,}; it must be at most {MOST:,}")
     tuned = tuning.apply(denoiser, Chain.of(denoiser.schedule, kernel, steps), space, unconditional)
     guided = tuned if guidance == 1.0 else ClassifierFreeGuidance(tuned, guidance, unconditional)
     return Policy(guided, space, initial, kernel, steps)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from pgdlab.diffusion.conditioning import require_small
 from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.kernels import Chain
 from pgdlab.diffusion.space import Space
@@ -21,14 +22,15 @@ def units(unit: Unit, denoiser: Denoiser, chain: Chain) -> Float[Tensor, " H"]:
 
     std: std_h / from_x0_h, so that it moves the action by one standard deviation. KL_h is then ||f||^2 / 2 and the
     Fisher information of f is the identity at every step: late steps, whose std is tiny, weigh what early ones do.
-    noise: sigma / alpha, as in a network that predicts the noise. x0: 1; the Fisher information is
-    (from_x0 / std)^2, which grows by orders of magnitude toward the sample. Deterministic steps get 0 in units of std.
+    noise: sigma / alpha, as in a network that predicts the noise; on a flow sigma, as in one that predicts the velocity.
+    x0: 1; the Fisher information is (from_x0 / std)^2, which grows by orders of magnitude toward the sample.
+    Deterministic steps get 0 in units of std.
     """
     if unit == "x0":
         return torch.ones_like(chain.std)
     if unit == "noise":
-        t = chain.times[:-1]
-        return denoiser.schedule.sigma(t) / denoiser.schedule.alpha(t)
+        t, schedule = chain.times[:-1], denoiser.schedule
+        return schedule.sigma(t) / (1 if schedule.straight else schedule.alpha(t))
     return torch.where(chain.std > 0, chain.std / chain.from_x0, 0.0)
 
 
@@ -41,6 +43,8 @@ class Residual(Denoiser):
     def __init__(self, base: Denoiser, correction: nn.Module, chain: Chain, space: Space, unit: Unit) -> None:
         super().__init__()
         self.space = space
+        # the affine map has a row for every condition and none for their absence
+        self.supports_unconditional = not isinstance(correction, AffineCorrection)
         self.base, self.correction, self.schedule = base.requires_grad_(False), correction, base.schedule
         self.register_buffer("times", chain.times[:-1].double(), persistent=False)
         self.register_buffer("unit", units(unit, base, chain), persistent=False)
@@ -59,6 +63,8 @@ class AffineCorrection(nn.Module):
 
     def __init__(self, num_conditions: int, steps: int, size: int) -> None:
         super().__init__()
+        again = "policy=network has one for all, and policy=lora adapts the denoiser's own network"
+        require_small("an affine map a step", num_conditions, 8 * steps * size * (size + 1), again)
         self.weight = nn.Parameter(torch.zeros(num_conditions, steps, size, size, dtype=torch.float64))
         self.bias = nn.Parameter(torch.zeros(num_conditions, steps, size, dtype=torch.float64))
 

@@ -26,7 +26,8 @@ class Space(ABC):
 
     @abstractmethod
     def squared_distance(self, x: Float[Tensor, "P *D"], y: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
-        """||x - y||^2 with every degree of freedom counted once."""
+        """||x - y||^2 with every degree of freedom counted once, summed in fp64: log-probabilities of large samples are of
+        size 1e5, where fp32 has steps of .01 nats, and ratios are differences of two of them."""
 
     @abstractmethod
     def dof(self, cond: Tensor) -> Int[Tensor, " P"]:
@@ -34,7 +35,7 @@ class Space(ABC):
 
     @abstractmethod
     def sum_over_dof(self, log_std: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
-        """Sum of a per-coordinate quantity over the true degrees of freedom."""
+        """Sum of a per-coordinate quantity over the true degrees of freedom, in fp64."""
 
     @abstractmethod
     def orbits(self) -> Int[Tensor, "*D"]:
@@ -56,13 +57,13 @@ class Dense(Space):
         return noise
 
     def squared_distance(self, x: Float[Tensor, "P *D"], y: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
-        return squared_difference(x, y).flatten(1).sum(1)
+        return squared_difference(x, y).flatten(1).sum(1, dtype=torch.float64)
 
     def dof(self, cond: Tensor) -> Int[Tensor, " P"]:
         return torch.full((len(cond),), math.prod(self.shape), device=cond.device)
 
     def sum_over_dof(self, log_std: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
-        return log_std.flatten(1).sum(1)
+        return log_std.flatten(1).sum(1, dtype=torch.float64)
 
     def orbits(self) -> Int[Tensor, "*D"]:
         return torch.arange(math.prod(self.shape)).reshape(self.shape)

@@ -113,9 +113,7 @@ class Adapted(Denoiser):
         return AdaptersOff(self)
 
     def save(self, folder: Path) -> str:
-        """lora/, in peft's format, and what the denoiser writes beside it."""
-        self.denoiser.network.save_pretrained(folder / "lora", safe_serialization=True)
-        return self.denoiser.save_for_adapters(folder)
+        return self.denoiser.save_adapters(folder)
 
 
 class AdaptersOff(Denoiser):

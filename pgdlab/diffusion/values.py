@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from pgdlab.diffusion.conditioning import require_small
+
 
 class Value(nn.Module, ABC):
     """V(x, h, cond): the expected return of a state, in the reward's unit, the penalty's cost subtracted. 0 at first."""
@@ -29,6 +31,8 @@ class QuadraticValue(Value):
 
     def __init__(self, num_conditions: int, steps: int, size: int) -> None:
         super().__init__()
+        again = "trainer.credit.critic={_target_: pgdlab.credit.critic.Perceptron} is a network for all"
+        require_small("a quadratic a step", num_conditions, 8 * steps * (size + 1) * (size + 2) // 2, again)
         rows, columns = torch.triu_indices(size, size)
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", columns, persistent=False)

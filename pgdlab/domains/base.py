@@ -20,11 +20,14 @@ class Decoder(nn.Module, ABC):
     """Samples (B, *D) -> what rewards and people look at, a batch that slices. Its weights move with the policy's.
 
     differentiable: whether the result has gradients where the sample has. chunk: samples at a time, for decoders that need
-    much memory and give out tensors; None for all of them.
+    much memory and give out tensors; None for all of them. gives: the kind of what it gives out, "images" ((B, C, S, S) in
+    [0, 1]), "molecules" (Molecules) or "points" ((B, D)), so that a reward of another kind is refused before it is asked; None
+    where none of these is promised.
     """
 
     differentiable: bool = True
     chunk: int | None = None
+    gives: str | None = None
 
     @abstractmethod
     def decode(self, sample: Tensor) -> Any:
@@ -61,8 +64,9 @@ class Domain(ABC):
         """Quality and diversity figures of B samples, each named in docs/metrics.md."""
 
     @abstractmethod
-    def show(self, rows: dict[str, Tensor], path: Path) -> None:
-        """Writes one picture: a titled grid for every entry of rows (title -> samples (B, *D))."""
+    def show(self, rows: dict[str, Tensor], path: Path, cond: Tensor | None = None) -> None:
+        """Writes one picture: a titled grid for every entry of rows (title -> samples (B, *D)). cond: the conditions (B,) of
+        every entry, where they are alike and known, for captions."""
 
     def report(self, groups: dict[str, Samples], folder: Path) -> list[Path]:
         """Writes what people of the field want beside pictures and figures, of policies on the same noise (name -> samples),

@@ -15,10 +15,11 @@ from pgdlab.domains.image import ImageDomain, stratified
 class Digits(ImageDomain):
     """1,437 training and 360 test images; pixels count 0 to 16. Dropout keeps the base from learning them by heart."""
 
-    classifiers: str = "digits"
+    classifiers: str | None = "digits"
     name: str = field(default="digits", init=False)
+    classes: tuple[str, ...] = field(default=tuple("0123456789"), init=False)
     size: int = field(default=8, init=False)
-    channels: tuple[int, ...] = field(default=(48, 64), init=False)
+    widths: tuple[int, ...] = field(default=(48, 64), init=False)
     dropout: float = field(default=0.1, init=False)
 
     def images(self) -> tuple[Tensor, Int[Tensor, " N"], Int[Tensor, " M"]]:

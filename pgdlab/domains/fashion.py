@@ -12,6 +12,9 @@ from torch import Tensor
 
 from pgdlab.domains.image import ImageDomain
 
+ARTICLES = (
+    "T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
 HOW = (
     "name the folder with the four Fashion-MNIST files in domain.folder. Debian and Ubuntu have them as the package "
     "dataset-fashion-mnist (apt install dataset-fashion-mnist; it puts them in /usr/share/datasets/fashion-mnist); "
@@ -24,10 +27,11 @@ class Fashion(ImageDomain):
     """The set's own 60,000 training and 10,000 test images. folder: where its files are; sampling does without."""
 
     folder: str | None = None
-    classifiers: str = "fashion"
+    classifiers: str | None = "fashion"
     name: str = field(default="fashion", init=False)
+    classes: tuple[str, ...] = field(default=ARTICLES, init=False)
     size: int = field(default=28, init=False)
-    channels: tuple[int, ...] = field(default=(24, 48, 96), init=False)
+    widths: tuple[int, ...] = field(default=(24, 48, 96), init=False)
 
     def images(self) -> tuple[Tensor, Int[Tensor, " N"], Int[Tensor, " M"]]:
         if self.folder is None:

@@ -1,4 +1,4 @@
-"""Grey images in ten classes: what digits and fashion share."""
+"""Images: what digits, fashion and folders of images share."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pgdlab.diffusion.conditioning import ClassLabels, Conditioning
+from pgdlab.config.program import ASSETS, program
+from pgdlab.diffusion.conditioning import ClassLabels, Conditioning, NoLabels
 from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.space import Dense, Space
 from pgdlab.domains.base import Decoder, LabelledDomain
-from pgdlab.images.classifiers import ASSETS, CLASSES, Classifier, folder_of, load_classifier, predict
+from pgdlab.images.classifiers import Classifier, folder_of, load_classifier, predict
 from pgdlab.images.drawing import picture
+from pgdlab.images.features import Features
 from pgdlab.images.metrics import copies, diversity, kid, nearest
+from pgdlab.images.reference import read_reference
 
 SCHEDULER = {
     "_class_name": "DDPMScheduler",
@@ -41,45 +44,56 @@ def stratified(labels: Int[Tensor, " N"], parts: int, seed: int) -> list[Int[Ten
     return [order[i::parts].sort().values for i in range(parts)]
 
 
-class GreyLevels(Decoder):
+class Intensities(Decoder):
     """[-1, 1] -> [0, 1], clamped; the gradient is 0 outside."""
 
-    def decode(self, sample: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B 1 S S"]:
+    gives = "images"
+
+    def decode(self, sample: Float[Tensor, "B C S S"]) -> Float[Tensor, "B C S S"]:
         return ((sample.float() + 1) / 2).clamp(0, 1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageDomain(LabelledDomain):
-    """Images (B, 1, S, S), scaled to [-1, 1] for the denoiser and to [0, 1] for rewards and people.
+    """Images (B, C, S, S), scaled to [-1, 1] for the denoiser and to [0, 1] for rewards and people.
 
-    train_conditions: the classes that training and evaluation draw from; 10 stands for "no class". weights: a folder with
-    diffusers' unet/ and scheduler/, or null for the base that ships. classifiers: the folder of the three classifiers and of
-    what metrics compare with, a name among the assets or a path. Splits: "train" and "test", and the stratified
+    train_conditions: the classes that training and evaluation draw from, by number or by name; the number of classes stands
+    for "no class". weights: a folder with diffusers' unet/ and scheduler/, or null for the base that ships. classifiers: the
+    folder of the three classifiers and of what metrics compare with, a name among the assets or a path. classes: their
+    names; without any there is one condition, 0. colours: 1 or 3 channels. Splits: "train" and "test", and the stratified
     disjoint thirds of train that the three classifiers see: "reward", "heldout", "features".
     """
 
-    train_conditions: tuple[int, ...] = tuple(range(10))
+    train_conditions: tuple[int | str, ...] = tuple(range(10))  # type: ignore[assignment]  # numbers once it is made
     weights: str | None = None
-    classifiers: str
-    conditioning: Conditioning = field(default_factory=lambda: ClassLabels(CLASSES), init=False)
-    decoder: Decoder = field(default_factory=GreyLevels, init=False)
+    classifiers: str | None
+    conditioning: Conditioning = field(init=False)
+    decoder: Decoder = field(default_factory=Intensities, init=False)
     name: str = field(init=False)
+    classes: tuple[str, ...] = field(init=False)
+    colours: int = field(default=1, init=False)
     size: int = field(init=False)
-    channels: tuple[int, ...] = field(init=False)
+    widths: tuple[int, ...] = field(init=False)
     dropout: float = field(default=0.0, init=False)
     space: Space = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "space", Dense((1, self.size, self.size)))
-        unknown = [p for p in self.train_conditions if not 0 <= p <= self.conditioning.unconditional]
-        if unknown or not self.train_conditions:
-            raise ValueError(
-                f"train_conditions is {list(self.train_conditions)}; classes are 0 to {CLASSES - 1}, {CLASSES} means no class"
-            )
+        count = len(self.classes)
+        told = ClassLabels(count, (*self.classes, "")) if count else NoLabels(1)
+        object.__setattr__(self, "conditioning", told)
+        object.__setattr__(self, "space", Dense((self.colours, self.size, self.size)))
+        try:
+            conditions = told.numbers(self.train_conditions)
+        except ValueError as error:
+            raise ValueError(f"train_conditions is {list(self.train_conditions)}: {error}") from error
+        if not conditions or any(not 0 <= c <= told.unconditional for c in conditions):
+            allowed = f"classes are 0 to {count - 1}, {count} means no class" if count else "without classes it is [0]"
+            raise ValueError(f"train_conditions is {list(self.train_conditions)}; {allowed}")
+        object.__setattr__(self, "train_conditions", conditions)
 
     @abstractmethod
     def images(self) -> tuple[Tensor, Int[Tensor, " N"], Int[Tensor, " M"]]:
-        """All samples (N, 1, S, S) in [-1, 1], their classes, and the rows of the test split."""
+        """All samples (N, C, S, S) in [-1, 1], their classes, and the rows of the test split."""
 
     @abstractmethod
     def has_data(self) -> bool:
@@ -90,25 +104,36 @@ class ImageDomain(LabelledDomain):
         """Where the base is read from, and where task=pretrain of the shipped base writes it."""
         return ASSETS / self.name if self.weights is None else Path(self.weights).expanduser()
 
+    @property
+    def pretraining(self) -> str:
+        """The command that makes a base."""
+        return f"{program()} experiment=pretrain/{self.name}"
+
     def fresh(self, generator: torch.Generator) -> DiffusersDenoiser:
         from diffusers import UNet2DModel
 
-        depth = len(self.channels)
+        depth = len(self.widths)
         with torch.random.fork_rng():
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
             network: Any = UNet2DModel(
-                sample_size=self.size, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=8,
-                block_out_channels=self.channels, down_block_types=("DownBlock2D",) * depth, dropout=self.dropout,
-                up_block_types=("UpBlock2D",) * depth, num_class_embeds=CLASSES + 1, attention_head_dim=8,
+                sample_size=self.size, in_channels=self.colours, out_channels=self.colours, layers_per_block=1,
+                block_out_channels=self.widths, down_block_types=("DownBlock2D",) * depth, dropout=self.dropout,
+                up_block_types=("UpBlock2D",) * depth, num_class_embeds=self.embeddings, attention_head_dim=8,
+                norm_num_groups=8,
             )  # fmt: skip
         return DiffusersDenoiser(network, DiffusersSchedule(SCHEDULER), self.conditioning)
+
+    @property
+    def embeddings(self) -> int | None:
+        """Of classes, "no class" included; None for a network that is told nothing."""
+        return len(self.classes) + 1 if self.classes else None
 
     def base(self) -> DiffusersDenoiser:
         from diffusers import UNet2DModel
         from safetensors import SafetensorError
 
         folder = self.folder_of_weights
-        again = f"Make it with `python run.py experiment=pretrain/{self.name}`, or name another in domain.weights"
+        again = f"Make it with `{self.pretraining}`, or name another in domain.weights"
         try:
             scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
             network, found = UNet2DModel.from_pretrained(
@@ -118,11 +143,12 @@ class ImageDomain(LabelledDomain):
             schedule = DiffusersSchedule(scheduler)
         except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
             raise ValueError(f"cannot load the base of {self.name} from {folder}: {error}. {again}") from error
-        has = (network.config["in_channels"], network.config["sample_size"], network.config["num_class_embeds"])
-        wanted = (1, self.size, CLASSES + 1)
+        has = tuple(network.config[k] for k in ("in_channels", "out_channels", "sample_size", "num_class_embeds"))
+        # twice the channels out: it predicts its variance too
+        wanted = (self.colours, self.colours, self.size, self.embeddings)
         if has != wanted or found["missing_keys"] or found["unexpected_keys"]:
             raise ValueError(
-                f"{folder} is no base of {self.name}: (channels, size, classes + 1) is {has}, {wanted} is wanted; "
+                f"{folder} is no base of {self.name}: (channels in and out, size, classes + 1) is {has}, {wanted} is wanted; "
                 f"{len(found['missing_keys'])} weights missing, {len(found['unexpected_keys'])} unknown. {again}"
             )
         return DiffusersDenoiser(network, schedule, self.conditioning).eval()
@@ -142,32 +168,44 @@ class ImageDomain(LabelledDomain):
         return self._splits[split]
 
     @functools.cached_property
-    def _networks(self) -> tuple[Classifier, Classifier]:
-        return load_classifier(self.classifiers, "features"), load_classifier(self.classifiers, "heldout")
+    def features(self) -> Features:
+        """What figures of sets of images are measured in."""
+        return load_classifier(self.classifiers, "features")
 
     @functools.cached_property
-    def _reference(self) -> dict[str, Tensor]:
-        from safetensors.torch import load_file
+    def judge(self) -> Classifier | None:
+        """The held-out classifier."""
+        return load_classifier(self.classifiers, "heldout")
 
+    @functools.cached_property
+    def reference(self) -> dict[str, Tensor]:
+        """What metrics() compares with: see references()."""
         path = folder_of(self.classifiers) / "reference.safetensors"
         if not path.exists():
-            raise ValueError(f"{path} is missing: make it with `python run.py task=classifiers domain={self.name}`")
-        return {name: x if x.dtype == torch.uint8 else x.float() for name, x in load_file(path).items()}
+            raise ValueError(f"{path} is missing: make it with `{program()} task=classifiers domain={self.name}`")
+        return read_reference(
+            path, load_classifier(self.classifiers, "features").head.in_features, max(1, len(self.classes))
+        )
 
-    def write_reference(self) -> None:
-        """Writes what metrics() compares with: features of real images the feature network was not fitted on, half of
-        them unseen by the base too, and how near unseen real images are to the training images."""
-        from safetensors.torch import save_file
-
-        network, kept = load_classifier(self.classifiers, "features"), {}
+    def references(self, network: Features) -> dict[str, Tensor]:
+        """Features of real images the feature network was not fitted on, half of them unseen by the base too, their classes,
+        and how near unseen real images are to the training images."""
+        kept = {}
         for name, split in (("train", "reward"), ("test", "test")):
             sample, label = self.data(split)
             order = torch.randperm(len(label), generator=torch.Generator().manual_seed(2))
             rows = order[:REFERENCE_IMAGES].sort().values
-            kept[f"{name}_features"] = predict(network, self.decoder(sample[rows]), features=True).half()
+            kept[f"{name}_features"] = predict(network, self.decoder(sample[rows]), features=True)
             kept[f"{name}_labels"] = label[rows].to(torch.uint8)
         seen, unseen = self.decoder(self.data("train")[0]), self.decoder(self.data("test")[0])
-        kept["nearest"] = nearest(unseen[:: max(1, len(unseen) // REFERENCE_IMAGES)], seen)
+        return kept | {"nearest": nearest(unseen[:: max(1, len(unseen) // REFERENCE_IMAGES)], seen)}
+
+    def write_reference(self) -> None:
+        """Writes references() beside the classifiers, their features in half precision."""
+        from safetensors.torch import save_file
+
+        kept = self.references(load_classifier(self.classifiers, "features"))
+        kept = {name: x.half() if name.endswith("features") else x for name, x in kept.items()}
         save_file(kept, folder_of(self.classifiers) / "reference.safetensors")
 
     @torch.no_grad()
@@ -175,26 +213,34 @@ class ImageDomain(LabelledDomain):
         """Real images of the prompted classes are what kid and diversity are compared with. Empty for one sample."""
         if len(sample) < 2:
             return {}
-        image, cond, real = self.decoder(sample.detach()).cpu(), cond.cpu(), self._reference
-        prompted = cond.unique() if int(cond.max()) < CLASSES else torch.arange(CLASSES)
-        kept = {s: torch.isin(real[f"{s}_labels"].long(), prompted) for s in ("train", "test")}
-        train, test = (real[f"{s}_features"][rows] for s, rows in kept.items())
-        network, judge = self._networks
-        features = predict(network, image, features=True)
-        out = {
-            "kid": kid(features, test),
-            "kid_real": kid(train, test),
-            "diversity": diversity(features),
-            "diversity_real": diversity(test),
-        }
-        named = cond < CLASSES
-        if named.any():
-            out["class_match"] = float((predict(judge, image[named]).argmax(1) == cond[named]).double().mean())
+        image, cond = self.decoder(sample.detach()).cpu(), cond.cpu()
+        out = self.likeness(image, cond)
+        named = cond < len(self.classes)
+        if named.any() and self.judge is not None:
+            found = predict(self.judge, image[named]).argmax(1)
+            out["class_match"] = float((found == cond[named]).double().mean())
         if self.has_data():
+            real = self.reference["nearest"]
             distance = nearest(image, self.decoder(self.data("train")[0]))
-            near = {"nearest_distance": distance.mean(), "nearest_real": real["nearest"].mean()}
-            out |= {k: float(v) for k, v in near.items()} | {"copies": copies(distance, real["nearest"])}
+            out |= {"nearest_distance": float(distance.mean()), "nearest_real": float(real.mean())}
+            out["copies"] = copies(distance, real)
         return out
 
-    def show(self, rows: dict[str, Tensor], path: Path) -> None:
-        picture({title: self.decoder(sample.detach()).cpu() for title, sample in rows.items()}, path)
+    def likeness(self, image: Tensor, cond: Tensor) -> dict[str, float]:
+        """kid and diversity in features(), of samples and of real images; without those of fewer than two real images."""
+        real, count = self.reference, max(1, len(self.classes))
+        prompted = cond.unique() if int(cond.max()) < count else torch.arange(count)
+        kept = {s: torch.isin(real[f"{s}_labels"].long(), prompted) for s in ("train", "test")}
+        train, test = (real[f"{s}_features"][rows] for s, rows in kept.items())
+        features = predict(self.features, image, features=True)
+        out = {"diversity": diversity(features)}
+        if len(test) > 1:
+            out |= {"kid": kid(features, test), "diversity_real": diversity(test)}
+        if min(len(train), len(test)) > 1:
+            out["kid_real"] = kid(train, test)
+        return out
+
+    def show(self, rows: dict[str, Tensor], path: Path, cond: Int[Tensor, " B"] | None = None) -> None:
+        texts = self.conditioning.texts
+        captions = [texts[c] for c in cond.tolist()] if texts and cond is not None else None
+        picture({title: self.decoder(sample.detach()).cpu() for title, sample in rows.items()}, path, captions)

@@ -1,19 +1,28 @@
-"""Molecules of QM9: what graphs and atoms in space share."""
+"""Molecules: what graphs and atoms in space share."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
+from pgdlab.config.program import program
 from pgdlab.diffusion import files
 from pgdlab.diffusion.conditioning import Conditioning
 from pgdlab.diffusion.denoisers import NetworkDenoiser
 from pgdlab.domains.base import LabelledDomain
 from pgdlab.rollout.trajectory import Samples
+
+
+def in_hundred(counts: Mapping[int, int]) -> dict[int, int]:
+    """Of 100, how many have each key, rounded; the most frequent has one at least."""
+    total, most = sum(counts.values()), max(counts, key=lambda key: counts[key])
+    rounded = {key: round(100 * count / total) for key, count in sorted(counts.items())}
+    return {key: count for key, count in (rounded | {most: max(1, rounded[most])}).items() if count}
 
 
 def spaced(shares: dict[int, int]) -> tuple[int, ...]:
@@ -32,6 +41,7 @@ class MoleculeDomain(LabelledDomain):
     smallest: ClassVar[int] = 1
     counted: ClassVar[str] = "atoms"
     shipped: ClassVar[Path | None] = None
+    unshipped: ClassVar[str] = "it needs a GPU's compute to be usable"
 
     train_conditions: tuple[int, ...]
     weights: str | None = None
@@ -45,7 +55,7 @@ class MoleculeDomain(LabelledDomain):
             raise ValueError(f"train_conditions is {list(self.train_conditions)}; they must be {allowed}")
 
     @abstractmethod
-    def build(self, **sizes: int) -> NetworkDenoiser:
+    def build(self, **sizes: Any) -> NetworkDenoiser:
         """A denoiser with untrained weights; sizes: in place of the domain's."""
 
     def fresh(self, generator: torch.Generator) -> NetworkDenoiser:
@@ -53,11 +63,16 @@ class MoleculeDomain(LabelledDomain):
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
             return self.build()
 
+    @property
+    def pretraining(self) -> str:
+        """The command that makes a base."""
+        return f"{program()} experiment=pretrain/{self.name}"
+
     def base(self) -> NetworkDenoiser:
-        again = f"Make one with `python run.py experiment=pretrain/{self.name}` and name its folder in domain.weights"
+        again = f"Make one with `{self.pretraining}` and name its folder in domain.weights"
         folder = self.shipped if self.weights is None else Path(self.weights).expanduser()
         if folder is None:
-            raise ValueError(f"no base of {self.name} ships: it needs a GPU's compute to be usable. {again}")
+            raise ValueError(f"no base of {self.name} ships: {self.unshipped}. {again}")
         try:
             with torch.random.fork_rng():
                 denoiser = self.build(**files.sizes(folder))

@@ -17,6 +17,12 @@ from pgdlab.diffusion.space import Dense
 from pgdlab.domains.base import Decoder, Domain, Identity
 
 
+class AsTheyAre(Identity):
+    """Points as they are."""
+
+    gives = "points"
+
+
 @dataclass(frozen=True, kw_only=True)
 class PointDomain(Domain):
     """Points (B, D). replicas: conditions under which the base is the same, so that one run with parameters of their
@@ -24,7 +30,7 @@ class PointDomain(Domain):
 
     schedule: Schedule = field(default_factory=Cosine)
     replicas: int = 1
-    decoder: Decoder = field(default_factory=Identity, init=False, compare=False)
+    decoder: Decoder = field(default_factory=AsTheyAre, init=False, compare=False)
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -51,7 +57,7 @@ class PointDomain(Domain):
         each = [("sample_mean", sample.mean(0)), ("sample_std", spread)]
         return {f"{name}_{d}": v.item() for name, vector in each for d, v in enumerate(vector)}
 
-    def show(self, rows: dict[str, Tensor], path: Path) -> None:
+    def show(self, rows: dict[str, Tensor], path: Path, cond: Tensor | None = None) -> None:
         """Histograms on a line; the first two coordinates scattered elsewhere."""
         import matplotlib
 

@@ -30,7 +30,7 @@ class AtomDecoder(Decoder):
     """Atoms in space -> molecules, on the CPU: the likeliest element of every atom, and the bonds that EDM's tables see;
     hydrogens are atoms, none is added. What is past the last atom is 0 in every coordinate."""
 
-    differentiable = False
+    differentiable, gives = False, "molecules"
 
     def atoms(self, sample: Float[Tensor, "B A D"]) -> tuple[Int[Tensor, "B A"], Float[Tensor, "B A 3"]]:
         """Atomic numbers and coordinates in angstrom."""
@@ -89,7 +89,7 @@ class QM9InSpace(MoleculeDomain):
         found = stability.stability_figures(*self.decoder.atoms(sample))
         return metrics.figures(decoded, fcd=self.fcd) | found | geometry.figures(decoded)
 
-    def show(self, rows: dict[str, Tensor], path: Path) -> None:
+    def show(self, rows: dict[str, Tensor], path: Path, cond: Tensor | None = None) -> None:
         from pgdlab.molecules.balls import picture
 
         picture({title: self.decoder(sample) for title, sample in rows.items()}, path)

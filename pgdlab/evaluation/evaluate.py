@@ -18,6 +18,7 @@ from pgdlab.rollout.noise import Noise, Stream
 from pgdlab.rollout.trajectory import Trajectory, initial_kl
 from pgdlab.trainers.interaction import OneShot, decoded
 from pgdlab.training.fit import load, require_base, require_fit
+from pgdlab.training.progress import Working
 from pgdlab.world import World
 
 
@@ -60,11 +61,12 @@ def measured(
 ) -> Measured:
     """The figures of samples and their rewards."""
     reward = rewards.total
-    figures: dict[str, Any] = mean_and_error("reward", reward[rewards.measured])
+    figures: dict[str, Any] = described("reward", reward[rewards.measured])
     figures |= {f"reward/{name}": part_mean(part, rewards.measured) for name, part in rewards.parts.items()}
     if world.heldout is not None:
         held = guarded(world.heldout, outcome, max_failed=1.0)  # a figure to look at: it must not lose the run
-        figures |= mean_and_error("heldout", held.total[held.measured])
+        figures |= described("heldout", held.total[held.measured])
+    figures |= {"failed": 1 - rewards.measured.double().mean().item()}
     figures |= {"kl_nats": kl_nats} | world.domain.metrics(trajectory.sample, trajectory.cond)
     return Measured(trajectory, reward, rewards.measured, figures)
 
@@ -74,6 +76,12 @@ def mean_and_error(name: str, values: Tensor) -> dict[str, float | None]:
     if len(values) < 2:
         return {name: None, f"{name}_stderr": None}
     return {name: values.mean().item(), f"{name}_stderr": (values.std() / len(values) ** 0.5).item()}
+
+
+def described(name: str, values: Tensor) -> dict[str, float | None]:
+    """Mean, its standard error, and the standard deviation, which does not depend on how many values are known."""
+    spread = values.std().item() if len(values) > 1 else None
+    return mean_and_error(name, values) | {f"{name}_std": spread}
 
 
 def shown(figure: float | None, digits: int = 3, times: float = 1.0) -> str:
@@ -89,13 +97,16 @@ def evaluate(world: World, checkpoint: Path) -> dict[str, Measured]:
     state = load(checkpoint)
     load_weights(world.policy, state["current_model_state"], checkpoint)
     require_base(world.reference, state, checkpoint)
-    results = {}
-    for name, policy in (("base", world.reference), ("raw", world.policy), ("ema", world.policy)):
-        if name != "base":
-            load_weights(policy, state["current_model_state" if name == "raw" else "state_dict"], checkpoint)
-        kinds = {"sde": policy} if policy.stochastic_steps else {}
-        for sampler, variant in (kinds | {"ode": policy.with_kernel(ODE)}).items():
-            results[f"{name}/{sampler}"] = measure(world, variant)
+    results: dict[str, Measured] = {}
+    with Working() as working:
+        for name, policy in (("base", world.reference), ("raw", world.policy), ("ema", world.policy)):
+            if name != "base":
+                load_weights(policy, state["current_model_state" if name == "raw" else "state_dict"], checkpoint)
+            kinds = {"sde": policy} if policy.stochastic_steps else {}
+            for sampler, variant in (kinds | {"ode": policy.with_kernel(ODE)}).items():
+                place = f"{len(results) + 1} of {3 * (len(kinds) + 1)}"
+                working.say(f"evaluating {name}/{sampler}, {place}: {world.plan.eval_samples:,} samples")
+                results[f"{name}/{sampler}"] = measure(world, variant)
     return results
 
 
@@ -116,6 +127,7 @@ def headline(results: dict[str, Measured]) -> dict[str, Any]:
         if name in after.figures:
             summary |= {f"{name}_before": before.figures[name], f"{name}_after": after.figures[name]}
     summary |= mean_and_error("reward_gain", gain)
+    summary |= {"unmeasured": int((~(after.measured & before.measured)).sum())}
     return summary | {"kl_nats": after.figures["kl_nats"]}
 
 

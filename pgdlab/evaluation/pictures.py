@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,26 @@ from pgdlab.world import World
 SHOWN = 40  # samples a grid
 
 
+def drawn(drawings: Mapping[str, Callable[[], list[Path]]]) -> tuple[list[Path], list[str]]:
+    """The files of drawings, and what failed, which is said: a picture must not cost the figures of a run."""
+    files, failed = [], []
+    for name, draw in drawings.items():
+        try:
+            files += draw()
+        except Exception as error:  # of a domain's own code as well
+            failed.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())}")
+            print(f"error: {failed[-1]}; the figures are kept", file=sys.stderr)
+    return files, failed
+
+
 def before_after(world: World, results: dict[str, Measured], folder: Path) -> Path:
     """before_after.png: the same noise through the base and through the tuned policy (averaged weights)."""
     kind = "sde" if "base/sde" in results else "ode"
-    samples = {}
+    samples, cond = {}, results[f"base/{kind}"].trajectory.cond[:SHOWN]
     for title, name in (("before", "base"), ("after", "ema")):
         result = results[f"{name}/{kind}"]
         samples[f"{title}: reward {shown(result.figures['reward'])}"] = result.trajectory.sample[:SHOWN]
-    world.domain.show(samples, folder / "before_after.png")
+    world.domain.show(samples, folder / "before_after.png", cond)
     return folder / "before_after.png"
 
 
@@ -47,7 +60,8 @@ def learning_curve(folder: Path) -> Path:
 def pretraining_curve(folder: Path) -> Path:
     """learning_curve.png: the loss, and the metrics of samples drawn on the way, against seconds, from metrics.csv."""
     titles = {
-        "loss": ["train/denoising_loss"], "share of the samples": ["probe/valid", "probe/vun"], "KID": ["probe/kid"],
+        "loss": ["train/denoising_loss"], "share of the samples": ["probe/valid", "probe/vun"],
+        "KID": ["probe/kid", "probe/kid_random"],
     }  # fmt: skip
     return curves(folder, "seconds", "seconds of training", titles)
 

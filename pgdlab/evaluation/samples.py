@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -28,11 +30,15 @@ def evaluation_request(
 
 
 @torch.no_grad()
-def draw(world: World, count: int, noise: Noise) -> tuple[Float[Tensor, "N *D"], Int[Tensor, " N"]]:
-    """count samples of the world's policy, conditions in turn; as in measure(), an ODE uses the tuned network."""
+def draw(
+    world: World, count: int, noise: Noise, conditions: Sequence[int] = ()
+) -> tuple[Float[Tensor, "N *D"], Int[Tensor, " N"]]:
+    """count samples of the world's policy, conditions (the domain's own) in turn; as in measure(), an ODE uses the tuned
+    network."""
     extras = Extras(tuned_deterministic=not world.policy.stochastic_steps)
+    cond = in_turn(conditions or world.domain.train_conditions, count)
     trajectory = rollout(
-        world.policy, world.reference, noise.of(0, range(count)), in_turn(world.domain.train_conditions, count),
+        world.policy, world.reference, noise.of(0, range(count)), cond,
         batch=world.capacity.rollout_batch, extras=extras,
     )  # fmt: skip
     return trajectory.sample, trajectory.cond

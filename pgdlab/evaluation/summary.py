@@ -5,21 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pgdlab.config.runs import SUMMARY
+from pgdlab.config.runs import SUMMARY, short
 from pgdlab.evaluation.evaluate import shown
+
+WORDS = {"diverged": "diverged", "untrained": "learnt nothing"}
 
 
 def sentence(summary: dict[str, Any], folder: Path) -> str:
-    """What happened, and where to look, in three lines."""
+    """What happened, and where to look, in three lines; one more where samples were not measured or the run came to nothing."""
     kl = "" if summary["kl_nats"] is None else f", {summary['kl_nats']:.2f} nats from the base"
     reward, held = (
         f"{shown(summary.get(f'{name}_before'))} -> {shown(summary.get(f'{name}_after'))}"
         for name in ("reward", "heldout")
     )
+    lost = round(max(row.get("failed", 0.0) for row in summary["evaluations"].values()) * summary["evaluation_samples"])
+    lost_of = f"\n{lost} of {summary['evaluation_samples']} evaluation samples could not be measured" if lost else ""
+    status = summary.get("status", "finished")
+    verdict = "" if status == "finished" else f"\nthis run {WORDS[status]}: {summary['reason']}"
     held = f"; held out {held}" if "heldout_after" in summary else ""
+    shown_at = short(folder)
     return (
         f"reward {reward} (+-{shown(summary['reward_gain_stderr'], times=1.96)}){held}{kl}\n"
         f"{summary['reward_queries']:,} reward queries, {summary['network_evaluations']:,} network evaluations, "
         f"{summary['seconds']:.0f} s\n"
-        f"look at {folder / 'before_after.png'} and {folder / 'learning_curve.png'}; figures in {folder / SUMMARY}"
+        f"look at {shown_at / 'before_after.png'} and {shown_at / 'learning_curve.png'}; figures in {shown_at / SUMMARY}"
+        f"{lost_of}{verdict}"
     )

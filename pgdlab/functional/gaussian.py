@@ -16,13 +16,13 @@ class Volume(Protocol):
     """The part of a Space that densities need: how to sum over true degrees of freedom."""
 
     def squared_distance(self, x: Tensor, y: Tensor, cond: Tensor) -> Tensor:
-        """||x - y||^2 of rows (P, *D), every degree of freedom counted once: (P,)."""
+        """||x - y||^2 of rows (P, *D), every degree of freedom counted once: (P,), fp64."""
 
     def dof(self, cond: Tensor) -> Tensor:
         """Degrees of freedom of each row: (P,)."""
 
     def sum_over_dof(self, log_std: Tensor, cond: Tensor) -> Tensor:
-        """Sum of a quantity per coordinate (P, *D) over the degrees of freedom: (P,)."""
+        """Sum of a quantity per coordinate (P, *D) over the degrees of freedom: (P,), fp64."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,18 @@ def mahalanobis(
 ) -> Float[Tensor, " P"]:
     """||(x - y) / std||^2. Where std is one number a row it divides the sum: no pass over all coordinates for it."""
     if one_a_row(std):
-        return space.squared_distance(x, y, cond) / std.reshape(-1).square()
+        return space.squared_distance(x, y, cond) / std.reshape(-1).double().square()
     return space.squared_distance(x / std, y / std, cond)
 
 
 def log_prob(g: Gaussian, x: Float[Tensor, "P *D"], space: Volume, cond: Tensor) -> Float[Tensor, " P"]:
     """log N(x; mean, std^2) = -1/2 ||(x - mean) / std||^2 - sum log std - dof/2 log 2 pi, in nats.
 
-    The density, not its mean over dimensions: the ratio of two of them is an importance weight.
+    The density, not its mean over dimensions: the ratio of two of them is an importance weight. fp64, and to be kept so.
     Rows with std 0 have no density and give -inf or nan: leave them out (Policy.stochastic_steps).
     """
-    log_std = g.std.log() + 0.5 * math.log(2 * math.pi)
     one = one_a_row(g.std)
+    log_std = (g.std.double() if one else g.std).log() + 0.5 * math.log(2 * math.pi)
     volume = space.dof(cond) * log_std.reshape(-1) if one else space.sum_over_dof(log_std.expand_as(g.mean), cond)
     return torch.add(-volume, mahalanobis(x, g.mean, g.std, space, cond), alpha=-0.5)
 

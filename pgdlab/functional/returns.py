@@ -111,3 +111,20 @@ def advantages(
     if scale == "batch_std" and not dead_rows(spread[:, :1], measured, whole).any():
         return advantage, 1.0 / group_std(spread[:, :1], measured, whole)[0].item()
     return advantage, 1.0
+
+
+def softmax_weights(
+    score: Float[Tensor, " B"], measured: Bool[Tensor, " B"], groups: Int[Tensor, " B"]
+) -> Float[Tensor, " B"]:
+    """exp(score), normalised among the measured rows of the same group, times the group's share of the rows: the
+    weights sum to B. 0 for unmeasured rows, and for a group without any, whose share the others get.
+
+    One softmax over all groups would be another objective: a group whose scores are all lower by 4 would keep e^-4 of its
+    weight, though within it the same samples are better than others.
+    """
+    weight = torch.zeros_like(score, dtype=torch.float64)
+    for group in groups[measured].unique():
+        rows = groups == group
+        weight[rows] = torch.where(measured[rows], score[rows].double(), -torch.inf).softmax(0) * int(rows.sum())
+    lost = weight.sum()
+    return weight if lost == 0 or (groups == groups[0]).all() else weight * (len(score) / lost)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -19,41 +18,43 @@ from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-ASSETS = Path(__file__).parent.parent / "domains" / "assets"
-CLASSES = 10
+from pgdlab.config.program import ASSETS
+from pgdlab.images.features import Features
+
 SMOOTHING = 0.02  # keeps probabilities off 0 and 1, where a reward says nothing about better or worse
 
 
-class Classifier(nn.Module, ABC):
-    """Logits of images in [0, 1]; features() is what the last, linear layer sees."""
+class Classifier(Features):
+    """Logits of images in [0, 1]; features() is what the last, linear layer sees. size: pixels a side; channels: 1 or 3;
+    classes: their number; names: of the classes, where they have any."""
 
     head: nn.Linear
-    size: int
+    names: tuple[str, ...] = ()
 
-    @abstractmethod
-    def features(self, image: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B F"]:
-        """The features of images."""
+    def __init__(self, size: int, channels: int = 1, classes: int = 10) -> None:
+        super().__init__()
+        self.size, self.channels, self.classes = size, channels, classes
 
-    def forward(self, image: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B C"]:
-        if image.shape[-1] != self.size:
-            raise ValueError(f"this classifier reads {self.size}x{self.size} images, not {tuple(image.shape[-2:])}")
+    def forward(self, image: Float[Tensor, "B D S S"]) -> Float[Tensor, "B C"]:
+        if image.shape[1:] != (self.channels, self.size, self.size):
+            kind = f"{self.size}x{self.size} images of {self.channels} channels"
+            raise ValueError(f"this classifier reads {kind}, not {tuple(image.shape[-2:])} of {image.shape[1]}")
         return self.head(self.features(image))
 
 
 class PlainCNN(Classifier):
     """Three 3x3 convolutions and a hidden layer of 128."""
 
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
+    def __init__(self, size: int, channels: int = 1, classes: int = 10) -> None:
+        super().__init__(size, channels, classes)
         strides = (1, 2, 1) if size < 16 else (1, 2, 2)
         side = functools.reduce(lambda s, k: (s - 1) // k + 1, strides, size)
-        convs = [nn.Conv2d(i, o, 3, k, 1) for i, o, k in zip((1, 32, 64), (32, 64, 64), strides, strict=True)]
+        convs = [nn.Conv2d(i, o, 3, k, 1) for i, o, k in zip((channels, 32, 64), (32, 64, 64), strides, strict=True)]
         layers = [layer for conv in convs for layer in (conv, nn.ReLU())]
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * side**2, 128), nn.ReLU(), nn.Dropout(0.3))
-        self.head = nn.Linear(128, CLASSES)
+        self.head = nn.Linear(128, classes)
 
-    def features(self, image: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B F"]:
+    def features(self, image: Float[Tensor, "B D S S"]) -> Float[Tensor, "B F"]:
         return self.body(image)
 
 
@@ -72,38 +73,36 @@ class ResidualBlock(nn.Module):
 class ResidualCNN(Classifier):
     """A small pre-activation residual network with a global mean at the end."""
 
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
+    def __init__(self, size: int, channels: int = 1, classes: int = 10) -> None:
+        super().__init__(size, channels, classes)
         stride = 1 if size < 16 else 2
         self.body = nn.Sequential(
-            nn.Conv2d(1, 32, 3, stride, 1), ResidualBlock(32), nn.Conv2d(32, 64, 2, 2), ResidualBlock(64),
+            nn.Conv2d(channels, 32, 3, stride, 1), ResidualBlock(32), nn.Conv2d(32, 64, 2, 2), ResidualBlock(64),
             nn.GroupNorm(8, 64), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         )  # fmt: skip
-        self.head = nn.Linear(64, CLASSES)
+        self.head = nn.Linear(64, classes)
 
-    def features(self, image: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B F"]:
+    def features(self, image: Float[Tensor, "B D S S"]) -> Float[Tensor, "B F"]:
         return self.body(image)
 
 
 class PatchCNN(Classifier):
     """Overlapping patches, depthwise 5x5 mixing, and 64 features of mean 0 and variance 1 for each image."""
 
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
+    def __init__(self, size: int, channels: int = 1, classes: int = 10) -> None:
+        super().__init__(size, channels, classes)
         patch = 3 if size < 16 else 4
         self.body = nn.Sequential(
-            nn.Conv2d(1, 96, patch, patch // 2, 1), nn.SiLU(),
+            nn.Conv2d(channels, 96, patch, patch // 2, 1), nn.SiLU(),
             nn.Conv2d(96, 96, 5, padding=2, groups=96), nn.Conv2d(96, 96, 1), nn.SiLU(),
             nn.Conv2d(96, 96, 3, 2, 1, groups=96), nn.Conv2d(96, 96, 1), nn.SiLU(),
             nn.Flatten(), nn.LazyLinear(64), nn.LayerNorm(64, elementwise_affine=False),
         )  # fmt: skip
-        self.head = nn.Linear(64, CLASSES)
+        self.head = nn.Linear(64, classes)
         with torch.no_grad():
-            self.body(torch.zeros(1, 1, size, size))  # gives the lazy layer its size
+            self.body(torch.zeros(1, channels, size, size))  # gives the lazy layer its size
 
-    def features(self, image: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B F"]:
+    def features(self, image: Float[Tensor, "B D S S"]) -> Float[Tensor, "B F"]:
         return self.body(image)
 
 
@@ -112,10 +111,14 @@ ARCHITECTURES: dict[str, type[Classifier]] = {"reward": PlainCNN, "heldout": Res
 
 @runtime_checkable
 class Labelled(Protocol):
-    """A domain as a fit sees it: where its classifiers are, its splits ("test", and one named after each classifier), decoded."""
+    """A domain as a fit sees it: where its classifiers are, the names of its classes, its splits ("test", and one named after
+    each classifier), decoded."""
 
     @property
-    def classifiers(self) -> str: ...
+    def classifiers(self) -> str | None: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
 
     def data(self, split: str) -> tuple[Tensor, Int[Tensor, " N"]]: ...
 
@@ -134,7 +137,7 @@ class ClassifierFit(LightningModule):
         self.network, self.steps, self.lr, self.shift, self.noise = network, steps, lr, shift, noise
         self.generator = torch.Generator().manual_seed(seed)
 
-    def augment(self, image: Float[Tensor, "B 1 S S"]) -> Float[Tensor, "B 1 S S"]:
+    def augment(self, image: Float[Tensor, "B D S S"]) -> Float[Tensor, "B D S S"]:
         """One shift for the batch, and noise of its own strength for every image."""
         dx, dy = torch.randint(-self.shift, self.shift + 1, (2,), generator=self.generator).tolist()
         strength = self.noise * torch.rand(len(image), 1, 1, 1, generator=self.generator)
@@ -159,7 +162,7 @@ def fit(domain: Labelled, kind: str, seed: int, steps: int, batch: int) -> Class
     image = domain.decoder(sample)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = ARCHITECTURES[kind](image.shape[-1])
+        network = ARCHITECTURES[kind](image.shape[-1], image.shape[1], len(domain.classes))
         order = RandomSampler(image, True, steps * batch, generator=torch.Generator().manual_seed(seed))
         # a sampler of batches with batch_size None indexes the tensors once a batch
         loader = DataLoader(TensorDataset(image, label), batch_size=None, sampler=BatchSampler(order, batch, False))
@@ -172,14 +175,20 @@ def fit(domain: Labelled, kind: str, seed: int, steps: int, batch: int) -> Class
 
 
 @torch.no_grad()
-def predict(network: Classifier, image: Tensor, features: bool = False, batch: int = 1000) -> Tensor:
-    """Logits (N, C), or features (N, F), of many images, in passes of `batch`."""
+def predict(network: Features, image: Tensor, features: bool = False, batch: int = 1000) -> Tensor:
+    """Logits (N, C) of a classifier, or features (N, F), of many images, in passes of `batch`."""
     call = network.features if features else network
     return torch.cat([call(part) for part in image.split(batch)])
 
 
-def folder_of(classifiers: str) -> Path:
-    """The folder of that name that ships (digits, fashion), or, with a slash in it, one of the user's."""
+def folder_of(classifiers: str | None) -> Path:
+    """The folder of that name that ships (digits, fashion), or, with a slash in it, one of the user's. Raises ValueError for
+    None: a domain without classifiers."""
+    if classifiers is None:
+        raise ValueError(
+            "domain.classifiers is null, so that there are no classifiers: `task=classifiers` with this domain and "
+            "domain.classifiers=./FOLDER fits them into that folder; then name it in domain.classifiers"
+        )
     return Path(classifiers).expanduser() if "/" in classifiers else ASSETS / classifiers
 
 
@@ -199,7 +208,8 @@ def fit_classifiers(domain: Labelled, *, steps: int = 2500, batch: int = 128, se
         accuracy = (predict(network, image).argmax(1) == label).double().mean().item()
         save_file(network.state_dict(), into / f"{kind}.safetensors")
         cards[kind] = {
-            "architecture": architecture.__name__, "size": image.shape[-1], "split": kind,
+            "architecture": architecture.__name__, "size": image.shape[-1], "channels": image.shape[1],
+            "classes": list(domain.classes), "split": kind,
             "training_images": len(domain.data(kind)[1]), "test_images": len(label), "seed": seed + i,
             "steps": steps, "batch": batch, "test_accuracy": round(accuracy, 4),
         }  # fmt: skip
@@ -207,7 +217,7 @@ def fit_classifiers(domain: Labelled, *, steps: int = 2500, batch: int = 128, se
     return {kind: float(card["test_accuracy"]) for kind, card in cards.items()}
 
 
-def load_classifier(classifiers: str, kind: str) -> Classifier:
+def load_classifier(classifiers: str | None, kind: str) -> Classifier:
     """The classifier `kind` in a folder_of() classifiers, frozen. Raises ValueError where there is none or it is broken."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -221,7 +231,10 @@ def load_classifier(classifiers: str, kind: str) -> Classifier:
     if kind not in ARCHITECTURES:
         raise ValueError(f"classifier is {kind!r}; it must be one of {', '.join(ARCHITECTURES)}")
     try:
-        network = ARCHITECTURES[kind](json.loads((folder / "classifiers.json").read_text())[kind]["size"])
+        card = json.loads((folder / "classifiers.json").read_text())[kind]
+        names = tuple(card.get("classes", ()))  # digits and fashion: ten, whose names their domains have
+        network = ARCHITECTURES[kind](card["size"], card.get("channels", 1), len(names) or 10)
+        network.names = names
         network.load_state_dict(load_file(folder / f"{kind}.safetensors"))
     except (OSError, SafetensorError, RuntimeError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(

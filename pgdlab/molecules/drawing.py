@@ -11,8 +11,9 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
 
-from pgdlab.molecules import known
 from pgdlab.molecules.batch import Molecule, Molecules, no_messages
+from pgdlab.molecules.elements import Source
+from pgdlab.molecules.known import QM9, source_of
 
 COLUMNS, MOST = 5, 40  # of a grid
 CELL = (150, 120)  # pixels
@@ -20,11 +21,11 @@ TITLE = 44  # pixels above a grid
 RED = (0.85, 0.16, 0.16)
 
 
-def legend(molecule: Molecule) -> str:
+def legend(molecule: Molecule, source: Source = QM9) -> str:
     """The text under a molecule: the reason of an invalid one, else whether it is novel."""
     if not molecule.valid or molecule.smiles is None:
         return str(molecule.reason)
-    return "known" if molecule.smiles in known.training_set() else "novel"
+    return "known" if molecule.smiles in source.training() else "novel"
 
 
 def drawable(molecule: Molecule) -> tuple[Chem.Mol, list[int]]:
@@ -58,7 +59,9 @@ def grid(molecules: Molecules) -> Any:
     drawn = [drawable(m) for m in few]
     if drawn:
         canvas.DrawMolecules(
-            [m for m, _ in drawn], legends=[legend(m) for m in few], highlightAtoms=[a for _, a in drawn]
+            [m for m, _ in drawn],
+            legends=[legend(m, source_of(few)) for m in few],
+            highlightAtoms=[a for _, a in drawn],
         )
     canvas.FinishDrawing()
     del quiet

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from pgdlab.config.program import extra
+from pgdlab.molecules.elements import Source
+from pgdlab.molecules.known import QM9
 from pgdlab.molecules.reference import scattered, stored
 
 LEAST = (
@@ -50,26 +53,32 @@ def frechet(a: Float[Any, "N F"], b: Float[Any, "M F"]) -> float:
 
 
 @functools.cache
-def halves() -> tuple[Float[Any, "N F"], Float[Any, "N F"]]:
-    """Features of two disjoint random halves of the test sample (10 s, once): the reference, and data to compare with it."""
-    found = stored("qm9_test_chemnet", lambda: {"features": features(scattered()).astype(np.float32)})["features"]
+def halves(source: Source = QM9) -> tuple[Float[Any, "N F"], Float[Any, "N F"]]:
+    """Features of two disjoint random halves of the test molecules (QM9's: 10 s, once, kept in a file): the reference, and
+    data to compare with it."""
+
+    def make() -> dict[str, Any]:
+        return {"features": features(scattered(source)).astype(np.float32)}
+
+    found = (stored("qm9_test_chemnet", make) if source is QM9 else make())["features"]
     return found[0::2].astype(np.float64), found[1::2].astype(np.float64)
 
 
 @functools.cache
-def floor(count: int) -> float:
+def floor(count: int, source: Source = QM9) -> float:
     """The distance of `count` molecules of the data themselves."""
-    reference, others = halves()
+    reference, others = halves(source)
     return frechet(others[:count], reference)
 
 
-def fcd(smiles: Sequence[str]) -> dict[str, float]:
-    """fcd and fcd_floor of valid samples, copies included, the first 2,500; nothing below LEAST. Warns without fcd_torch."""
+def fcd(smiles: Sequence[str], source: Source = QM9) -> dict[str, float]:
+    """fcd and fcd_floor of valid samples, copies included, as many as half of the test molecules (2,500 of QM9); nothing below
+    LEAST of either. Warns without fcd_torch."""
     if not has_fcd():
-        warnings.warn('FCD is left out, it needs fcd_torch: pip install -e ".[molecules]"', stacklevel=2)
+        warnings.warn(f"FCD is left out, it needs fcd_torch: {extra('molecules')}", stacklevel=2)
         return {}
-    reference, others = halves()
+    if min(len(smiles), len(source.test()) // 2) < LEAST:
+        return {}
+    reference, others = halves(source)
     used = smiles[: len(others)]
-    if len(used) < LEAST:
-        return {}
-    return {"fcd": frechet(features(used), reference), "fcd_floor": floor(len(used))}
+    return {"fcd": frechet(features(used), reference), "fcd_floor": floor(len(used), source)}

@@ -3,41 +3,19 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt64
 
+from pgdlab.config.program import program
 from pgdlab.molecules import qm9
+from pgdlab.molecules.batch import SYMBOLS, Molecules
+from pgdlab.molecules.elements import Source
+from pgdlab.molecules.index import Known, keys
 
 ASSETS = Path(__file__).parent.parent / "domains" / "assets" / "qm9"
 INDEX, REFERENCE = "train_index.npy", "test_sample.smi"
 SAMPLE = 5000  # test molecules kept as SMILES, for metrics and panels
-
-
-def keys(smiles: Iterable[str]) -> UInt64[Any, " N"]:
-    """64 bits of BLAKE2b of every canonical SMILES: two of 120,000 molecules agree with probability 4e-10."""
-    digests = b"".join(hashlib.blake2b(s.encode(), digest_size=8).digest() for s in smiles)
-    return np.frombuffer(digests, np.uint64)
-
-
-class Known:
-    """The training set as a sorted array of keys."""
-
-    def __init__(self, sorted_keys: UInt64[Any, " N"]) -> None:
-        self.keys = sorted_keys
-
-    def __contains__(self, smiles: str) -> bool:
-        return bool(self.contains([smiles])[0])
-
-    def contains(self, smiles: Iterable[str]) -> Bool[Any, " N"]:
-        """Which canonical SMILES (without stereo) are training molecules."""
-        asked = keys(smiles)
-        at = np.searchsorted(self.keys, asked).clip(max=len(self.keys) - 1)
-        return self.keys[at] == asked
 
 
 def write(folder: Path = ASSETS) -> None:
@@ -65,5 +43,13 @@ def test_sample() -> tuple[str, ...]:
 
 def _file(name: str) -> Path:
     if not (ASSETS / name).is_file():
-        raise ValueError(f"{ASSETS / name} is missing: make it with `python run.py task=molecules`")
+        raise ValueError(f"{ASSETS / name} is missing: make it with `{program()} task=molecules`")
     return ASSETS / name
+
+
+QM9 = Source("qm9", SYMBOLS, qm9.ATOMS, training_set, test_sample)
+
+
+def source_of(molecules: Molecules) -> Source:
+    """What a batch is compared with: QM9, unless it says otherwise."""
+    return molecules.source or QM9

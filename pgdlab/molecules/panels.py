@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pgdlab.molecules import known
-from pgdlab.molecules.batch import REASONS, SYMBOLS, Molecules
+from pgdlab.molecules.batch import REASONS, Molecules
+from pgdlab.molecules.known import source_of
 from pgdlab.molecules.metrics import smiles_of
 from pgdlab.molecules.properties import Properties, properties
 from pgdlab.molecules.reference import scattered
@@ -29,7 +29,8 @@ def panels(groups: dict[str, Molecules], path: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    facts = {"data": [properties(s) for s in scattered()[:DATA]]}
+    source = source_of(next(iter(groups.values())))
+    facts = {"data": [properties(s) for s in scattered(source)[:DATA]]}
     facts |= {name: [properties(s) for s in smiles_of(molecules)] for name, molecules in groups.items()}
     figure = Figure(figsize=(15, 6.6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
@@ -38,7 +39,7 @@ def panels(groups: dict[str, Molecules], path: Path) -> Path:
     atoms = {name: [e for p in rows for e in p.elements] for name, rows in facts.items()}
     rings = {name: [str(r) if r < 7 else "7+" for p in rows for r in p.rings] for name, rows in facts.items()}
     sizes = {name: [len(p.elements) for p in rows] for name, rows in facts.items()}
-    share_bars(axes[0, 1], atoms, SYMBOLS, "elements (share of heavy atoms)")
+    share_bars(axes[0, 1], atoms, source.symbols, "elements (share of heavy atoms)")
     share_bars(axes[0, 2], rings, ("3", "4", "5", "6", "7+"), "ring sizes (share of rings)")
     share_bars(
         axes[0, 3], sizes, sorted({n for row in sizes.values() for n in row}), "heavy atoms (share of molecules)"
@@ -57,7 +58,7 @@ def outcomes(molecules: Molecules) -> Counter[str]:
     """Counts of OUTCOMES: a valid molecule counts as novel or known once, then as repeated."""
     smiles = smiles_of(molecules)
     found = Counter[str](m.reason for m in molecules if m.reason is not None)
-    seen = int(known.training_set().contains(set(smiles)).sum()) if smiles else 0
+    seen = int(source_of(molecules).training().contains(set(smiles)).sum()) if smiles else 0
     return found + Counter(novel=len(set(smiles)) - seen, known=seen, repeated=len(smiles) - len(set(smiles)))
 
 

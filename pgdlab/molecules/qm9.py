@@ -17,7 +17,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from rdkit import Chem
 
-from pgdlab.molecules.batch import NUMBERS, no_messages
+from pgdlab.config.cache import cache_folder
+from pgdlab.config.program import extra
+from pgdlab.molecules.batch import SYMBOLS, no_messages
+from pgdlab.molecules.encoding import encoded
 
 ATOMS = 9  # heavy atoms at most
 ALL_ATOMS = 29  # with hydrogens, at most
@@ -67,7 +70,7 @@ def source() -> Path:
     spec = importlib.util.find_spec("qm9pack")
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
-            'the QM9 data are in the package qm9pack (104 MB): pip install -e ".[molecules]". Training, rewards and '
+            f"the QM9 data are in the package qm9pack (104 MB): {extra('molecules')}. Training, rewards and "
             "metrics do without; pretraining, the data's own figures and the nearest neighbours need it"
         )
     return Path(spec.submodule_search_locations[0]) / "data"
@@ -114,17 +117,10 @@ def fault(mol: Chem.Mol | None, record: Record) -> str | None:
 
 def arrays(mol: Chem.Mol, record: Record) -> tuple[Any, ...]:
     """One molecule as the fields of Graphs. Kekulises mol in place."""
-    smiles = Chem.MolToSmiles(mol, isomericSmiles=False)
-    Chem.Kekulize(mol, clearAromaticFlags=True)
-    size = mol.GetNumAtoms()
-    types, order = np.zeros(ATOMS, np.uint8), np.zeros((ATOMS, ATOMS), np.uint8)
-    types[:size] = [NUMBERS.index(atom.GetAtomicNum()) for atom in mol.GetAtoms()]
-    for bond in mol.GetBonds():
-        i, j = sorted((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()))
-        order[i, j] = int(bond.GetBondTypeAsDouble())
+    types, bonds, size, smiles = encoded(mol, SYMBOLS, ATOMS)
     xyz = np.zeros((ATOMS, 3), np.float32)
     xyz[:size] = record.xyz[:size]
-    return types, order[np.triu_indices(ATOMS, 1)], np.uint8(size), smiles, xyz
+    return types, bonds, size, smiles, xyz
 
 
 def place(mol: Chem.Mol, record: Record) -> tuple[Any, ...]:
@@ -153,9 +149,8 @@ def prepare(folder: Path, fields: Callable[[Chem.Mol, Record], tuple[Any, ...]])
 
 
 def cache(name: str = "qm9") -> Path:
-    """A prepared file: $PGDLAB_CACHE, else pgdlab/ in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("PGDLAB_CACHE") or Path(home) / "pgdlab") / f"{name}_v{VERSION}.npz"
+    """A prepared file in the cache folder."""
+    return cache_folder() / f"{name}_v{VERSION}.npz"
 
 
 def kept(name: str, names: tuple[str, ...], fields: Callable[[Chem.Mol, Record], tuple[Any, ...]]) -> list[Any]:

@@ -11,7 +11,9 @@ import numpy as np
 import rdkit
 from jaxtyping import Float
 
-from pgdlab.molecules import known, qm9
+from pgdlab.molecules import qm9
+from pgdlab.molecules.elements import Source
+from pgdlab.molecules.known import QM9
 from pgdlab.molecules.properties import NAMES, properties
 
 
@@ -28,17 +30,17 @@ def stored(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 @functools.cache
-def test_properties() -> dict[str, Float[Any, " N"]]:
-    """logp, tpsa, sa, qed and weight of the test sample that ships (4 s, once)."""
+def held_out_properties(source: Source = QM9) -> dict[str, Float[Any, " N"]]:
+    """logp, tpsa, sa, qed and weight of a source's test molecules (of QM9's 4 s, once, kept in a file)."""
 
     def make() -> dict[str, Any]:
-        rows = [properties(s)[: len(NAMES)] for s in known.test_sample()]
+        rows = [properties(s)[: len(NAMES)] for s in source.test()]
         return dict(zip(NAMES, np.array(rows).T, strict=True))
 
-    return stored(f"qm9_test_properties_rdkit{rdkit.__version__}", make)
+    return stored(f"qm9_test_properties_rdkit{rdkit.__version__}", make) if source is QM9 else make()
 
 
-def scattered() -> list[str]:
-    """The test sample, which is sorted, in a fixed random order."""
-    order = np.random.default_rng(0).permutation(len(known.test_sample()))
-    return [known.test_sample()[i] for i in order]
+def scattered(source: Source = QM9) -> list[str]:
+    """The test molecules, which are sorted, in a fixed random order."""
+    order = np.random.default_rng(0).permutation(len(source.test()))
+    return [source.test()[i] for i in order]

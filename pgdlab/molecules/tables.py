@@ -9,28 +9,30 @@ from typing import Any
 
 from rdkit import Chem
 
-from pgdlab.molecules import fingerprints, known
+from pgdlab.molecules import fingerprints
 from pgdlab.molecules.batch import Molecule, Molecules, no_messages
 from pgdlab.molecules.conformers import conformer
+from pgdlab.molecules.elements import Source
+from pgdlab.molecules.known import QM9, source_of
 from pgdlab.molecules.properties import NAMES, properties
 
 MOST = 200  # conformers of a file: about 10 ms each
 SECONDS = 5  # for an embedding
 
 
-def row(molecule: Molecule) -> dict[str, Any]:
+def row(molecule: Molecule, source: Source = QM9) -> dict[str, Any]:
     """The columns of one sample; those that an invalid one has not are missing."""
     out: dict[str, Any] = {"smiles": molecule.smiles, "valid": int(molecule.valid), "reason": molecule.reason}
     if not molecule.valid or molecule.smiles is None:
         return out
     found, smiles = properties(molecule.smiles), molecule.smiles
     out |= {
-        "novel": int(smiles not in known.training_set()),
+        "novel": int(smiles not in source.training()),
         "inchikey": Chem.MolToInchiKey(Chem.MolFromSmiles(smiles)),
     }
     out |= {name: round(getattr(found, name), 4) for name in NAMES}
     out |= {"heavy_atoms": len(found.elements), "rings": len(found.rings)}
-    if fingerprints.readable():
+    if source is QM9 and fingerprints.readable():
         likeness, other = fingerprints.nearest(smiles)
         out |= {"nearest_training": round(likeness, 4), "nearest_training_smiles": other}
     return out
@@ -39,7 +41,7 @@ def row(molecule: Molecule) -> dict[str, Any]:
 def rows(molecules: Molecules) -> list[dict[str, Any]]:
     """A row for every sample, in order."""
     quiet = no_messages()
-    out = [row(m) for m in molecules]
+    out = [row(m, source_of(molecules)) for m in molecules]
     del quiet
     return out
 

@@ -19,6 +19,9 @@ class Penalty(nn.Module):
     The gradient of E[cost] under the policy's own state distribution needs both loss_term and return_cost.
     """
 
+    def refuse(self, trains_initial: bool) -> None:
+        """Raises ValueError where a setting would change nothing. trains_initial: whether the initial distribution is trained."""
+
     def needs_reference(self) -> bool:
         """Whether the rollout must compute the reference's means."""
         return False
@@ -87,6 +90,10 @@ class Penalties(Penalty):
 
     def __len__(self) -> int:
         return sum(1 for _ in self.each())
+
+    def refuse(self, trains_initial: bool) -> None:
+        for p in self.each():
+            p.refuse(trains_initial)
 
     def needs_reference(self) -> bool:
         return any(p.needs_reference() for p in self.each())

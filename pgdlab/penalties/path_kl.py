@@ -31,6 +31,13 @@ class KLPenalty(Penalty):
         self.form, self.positive, self.given_initial = form, coefficient > 0, initial_coefficient
         self.register_buffer("coefficient", torch.tensor(coefficient, dtype=torch.float64))
 
+    def refuse(self, trains_initial: bool) -> None:
+        if self.given_initial is not None and not trains_initial:
+            raise ValueError(
+                f"initial_coefficient is {self.given_initial}, but the initial distribution is not trained and has no KL: leave "
+                "it out, or set initial=diagonal"
+            )
+
     @property
     def initial_coefficient(self) -> Tensor:
         """lambda_0 of now, reward units per nat."""

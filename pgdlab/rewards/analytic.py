@@ -12,6 +12,7 @@ from pgdlab.rewards.base import Reward, Score
 class Quadratic(Reward):
     """r(x) = slope . x - sum_d curvature_d x_d^2, of points (B, D). Linear where the curvature is 0 (the default)."""
 
+    takes = "points"
     slope: Tensor
     curvature: Tensor
 
@@ -31,6 +32,8 @@ class Quadratic(Reward):
 
 class Above(Reward):
     """r(x) = 1 where the first coordinate of points (B, D) is above the threshold, else 0: no gradient anywhere."""
+
+    takes = "points"
 
     def __init__(self, *, threshold: float = 1.0) -> None:
         super().__init__()

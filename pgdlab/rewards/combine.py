@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,14 +28,19 @@ class Sum(Reward):
         given = weights or {}
         if not rewards or given.keys() - rewards.keys():
             raise ValueError(f"weights names {sorted(given)}; this sum's rewards are {sorted(rewards)}, one or more")
-        self.rewards = nn.ModuleDict(rewards)
+        odd = [name for name in rewards if not re.fullmatch(r"[\w.+-]+", str(name))]
+        if odd:
+            raise ValueError(
+                f"rewards names {odd}; a name is a column of the figures: letters, digits and _ . + - alone"
+            )
+        self.names, self.rewards = tuple(rewards), nn.ModuleList(rewards.values())  # a ModuleDict refuses some names
         self.weights = {name: float(given.get(name, 1.0)) for name in rewards}
 
     def needs_estimates(self) -> bool:
         return any(r.needs_estimates() for r in self._each().values())
 
     def _each(self) -> dict[str, Reward]:
-        return {name: r for name, r in self.rewards.items() if isinstance(r, Reward)}
+        return {name: r for name, r in zip(self.names, self.rewards, strict=True) if isinstance(r, Reward)}
 
     def score(self, sample: Any, cond: Tensor) -> Score:
         scores = {name: r.scored(sample, cond) for name, r in self._each().items()}

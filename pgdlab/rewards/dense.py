@@ -33,7 +33,7 @@ class EveryStep(Reward):
         return True
 
     def score(self, sample: Any, cond: Tensor) -> Score:
-        return self.reward.score(sample, cond)
+        return self.reward.scored(sample, cond)
 
     def forward(self, outcome: Outcome) -> StepRewards:
         scores = [estimate_score(self.reward, outcome, h + 1) for h in range(outcome.steps)]
@@ -59,7 +59,7 @@ class Shaped(Reward):
         return True
 
     def score(self, sample: Any, cond: Tensor) -> Score:
-        return self.reward.score(sample, cond)
+        return self.reward.scored(sample, cond)
 
     def forward(self, outcome: Outcome) -> StepRewards:
         paid = self.reward(outcome)

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 
 
 class Steps(ABC):
-    """Which stochastic steps of a rollout are trained and trained."""
+    """Which stochastic steps of a rollout are trained. noise_elsewhere: whether the others have their noise too; if not, they are
+    steps of the ODE, taken by the network as it is."""
+
+    noise_elsewhere: ClassVar[bool] = True
+
+    def of(self, iteration: int, stochastic: list[int], generator: torch.Generator) -> list[int]:
+        """Those of an iteration."""
+        return self.select(stochastic, generator)
 
     @abstractmethod
     def select(self, stochastic: list[int], generator: torch.Generator) -> list[int]:
@@ -62,6 +70,50 @@ class Window(Steps):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoiseWindow(Steps):
+    """`size` consecutive steps have noise and are trained, all others are steps of the ODE, by the network as it is; nothing is
+    scaled. The window lies in start <= h < stop (None: the end). every: 0 puts it anywhere, anew each iteration
+    (Flow-GRPO-Fast); above 0 it moves on by `stride` after that many iterations, from the start again after the end
+    (MixGRPO: Li et al. 2025, arXiv:2507.21802, where it is 25). A range as long as the window holds it where it is.
+    """
+
+    noise_elsewhere: ClassVar[bool] = False
+    size: int = 4
+    start: int = 0
+    stop: int | None = None
+    every: int = 0
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in {"size": 1, "start": 0, "every": 0, "stride": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+
+    def places(self, stochastic: list[int]) -> list[list[int]]:
+        """All windows, the first one first. Raises ValueError where there is none."""
+        inside = [h for h in stochastic if self.start <= h and (self.stop is None or h < self.stop)]
+        if len(inside) < self.size:
+            end = "the end" if self.stop is None else self.stop
+            raise ValueError(
+                f"size is {self.size}, and from {self.start} to {end} are {len(inside)} of the stochastic steps {stochastic}"
+            )
+        return [inside[i : i + self.size] for i in range(len(inside) - self.size + 1)]
+
+    def of(self, iteration: int, stochastic: list[int], generator: torch.Generator) -> list[int]:
+        if not self.every:
+            return self.select(stochastic, generator)
+        places = self.places(stochastic)
+        return places[iteration // self.every * self.stride % len(places)]
+
+    def select(self, stochastic: list[int], generator: torch.Generator) -> list[int]:
+        places = self.places(stochastic)
+        return places[int(torch.randint(len(places), (), generator=generator))]
+
+    def scale(self, stochastic: int, trained: int) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Sizes, the same for every trainer.
 
@@ -69,7 +121,8 @@ class Plan:
     group: consecutive samples that share a condition. trained_steps: which steps are trained. rollout_batch: rows of a sampling
     pass; pass_size: (state, step) pairs of a training pass, which changes memory, not the gradient; 0: as many as fit in
     memory, see pgdlab.rollout.memory. eval_samples: fresh
-    trajectories of the evaluation before and after. checkpoint_every: iterations between checkpoints. max_failed: share
+    trajectories of the evaluation before and after. checkpoint_every: iterations between checkpoints. sheet_every:
+    iterations between contact sheets of images, 0 for none. max_failed: share
     of an iteration's samples that the reward may fail to measure before the run stops.
     """
 
@@ -81,11 +134,12 @@ class Plan:
     pass_size: int = 0
     eval_samples: int = 256
     checkpoint_every: int = 5
+    sheet_every: int = 0
     max_failed: float = 0.25
 
     def __post_init__(self) -> None:
         least = {"iterations": 1, "samples": 1, "group": 1, "rollout_batch": 0, "pass_size": 0, "checkpoint_every": 1}
-        for name, limit in (least | {"eval_samples": 2}).items():
+        for name, limit in (least | {"eval_samples": 2, "sheet_every": 0}).items():
             if getattr(self, name) < limit:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {limit}")
         if not 0 <= self.max_failed < 1:

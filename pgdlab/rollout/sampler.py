@@ -117,12 +117,13 @@ class Batch:
         rho, prior, noise = policy.initial(cond), self.reference.initial(cond), self.drawn()
         x = rho.sample(noise).to(noise.dtype)
         score, scored = log_prob(rho, x, policy.space, cond), steps if self.extras.reference else 0
+        exact = x.new_empty((), dtype=torch.float64)  # of a ratio both densities are large
         self.out = Trajectory(
             cond=cond, initial=x, trained=tuple(self.trained), stored_at=self.stored_at, sample=x,
-            states=x.new_empty(rows, max(self.stored_at) + 1, *shape), log_prob=x.new_empty(rows, kept),
+            states=x.new_empty(rows, max(self.stored_at) + 1, *shape), log_prob=exact.new_empty(rows, kept),
             initial_log_prob=score, initial_log_ratio=score - log_prob(prior, x, policy.space, cond),
             reference_mean=x.new_empty(rows, kept if scored else 0, *shape),
-            kl=x.new_zeros(rows, scored), log_ratio=x.new_zeros(rows, scored),
+            kl=exact.new_zeros(rows, scored), log_ratio=exact.new_zeros(rows, scored),
             estimates=x.new_empty(rows, steps if self.extras.estimates else 0, *shape),
         )  # fmt: skip
         self.store(x, 0)

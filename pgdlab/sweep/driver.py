@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import fcntl
 import logging
 import os
+import platform
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,14 @@ import ray
 from ray import tune
 
 from pgdlab.config.compose import draft, finish
+from pgdlab.config.groups import OWN
+from pgdlab.config.runs import require_no_links
 from pgdlab.sweep.engine import Engine, scheduler, searcher, space
 from pgdlab.sweep.file import Parameters, Sweep
-from pgdlab.sweep.records import EARLY, RECORDS, Record, record
+from pgdlab.sweep.records import EARLY, RECORDS, Record, mapping, record
 from pgdlab.sweep.trial import Trial
 
+LOCK = "sweep.lock"  # in a sweep's folder
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -42,7 +48,7 @@ class Account(tune.Callback):
 
     def of(self, trial: Any) -> Record:
         """A trial's record."""
-        found = record(self.sweep, chosen(trial.config))
+        found = record(self.sweep, self.sweep.values(trial.config))
         self.records[trial.trial_id] = found
         return found
 
@@ -60,7 +66,7 @@ class Account(tune.Callback):
         failed = self.of(trial)
         words = str(trial.get_error() or "the process that watched it died").strip().splitlines()
         ends = [a["end"] or words[-1] for a in failed.attempts] or [words[-1]]
-        if failed.state != "finished":
+        if failed.summary is None:
             failed.give_up(f"failed in {len(ends)} attempts, the last: {ends[-1]}")
         self.say(failed)
 
@@ -70,11 +76,6 @@ class Account(tune.Callback):
         print(f"{self.ended}/{self.total}  {ended.name}  {ended.state}  {figures(ended, self.sweep)}", file=sys.stderr)
 
 
-def chosen(config: dict[str, Any]) -> Parameters:
-    """The values that Tune chose for a trial."""
-    return dict(config.get("grid", config))
-
-
 def figures(ended: Record, sweep: Sweep) -> str:
     """The metric and the seconds, or why there are none."""
     summary = ended.summary
@@ -82,25 +83,65 @@ def figures(ended: Record, sweep: Sweep) -> str:
         return ended.failure
     value = (ended.rows() or [{}])[-1] | summary
     said = f"{sweep.metric} {value[sweep.metric]:.4g}, " if isinstance(value.get(sweep.metric), (int, float)) else ""
-    return f"{said}{sum(a['seconds'] or 0 for a in ended.attempts):.1f} s"
+    return f"{said}{ended.seconds:.1f} s"
 
 
 def run(sweep: Sweep, engine: Engine) -> list[Record]:
-    """Runs the trials of a sweep that are left. Returns the record of every trial; those that did not finish say why."""
+    """Runs the trials of a sweep that are left. Returns the record of every trial; those that did not finish say why.
+
+    Raises ValueError where another process runs the sweep, and KeyboardInterrupt, which says how to go on, after Ctrl-C.
+    """
     for some in sweep.probes():
         finish(draft(record(sweep, some).named))  # a mistake in any value is found before anything starts
     home = Path("runs") / sweep.name
     (home / RECORDS).mkdir(parents=True, exist_ok=True)
+    require_plain(home)
     grid = sweep.grid() if sweep.method == "grid" else []
     account = Account(sweep, len(grid) or sweep.cap or 0)
-    connect(engine)
-    try:
-        tuner(sweep, engine, home, grid, account).fit()
-    finally:
-        ray.shutdown()
-        shutil.rmtree(home / ".ray", ignore_errors=True)
+    with alone(home):
+        connect(engine)
+        try:
+            tuner(sweep, engine, home, grid, account).fit()
+        except KeyboardInterrupt:
+            over = sum(r.over for r in account.records.values())
+            raise KeyboardInterrupt(f"{over} of {account.total} trials are over; the same command goes on") from None
+        finally:
+            ray.shutdown()
+            shutil.rmtree(home / ".ray", ignore_errors=True)
     unique = {r.name: r for r in [*(record(sweep, some) for some in grid), *account.records.values()]}
     return list(unique.values())
+
+
+def require_plain(home: Path) -> None:
+    """Raises ValueError where something in a sweep's folder is a link, or has one: what trials write would go elsewhere.
+    Those of W&B's in a run folder are its own."""
+    for child in sorted(home.iterdir()):
+        if child.is_symlink():
+            raise ValueError(
+                f"{child} is a link to {os.readlink(child)}: nothing is read or written through links in a sweep's folder. "
+                "Remove it, or put there what it leads to"
+            )
+        if child.is_dir() and child.name != ".ray":  # Ray's own, of a driver that was killed
+            require_no_links(child)
+
+
+@contextlib.contextmanager
+def alone(home: Path) -> Iterator[None]:
+    """Keeps other drivers from a sweep's folder meanwhile. The system lets go of the lock when this process ends, however."""
+    with (home / LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise ValueError(
+                f"another process runs this sweep in {home} ({lock.read().strip() or 'just started'}): wait for its end, or "
+                "give the file another name"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()}")
+        lock.flush()
+        yield
+        lock.truncate(0)
 
 
 def connect(engine: Engine) -> None:
@@ -116,6 +157,7 @@ def connect(engine: Engine) -> None:
 def tuner(sweep: Sweep, engine: Engine, home: Path, grid: list[Parameters], account: Account) -> tune.Tuner:
     """Tune's view of the sweep. Its own files are of no use afterwards: run folders are the state."""
     settings = {"sweep": sweep, "engine": engine, "root": Path.cwd(), "rows": sweep.early is not None}
+    settings["own"] = os.environ.get(OWN, "")  # an actor on another machine does not inherit it
     trial = tune.with_resources(
         tune.with_parameters(Trial, settings=settings), {"cpu": engine.cpus, "gpu": engine.gpus}
     )  # fmt: skip
@@ -136,8 +178,17 @@ def tuner(sweep: Sweep, engine: Engine, home: Path, grid: list[Parameters], acco
 
 
 def known(sweep: Sweep, home: Path) -> list[Parameters]:
-    """The trials of an earlier run of this sweep: bayes goes on from there, the others draw the same again."""
+    """The trials of an earlier run of this sweep: bayes goes on from there, the others draw the same again. A record that is
+    broken, or of another file, is passed over."""
     if sweep.method != "bayes":
         return []
-    found = [json.loads(file.read_text()) for file in sorted((home / RECORDS).glob("*.json"))]
-    return [one["chosen"] for one in found if one["overrides"] == sweep.overrides(one["chosen"])][: sweep.cap]
+    found = [mapping(file) or {} for file in sorted((home / RECORDS).glob("*.json"))]
+    own = [one for one in found if offered(sweep, one.get("chosen"))]
+    return [one["chosen"] for one in own if one.get("overrides") == sweep.overrides(one["chosen"])][: sweep.cap]
+
+
+def offered(sweep: Sweep, chosen: Any) -> bool:
+    """Whether the sweep file could have chosen these values: what else a record says is not run."""
+    if not isinstance(chosen, dict) or chosen.keys() != sweep.space.keys():
+        return False
+    return all(p.offers(chosen[name]) for name, p in sweep.space.items())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgdlab.sweep.file import Parameters, Sweep
+from pgdlab.sweep.parameters import Parameter
 
 FOREVER = 10**6  # iterations: no trial is stopped for having come to the last rung
 
@@ -49,19 +50,21 @@ def space(sweep: Sweep) -> dict[str, Any]:
     return {name: domain(p, tune) for name, p in sweep.space.items()}
 
 
-def domain(p: dict[str, Any], tune: Any) -> Any:
-    """A distribution of W&B's as one of Tune's."""
-    if p["distribution"] == "categorical":
-        return tune.choice(list(p["values"]))
-    low, high = p["min"], p["max"]
+def domain(p: Parameter, tune: Any) -> Any:
+    """A distribution of W&B's as one of Tune's; of one that Tune does not have, the share that is drawn."""
+    if not p.distribution.own:
+        return tune.uniform(0.0, 1.0)
+    if p.kind == "categorical":
+        return tune.choice(list(p.settings["values"]))
+    low, high, q = p.settings["min"], p.settings["max"], p.settings.get("q")
     kinds = {
         "int_uniform": lambda: tune.randint(low, high + 1),
         "uniform": lambda: tune.uniform(low, high),
-        "q_uniform": lambda: tune.quniform(low, high, p["q"]),
+        "q_uniform": lambda: tune.quniform(low, high, q),
         "log_uniform_values": lambda: tune.loguniform(low, high),
-        "q_log_uniform_values": lambda: tune.qloguniform(low, high, p["q"]),
+        "q_log_uniform_values": lambda: tune.qloguniform(low, high, q),
     }
-    return kinds[p["distribution"]]()
+    return kinds[p.kind]()
 
 
 def searcher(sweep: Sweep, engine: Engine, known: list[Parameters]) -> Any:

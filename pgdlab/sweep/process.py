@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 
 import pgdlab
+from pgdlab.config.defaults import FILE
 
-RUN = Path(pgdlab.__file__).resolve().parent.parent / "run.py"
+RUN = Path(pgdlab.__file__).resolve().with_name("__main__.py")  # there in a wheel too
 SERVE = "--serve"  # the argument that makes this program a worker
 OTHERS = ("SLURM_", "PMI", "OMPI_")  # of the job that Ray runs in: a trial is not one of its ranks
 PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None  # looked up here: not between fork and exec
@@ -25,7 +26,7 @@ RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER
 def environment(threads: int) -> dict[str, str]:
     """A trial's: so many CPU threads, and nothing of the ranks of a surrounding job."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(OTHERS) and k not in RANKS}
-    paths = [str(RUN.parent), *filter(None, [kept.get("PYTHONPATH")])]
+    paths = [str(RUN.parent.parent), *filter(None, [kept.get("PYTHONPATH")])]
     return kept | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
 
 
@@ -45,6 +46,8 @@ class Process:
 
     def start(self, argv: list[str], log: Path, threads: int, *, warm: bool) -> None:
         """Begins a run with so many CPU threads a process; its output is added to the log."""
+        if (self.root / FILE).is_file():  # a sweep's file says what its runs are
+            argv = ["--no-defaults", *argv]
         if self.child is None or self.child.poll() is not None or not (warm and self.warm):
             self.kill()
             self.spawn([str(RUN), *([SERVE] if warm else argv)], log, threads, warm=warm)
@@ -93,13 +96,18 @@ class Process:
 ERROR = re.compile(r"(error: |[\w.]*(Error|Exception)\b)")  # how a line begins that says why
 
 
+STOPPED = {130: "SIGINT", 143: "SIGTERM"}  # exit codes of a run that was asked to stop and did
+
+
 def said(code: int, log: Path, before: int = 0) -> str:
     """Why a run ended with this code: the signal, or the last error in its log, or the last line; of what came after so many
     bytes."""
     if code < 0:
         name = signal.Signals(-code).name
         return f"killed by {name}" + (", as the system does when memory runs out" if name == "SIGKILL" else "")
-    text = log.read_bytes()[before:].decode(errors="replace")
+    if code in STOPPED:
+        return f"stopped by {STOPPED[code]} (exit code {code})"
+    text = log.read_bytes()[before:].decode(errors="replace") if log.is_file() else ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if ERROR.match(line)]
     return f"exit code {code}: {(errors or lines or ['it said nothing'])[-1]}"

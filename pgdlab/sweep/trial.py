@@ -11,12 +11,15 @@ from typing import Any
 
 from ray import tune
 
+from pgdlab.config.groups import OWN
 from pgdlab.config.runs import FAILURE, LAST
 from pgdlab.sweep.file import Sweep
 from pgdlab.sweep.process import Process, said
-from pgdlab.sweep.records import EARLY, Record, record
+from pgdlab.sweep.records import Record, record
+from pgdlab.training.divergence import CAME_TO_NOTHING
 
 PATIENCE = 0.1  # seconds between looks at metrics.csv
+REFUSED = 2  # the exit code of a mistake that the user can mend
 
 
 class Trial(tune.Trainable):
@@ -25,10 +28,12 @@ class Trial(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any], *, settings: dict[str, Any]) -> None:
-        """settings: sweep, engine, root (the directory that the sweep was started in), and whether rows are reported."""
+        """settings: sweep, engine, root (the directory that the sweep was started in), whether rows are reported, and own, the
+        user's folder of options."""
         self.settings, self.engine = settings, settings["engine"]
         self.metric: str = settings["sweep"].metric or "finished"
         os.chdir(settings["root"])
+        os.environ |= {OWN: settings["own"]}
         self.process = Process(settings["root"])
         self.lock: Any = None
         self.take(config)
@@ -36,7 +41,7 @@ class Trial(tune.Trainable):
     def take(self, config: dict[str, Any]) -> None:
         """The trial that comes next."""
         sweep: Sweep = self.settings["sweep"]
-        self.record: Record = record(sweep, config.get("grid", config))
+        self.record: Record = record(sweep, sweep.values(config))
         self.begun, self.over, self.reported = False, False, 0
         self.code: int | None = None  # how the run ended: a warm process says it once
 
@@ -57,8 +62,10 @@ class Trial(tune.Trainable):
                 self.require_metric(rows[0])
                 self.reported += 1
                 return {self.metric: math.nan, **rows[0]}  # NaN: a cell that is empty
-            if self.code == 0:
+            if self.code == 0 or (self.code == CAME_TO_NOTHING and self.record.over):
                 return self.result()
+            if self.code == REFUSED:
+                return self.refused(said(self.code, self.record.log, self.said_before))
             if self.code is not None:
                 raise self.failed(said(self.code, self.record.log, self.said_before))
             if time.monotonic() > self.late:
@@ -76,7 +83,7 @@ class Trial(tune.Trainable):
         self.lock = r.file.with_suffix(".lock").open("w")
         fcntl.flock(self.lock, fcntl.LOCK_EX)  # an actor of a driver that was killed may be alive for a moment
         r.keep(r.attempts)
-        self.begun, self.over = True, r.state in ("finished", EARLY)
+        self.begun, self.over = True, r.over
         self.late = time.monotonic() + (self.engine.seconds or float("inf"))
         if self.over:
             self.code = 0
@@ -92,6 +99,14 @@ class Trial(tune.Trainable):
         self.started, self.said_before = time.monotonic(), r.log.stat().st_size if r.log.is_file() else 0
         threads = max(1, self.engine.cpus // r.processes)
         self.process.start(r.argv, r.log, threads, warm=r.warm and self.engine.warm)
+
+    def refused(self, reason: str) -> dict[str, Any]:
+        """Ends a trial whose mistake another attempt would only make again: it is not retried as a crash is."""
+        self.process.kill()
+        self.ending(reason)
+        self.record.give_up(f"refused: {reason}")
+        self.unlock()
+        return {self.metric: math.nan, "finished": False, "done": True}
 
     def ending(self, words: str) -> None:
         """Writes down how the attempt ended."""
@@ -112,7 +127,7 @@ class Trial(tune.Trainable):
         if not self.over:
             if summary is None:
                 raise self.failed("it ended without a summary, as after a signal to stop")
-            self.ending("finished")
+            self.ending(self.record.state)
         self.unlock()
         rows = self.record.rows()
         figures = {k: v for k, v in (summary or {}).items() if isinstance(v, (int, float))}

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from pgdlab.training.divergence import CAME_TO_NOTHING
+
 WARM = ("pgdlab.tasks.train", "pgdlab.tasks.best_of_n")  # imported before the first run
 
 
@@ -27,11 +29,11 @@ def serve(main: Callable[[list[str]], int]) -> int:
     for line in orders:
         order = json.loads(line)
         redirect(Path(order["log"]))
-        sys.argv = ["run.py", *order["argv"]]
+        sys.argv[1:] = order["argv"]
         os.environ.pop("PGDLAB_RUN", None)
         code = main(order["argv"])
         sys.stdout.flush()
-        if code:
+        if code not in (0, CAME_TO_NOTHING):
             return code
         gc.collect()
         print("done", file=answers, flush=True)

@@ -12,9 +12,13 @@ from pgdlab.certificates.certificate import Suite, Tables, row
 from pgdlab.certificates.tables import certificate_picture, certificate_table, line, tabular_table
 from pgdlab.config.compose import compose
 from pgdlab.config.configuration import Config
-from pgdlab.config.runs import run_folder, save_config, write, write_json
+from pgdlab.config.runs import run_folder, save_config, short, write, write_json
 from pgdlab.config.schema import instantiate
 from pgdlab.oracle.tables.tabular import certify_tables
+
+READS = ("certificate",)
+RESUMES = ()
+INSTEAD = "the certificate's suite says what is trained"
 
 
 def main(cfg: Config) -> None:
@@ -40,7 +44,8 @@ def points(cfg: Config, suite: Suite) -> None:
     write(certificate_table(rows), folder / "certificate.md")
     write_json({"rows": [dataclasses.asdict(r) for r in rows]}, folder / CELL)
     certificate_picture(rows, folder / "certificate.png")
-    print(f"look at {folder / 'certificate.md'} and {folder / 'certificate.png'}; figures in {folder / CELL}")
+    at = short(folder)
+    print(f"look at {at / 'certificate.md'} and {at / 'certificate.png'}; figures in {at / CELL}")
 
 
 def tables(cfg: Config, suite: Tables) -> None:
@@ -49,7 +54,7 @@ def tables(cfg: Config, suite: Tables) -> None:
     rows = certify_tables(suite.seed)
     write(tabular_table(rows), folder / "certificate.md")
     write_json({"rows": [dataclasses.asdict(r) for r in rows]}, folder / CELL)
-    print(tabular_table(rows) + f"look at {folder / 'certificate.md'}; figures in {folder / CELL}")
+    print(tabular_table(rows) + f"look at {short(folder) / 'certificate.md'}; figures in {short(folder) / CELL}")
 
 
 def begun(cfg: Config, name: str) -> Path:

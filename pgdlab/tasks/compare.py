@@ -5,6 +5,9 @@ from __future__ import annotations
 from pgdlab.comparison.report import report
 from pgdlab.config.configuration import Config
 
+READS = ("compare", "logger")
+INSTEAD = "a comparison reads run folders, which have settings of their own"
+
 
 def main(cfg: Config) -> None:
     """Writes the report. Raises ValueError where there is nothing to compare."""

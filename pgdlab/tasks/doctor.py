@@ -7,6 +7,12 @@ from pgdlab.training.build import build_module
 from pgdlab.training.checks import examine, require
 from pgdlab.training.findings import table
 
+READS = (
+    "experiment", "domain", "policy", "initial", "reward", "heldout", "trainer", "penalty", "plan", "optimizer", "runtime",
+    "logger", "budget", "divergence", "seed", "name",
+)  # fmt: skip
+RESUMES = READS
+
 
 def main(cfg: Config) -> None:
     """Prints the findings; raises DoctorError where a check failed."""

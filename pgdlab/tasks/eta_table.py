@@ -12,8 +12,12 @@ from pgdlab.certificates.tables import eta_picture, eta_table, share_line
 from pgdlab.certificates.truth import ideal_gain
 from pgdlab.config.compose import compose
 from pgdlab.config.configuration import Config
-from pgdlab.config.runs import run_folder, save_config, write, write_json
+from pgdlab.config.runs import run_folder, save_config, short, write, write_json
 from pgdlab.training.build import build_world
+
+READS = ("experiment", "certificate", "name")
+RESUMES = ()
+INSTEAD = "the certificate's suite says what is trained"
 
 
 def main(cfg: Config) -> None:
@@ -30,4 +34,4 @@ def main(cfg: Config) -> None:
     write(eta_table(shares), folder / "eta_table.md")
     write_json({"shares": [dataclasses.asdict(s) for s in shares]}, folder / "eta_table.json")
     eta_picture(shares, folder / "eta_table.png")
-    print(f"look at {folder / 'eta_table.md'} and {folder / 'eta_table.png'}")
+    print(f"look at {short(folder) / 'eta_table.md'} and {short(folder) / 'eta_table.png'}")

@@ -8,25 +8,41 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from pgdlab.config.configuration import Config
-from pgdlab.config.runs import SUMMARY
-from pgdlab.diffusion.files import write_base
+from pgdlab.config.program import program
+from pgdlab.config.runs import SUMMARY, run_folder, short, whole
+from pgdlab.diffusion.files import share, write_base
 from pgdlab.evaluation.evaluate import load_weights
-from pgdlab.training.build import build_world, origin
-from pgdlab.training.fit import LAST, load
+from pgdlab.training.build import build_world, origin, tell_loggers
+from pgdlab.training.checkpoint import load, require_own
+from pgdlab.training.fit import LAST
+
+READS = ()  # there is nothing to export without a run
+RESUMES = ("domain", "runtime", "logger")
+INSTEAD = "an export is of a run as it was trained"
 
 
 def main(cfg: Config) -> None:
     """Writes <run>/export. A trained initial distribution goes beside as initial.safetensors (its parameters by name)."""
     if not cfg.resume:
-        raise ValueError("task=export needs a run: python run.py task=export resume=runs/<name>")
-    world, folder = build_world(cfg), Path(cfg.resume)
-    load_weights(world.policy, load(folder / LAST)["state_dict"], folder / LAST)
+        raise ValueError(f"task=export needs a run: {program()} task=export resume=runs/<name>")
+    out = run_folder(cfg) / "export"
+    export(cfg, out)
+    tell_loggers(cfg, out.parent, {}, out)
+    print(f"exported to {short(out.parent) / out.name}; its README.md says how to load it")
+
+
+def export(cfg: Config, out: Path) -> None:
+    """Writes the averaged weights of the run that cfg resumes into a folder, whole or not at all."""
+    world, folder = build_world(cfg), run_folder(cfg)
+    state = load(folder / LAST)
+    require_own(state, folder)
+    load_weights(world.policy, state["state_dict"], folder / LAST)
     summary = folder / SUMMARY
     facts = json.loads(summary.read_text()) if summary.is_file() else {"note": "the run was not finished"}
-    write_base(world.policy.denoiser, folder / "export", facts | origin(cfg, world.policy))
-    if world.policy.trains_initial:
-        save_file(
-            {k: v.contiguous() for k, v in world.policy.initial.state_dict().items()},
-            folder / "export" / "initial.safetensors",
-        )
-    print(f"exported to {folder / 'export'}; its README.md says how to load it")
+    with whole(out):
+        goal = {slot: cfg.nodes[slot] for slot in ("domain", "reward")}
+        write_base(world.policy.denoiser, out, facts | origin(cfg, world.policy) | goal, folder)
+        if world.policy.trains_initial:
+            initial = {k: v.contiguous() for k, v in world.policy.initial.state_dict().items()}
+            save_file(initial, out / "initial.safetensors")
+            share(out)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pgdlab.config.configuration import Config
 from pgdlab.molecules import known
 
+READS = ()
+
 
 def main(cfg: Config) -> None:
     """Writes both files into the package's assets. Raises ValueError without the data package."""

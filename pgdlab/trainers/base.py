@@ -8,14 +8,16 @@ from typing import ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 
-from pgdlab.diffusion.policy import Policy
+from pgdlab.diffusion.policy import ODE, Policy
 from pgdlab.rollout.plan import Plan
+from pgdlab.trainers.prompts import PromptRewards
 from pgdlab.world import World
 
 
 @runtime_checkable
 class Counted(Protocol):
-    """The part of an experience that is logged: figures of the iteration, and what it cost, over all processes."""
+    """The part of an experience that is logged: figures of the iteration and of its prompts, and what it cost, over all
+    processes."""
 
     @property
     def logs(self) -> dict[str, float]: ...
@@ -23,6 +25,8 @@ class Counted(Protocol):
     def queries(self) -> int: ...
     @property
     def evaluations(self) -> int: ...
+    @property
+    def prompts(self) -> PromptRewards | None: ...
 
 
 Experience = TypeVar("Experience", bound=Counted)
@@ -89,8 +93,24 @@ class Algorithm(ABC, Generic[Experience, MicroBatch]):
 def refuse_ode(policy: Policy) -> None:
     """Raises ValueError where the denoiser is to be trained on its samples under a sampler without noise: it has no
     policy gradient there, and rollouts take deterministic steps with the frozen reference."""
-    if policy.trains_denoiser and not policy.stochastic_steps:
+    if not policy.trains_denoiser or policy.stochastic_steps:
+        return
+    if policy.steps == 1 and policy.kernel != ODE:
         raise ValueError(
-            "the sampler has no stochastic step (eta 0), so the denoiser has no policy gradient: set policy.kernel.eta "
-            "above 0, or train the initial distribution alone (policy=frozen initial=diagonal)"
+            "policy.steps is 1, and the only step is the one to the sample, which has no noise: the denoiser has no policy "
+            "gradient. Set policy.steps above 1, or train the initial distribution alone (policy=frozen initial=diagonal)"
+        )
+    raise ValueError(
+        "the sampler has no stochastic step (eta 0), so the denoiser has no policy gradient: set policy.kernel.eta "
+        "above 0 (and policy.kernel.quiet below the sigmas of its steps), or train the initial distribution alone "
+        "(policy=frozen initial=diagonal)"
+    )
+
+
+def refuse_idle_guidance(world: World) -> None:
+    """Raises ValueError where guidance extrapolates between two estimates that are one and the same."""
+    if world.policy.denoiser.guided and set(world.domain.train_conditions) == {world.domain.conditioning.unconditional}:
+        raise ValueError(
+            "policy.guidance compares with the estimate under no condition, and domain.train_conditions has no other: "
+            "set policy.guidance=1, or name conditions"
         )

@@ -16,6 +16,7 @@ from pgdlab.rollout.plan import Plan
 from pgdlab.rollout.sampler import rollout
 from pgdlab.trainers.base import Algorithm, Loss
 from pgdlab.trainers.interaction import in_turn
+from pgdlab.trainers.prompts import PromptRewards
 from pgdlab.world import World
 
 
@@ -37,6 +38,7 @@ class Samples:
     logs: dict[str, float] = field(default_factory=dict)
     queries: int = 0
     evaluations: int = 0
+    prompts: PromptRewards | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pgdlab.rollout.trajectory import Pairs, Trajectory
+from pgdlab.trainers.prompts import PromptRewards
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Experience:
     logs: dict[str, float] = field(default_factory=dict)
     queries: int = 0
     evaluations: int = 0
+    prompts: PromptRewards | None = None
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import operator
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from pgdlab.diffusion.policy import Policy
 from pgdlab.functional.returns import dead_rows
 from pgdlab.processes import Processes
-from pgdlab.rewards.base import Outcome, RewardError, StepRewards, part_mean, prefetching
+from pgdlab.rewards.base import Outcome, RewardError, StepRewards, joined, part_mean, prefetching
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout.noise import Noise, SampleNoise, Stream
 from pgdlab.rollout.sampler import SAMPLES, Extras, rollout
@@ -40,16 +39,22 @@ class Request:
     extras: Extras = SAMPLES
     processes: Processes = field(default_factory=Processes)
 
+    def with_noise_at(self, steps: Sequence[int]) -> Request:
+        """The same samples with noise at these steps alone; the policy takes the others too."""
+        extras = self.extras._replace(tuned_deterministic=True)
+        return replace(self, policy=self.policy.with_noise_at(steps), extras=extras)
+
 
 @dataclass(frozen=True)
 class Collected:
     """This process's trajectories, their samples as rewards see them, and their rewards. evaluations: network rows that the
-    policy and the reference took here (guidance counts once)."""
+    policy and the reference took here (guidance counts once). reward_seconds: that the rewards took."""
 
     trajectory: Trajectory
     outcome: Outcome
     rewards: StepRewards
     evaluations: int
+    reward_seconds: float = 0.0
 
 
 class Interaction(ABC):
@@ -66,8 +71,9 @@ class OneShot(Interaction):
 
     def collect(self, world: World, request: Request) -> Collected:
         trajectory, outcome = self.sample(world, request)
+        started = time.perf_counter()
         rewards = guarded(world.reward, outcome, world.plan.max_failed, request.processes.gather)
-        return Collected(trajectory, outcome, rewards, evaluations(request))
+        return Collected(trajectory, outcome, rewards, evaluations(request), time.perf_counter() - started)
 
     def sample(self, world: World, request: Request) -> tuple[Trajectory, Outcome]:
         """Without the rewards. A batch is decoded before the next one is sampled, so that slow rewards begin with it."""
@@ -75,7 +81,7 @@ class OneShot(Interaction):
         slow = prefetching(world.reward)
 
         def watch(batch: Trajectory) -> None:
-            require_finite(batch)
+            require_finite(batch, request.policy, request.reference)
             decoded.append(world.domain.decoder(batch.sample))
             for part in slow:
                 part.submit(decoded[-1], batch.cond)
@@ -87,15 +93,20 @@ class OneShot(Interaction):
         return trajectory, outcome_of(world, trajectory, joined(decoded))
 
 
-def require_finite(trajectory: Trajectory) -> None:
-    """Raises RewardError for samples that are not finite: decoded, they might look like bad ones."""
-    if not trajectory.sample.isfinite().all():
-        raise RewardError("the policy's samples are not finite: is the learning rate too high?")
-
-
-def joined(parts: list[Any]) -> Any:
-    """Decoded batches as one: tensors, or what can be added up as lists can."""
-    return torch.cat(parts) if isinstance(parts[0], Tensor) else functools.reduce(operator.add, parts)
+def require_finite(trajectory: Trajectory, policy: Policy, reference: Policy) -> None:
+    """Raises RewardError for samples that are not finite: decoded, they might look like bad ones. Says whether it is training
+    that has brought the policy there: at its first steps an untrained one estimates what the reference does."""
+    if trajectory.sample.isfinite().all():
+        return
+    at, cond = torch.zeros(1, dtype=torch.long, device=policy.device), trajectory.cond[:1].to(policy.device)
+    x = trajectory.initial[:1].to(policy.device)
+    own, base = ((p.initial(cond).mean, p.estimate(x, at, cond)) for p in (policy, reference))
+    if all(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in zip(own, base, strict=True)):
+        raise RewardError(
+            "the samples are not finite, and the policy is the base's, untrained: look at its scheduler_config.json, its "
+            "weights, policy.guidance and runtime.precision"
+        )
+    raise RewardError("the policy's samples are not finite: is the learning rate too high?")
 
 
 def outcome_of(world: World, trajectory: Trajectory, decoded: Any) -> Outcome:
@@ -107,7 +118,7 @@ def outcome_of(world: World, trajectory: Trajectory, decoded: Any) -> Outcome:
 
 def decoded(world: World, trajectory: Trajectory) -> Outcome:
     """Trajectories as rewards see them: their samples, decoded."""
-    require_finite(trajectory)
+    require_finite(trajectory, world.policy, world.reference)
     return outcome_of(world, trajectory, world.domain.decoder(trajectory.sample))
 
 
@@ -163,6 +174,8 @@ def summarise(world: World, collected: Collected) -> dict[str, float]:
     logs["reward"] = total[measured].mean().item()
     logs["reward_std"] = total[measured].std().item()
     logs["failed"] = 1 - measured.double().mean().item()
+    took = torch.tensor([collected.reward_seconds], dtype=torch.float64, device=world.device)
+    logs["reward_seconds"] = gather(took).max().item()  # of the slowest process: the others wait for it
     logs["dead_groups"] = dead_rows(total[:, None], measured, groups_of(world))[:, 0].double().mean().item()
     if trajectory.kl.shape[1] or not world.policy.trains_denoiser:
         logs["kl_nats"] = logs.get("path_kl_nats", 0.0) + logs.get("initial_kl_nats", 0.0)
@@ -183,7 +196,8 @@ def evaluations(request: Request) -> int:
     policy, extras = request.policy, request.extras
     steps, stochastic = policy.steps, len(policy.stochastic_steps)
     reference = steps if extras.estimates else (stochastic if extras.reference else 0)
-    deterministic = 0 if extras.estimates else steps - stochastic
+    # the policy's own, or the reference's, whose estimates are counted already
+    deterministic = 0 if extras.estimates and not extras.tuned_deterministic else steps - stochastic
     return len(request.noise) * (stochastic + reference + deterministic)
 
 

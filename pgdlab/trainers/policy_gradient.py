@@ -17,7 +17,7 @@ from pgdlab.functional.returns import Baseline, Scale, advantages
 from pgdlab.rollout.plan import Plan
 from pgdlab.rollout.sampler import Extras
 from pgdlab.rollout.trajectory import Pairs, pair_indices, split
-from pgdlab.trainers.base import Algorithm, Loss, refuse_ode
+from pgdlab.trainers.base import Algorithm, Loss, refuse_idle_guidance, refuse_ode
 from pgdlab.trainers.experience import Experience, MicroBatch
 from pgdlab.trainers.interaction import (
     Collected,
@@ -29,6 +29,7 @@ from pgdlab.trainers.interaction import (
     summarise,
     training_request,
 )
+from pgdlab.trainers.prompts import prompt_rewards
 from pgdlab.world import World
 
 Terms = tuple[Tensor, dict[str, tuple[Tensor, float]]]  # a sum of losses, and what to log: name -> (sum, count)
@@ -80,24 +81,44 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
             raise ValueError(f"minibatches is {self.minibatches}; it must be at least 1, at most plan.samples")
         world.processes.share(world.plan.samples)
         refuse_ode(world.policy)
+        if world.policy.trains_denoiser:  # a window that does not fit
+            world.plan.trained_steps.of(0, world.policy.stochastic_steps, torch.Generator())
+        refuse_idle_guidance(world)
+        world.penalties.refuse(world.policy.trains_initial)
+        self.refuse_lone_samples(world.plan)
         self.credit.refuse(world)
         if world.penalties.needs_old() and self.updates_per_iteration(world.plan) == 1:
             text = "one update per rollout: the policy is the one that sampled, no step is outside a trust region"
             warnings.warn(text, stacklevel=2)
 
+    def refuse_lone_samples(self, plan: Plan) -> None:
+        """Raises ValueError where every sample is compared with itself alone: all advantages are then 0."""
+        grouped = self.baseline == "group" or self.scale == "group_std"
+        if plan.group == 1 and grouped:
+            raise ValueError(
+                "plan.group is 1: a group's baseline or spread (trainer.baseline=group, trainer.scale=group_std) compares "
+                "the samples of a group, and one alone has advantage 0; set plan.group to 2 or more"
+            )
+        if plan.samples == 1 and self.baseline != "none":
+            raise ValueError(f"plan.samples is 1: trainer.baseline={self.baseline} has no other sample to compare with")
+
     @torch.no_grad()
     def collect(self, world: World, iteration: int) -> Experience:
         plan, policy, shuffle = world.plan, world.policy, world.noise.generator(iteration, 1)
-        trained = plan.trained_steps.select(policy.stochastic_steps, shuffle) if policy.trains_denoiser else []
+        trained = plan.trained_steps.of(iteration, policy.stochastic_steps, shuffle) if policy.trains_denoiser else []
         index = world.processes.share(plan.samples)
         pairs = len(index) * len(trained)
         graph = self.differentiates_sampling(world, pairs)
         compared = world.penalties.needs_reference() and policy.trains_denoiser  # a frozen denoiser's KL is 0
         extras = Extras(compared, world.reward.needs_estimates(), graph=graph)
-        collected = self.interaction.collect(world, training_request(world, iteration, trained, extras))
+        request = training_request(world, iteration, trained, extras)
+        if trained and not plan.trained_steps.noise_elsewhere:
+            request = request.with_noise_at(trained)
+        collected = self.interaction.collect(world, request)
         if graph and not collected.trajectory.has_graph:  # memory ran out: not again
             world.capacity.pass_size = pairs - 1
-        logs = summarise(world, collected)
+        logs, prompts = summarise(world, collected), prompt_rewards(world, collected)
+        logs |= prompts.logs if prompts else {}
         world.penalties.adapt(logs.get("kl_nats", 0.0))  # now: returns and losses are to share one coefficient
         credited, advantage, scale = self.credited(world, collected)
         local = advantage[index.start : index.stop]
@@ -107,7 +128,8 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
             objective_scale=scale, measured=world.processes.gather(collected.rewards.measured).cpu(), index=index,
             step_scale=plan.trained_steps.scale(len(policy.stochastic_steps), len(trained)) if trained else 1.0,
             cost_weight=credited.weight, targets=credited.targets, order=order,
-            logs=logs | credited.logs | world.penalties.logs(), **cost(world, collected, first=not iteration),
+            logs=logs | credited.logs | world.penalties.logs(), prompts=prompts,
+            **cost(world, collected, first=not iteration),
         )  # fmt: skip
 
     def credited(self, world: World, collected: Collected) -> tuple[Credited, Float[Tensor, "N H1"], float]:

@@ -13,6 +13,8 @@ from torch import Tensor
 from pgdlab.functional import surrogates
 from pgdlab.trainers.likelihood_ratio import LikelihoodRatio
 
+SMALLEST = 1e-6  # nats; a smaller clip stops every ratio at its rounding
+
 
 @dataclass(frozen=True, kw_only=True)
 class PPO(LikelihoodRatio):
@@ -30,8 +32,10 @@ class PPO(LikelihoodRatio):
     minibatches: int = 4
 
     def __post_init__(self) -> None:
-        if self.clip <= 0 or (self.bounds == "schulman" and self.clip >= 1):
-            raise ValueError(f"clip is {self.clip}; it must be above 0 (nats), and below 1 where bounds is schulman")
+        if not SMALLEST <= self.clip < math.inf or (self.bounds == "schulman" and self.clip >= 1):
+            raise ValueError(
+                f"clip is {self.clip}; it must be above 0, at least {SMALLEST} nats, and below 1 where bounds is schulman"
+            )
         if self.epochs * self.minibatches == 1:
             text = "one update per rollout: the ratio is identically 1 and the clip does nothing; use trainer=reinforce"
             warnings.warn(text, stacklevel=3)

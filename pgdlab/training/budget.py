@@ -26,11 +26,18 @@ class Budget:
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; it must be above 0, or null for no limit")
 
-    def within(self, plan: Plan) -> Plan:
-        """The plan, with no more iterations than the reward queries pay for; the last one may overdraw them."""
+    def within(self, plan: Plan, done: int = 0, asked: int = 0) -> Plan:
+        """The plan, with no more iterations than the reward queries pay for; the last one may overdraw them. done: iterations
+        that were run before, on `asked` samples: they may have been more or fewer an iteration than the plan's.
+
+        Raises ValueError where more is spent than such a last iteration explains.
+        """
         if self.queries is None:
             return plan
-        return replace(plan, iterations=min(plan.iterations, -(-self.queries // plan.samples)))
+        if done and asked - max(plan.samples, -(-asked // done)) >= self.queries:
+            raise ValueError(f"budget.queries is {self.queries}, but {done} iterations have asked {asked} already")
+        left = max(0, self.queries - asked)
+        return replace(plan, iterations=min(plan.iterations, done + -(-left // plan.samples)))
 
     def spent(self, evaluations: int, seconds: float) -> bool:
         """Whether one of the other limits is reached."""

@@ -8,21 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.pytorch.loggers import Logger
 
 from pgdlab.config.configuration import Config
-from pgdlab.config.schema import instantiate
+from pgdlab.config.groups import options
+from pgdlab.config.schema import ConfigError, children, schema
 from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.initial import InitialDistribution
 from pgdlab.diffusion.policy import Policy
 from pgdlab.domains.base import Domain
 from pgdlab.penalties.base import Penalties, Penalty
 from pgdlab.rewards.base import NoReward, Reward
+from pgdlab.rewards.function import Function
 from pgdlab.rollout.noise import Noise
 from pgdlab.rollout.plan import Plan
 from pgdlab.trainers.base import Algorithm
 from pgdlab.trainers.denoising import Pretrain
 from pgdlab.training.budget import Budget
+from pgdlab.training.loggers import Csv, Keeper, LoggerChoice, figures
 from pgdlab.training.module import SteeringModule
 from pgdlab.training.optimizer import Optimization
 from pgdlab.world import World
@@ -69,21 +73,73 @@ def build_policy_for(cfg: Config, domain: Domain, denoiser: Denoiser) -> Policy:
 
 
 def loggers_of(cfg: Config, folder: Path, done: list[dict[str, str]]) -> list[Logger]:
-    """The loggers of a run in its folder. done: the rows of metrics.csv that it starts with."""
-    loggers: list[Logger] = instantiate(cfg.nodes["logger"], "logger")(folder, cfg.plain(), done)
-    return loggers
+    """The loggers of a run in its folder, metrics.csv first, which is there whatever is chosen. done: the rows of metrics.csv
+    that it starts with."""
+    choices: dict[str, LoggerChoice] = {"csv": Csv(), **cfg.make_each(LoggerChoice, "logger")}
+    return [choice.open(folder, cfg.plain(), done) for choice in choices.values()]
+
+
+def require_loggers(cfg: Config) -> None:
+    """Raises ValueError, before a folder is made, for a logger that lacks something."""
+    for choice in cfg.make_each(LoggerChoice, "logger").values():
+        choice.require()
+
+
+def tell_loggers(cfg: Config, folder: Path, summary: Mapping[str, Any], model: Path | None = None) -> None:
+    """Figures of a run that was over before, or its exported model, to the run's loggers; metrics.csv stays as it is."""
+    for name, choice in cfg.make_each(LoggerChoice, "logger").items():
+        if name != "csv":
+            choice.require()
+            logger = choice.open(folder, cfg.plain(), [])
+            if isinstance(logger, Keeper):
+                logger.keep_afterwards(figures(summary), model)
+
+
+def reward_for(cfg: Config, slot: str, domain: Domain) -> Reward | None:
+    """The reward of a slot, told what the domain's conditions stand for; None where it is empty. Raises ConfigError where
+    it, or one in it, scores other things than the domain gives."""
+    if not cfg.nodes[slot]:
+        return None
+    reward, gives = cfg.make(Reward, slot), domain.decoder.gives
+    for part in reward.modules():
+        takes = part.takes if isinstance(part, Reward) else None
+        if takes and gives and takes != gives:
+            raise ConfigError(
+                f"{slot} ({type(part).__name__}) scores {takes}, but domain={domain.name} gives {gives}: "
+                f"of those that ship {', '.join(scoring(gives))} do"
+            )
+        if isinstance(part, Reward):
+            part.meet(domain.conditioning)
+    return reward
+
+
+def scoring(kind: str) -> list[str]:
+    """The options of the group reward that score a kind of samples."""
+    found = []
+    for name, file in options("reward").items():
+        takes = {getattr(schema(target).target, "takes", None) for target in targets(yaml.safe_load(file.read_text()))}
+        found += [name] if takes - {None} == {kind} else []
+    return found
+
+
+def targets(node: Any) -> list[str]:
+    """Every `_target_` in a node."""
+    own = [node["_target_"]] if isinstance(node, dict) and "_target_" in node else []
+    return own + [target for _, child, _ in children(node, "") for target in targets(child)]
 
 
 def build_world(cfg: Config, denoiser: Denoiser | None = None) -> World:
     """Everything that an algorithm works with; denoiser: instead of the domain's pretrained one."""
     device, domain = device_of(cfg.nodes["runtime"]), cfg.make(Domain, "domain")
+    reward = reward_for(cfg, "reward", domain) or NoReward()  # a pretraining asked none
+    heldout = reward_for(cfg, "heldout", domain)
     policy = build_policy_for(cfg, domain, denoiser or domain.base())
     return World(
         domain=domain,
         policy=policy,
         reference=policy.reference(),
-        reward=cfg.make(Reward, "reward") if cfg.nodes["reward"] else NoReward(),  # a pretraining asked none
-        heldout=cfg.make(Reward, "heldout") if cfg.nodes["heldout"] else None,
+        reward=reward,
+        heldout=heldout,
         penalties=Penalties(cfg.make_each(Penalty, "penalty") if cfg.nodes["penalty"] else {}),
         plan=plan_of(cfg),
         noise=Noise(cfg.seed),
@@ -105,6 +161,9 @@ def build_module(cfg: Config) -> SteeringModule:
     """The LightningModule of a run. Raises ValueError where its parts do not go together."""
     algorithm, world = steering(cfg), build_world(cfg)
     algorithm.refuse(world)
+    for part in (part for reward in (world.reward, world.heldout) if reward for part in reward.modules()):
+        if isinstance(part, Function):
+            part.require()
     module = SteeringModule(world, algorithm, cfg.make(Optimization, "optimizer"))
     return module.to(world.device)
 

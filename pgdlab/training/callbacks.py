@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -19,7 +20,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 
 from pgdlab.config.runs import naming
+from pgdlab.config.signals import Stopped
 from pgdlab.training.budget import Budget
+from pgdlab.training.divergence import Divergence
 from pgdlab.training.loggers import record
 from pgdlab.training.module import SteeringModule
 
@@ -61,9 +64,10 @@ class Checkpoint(LightningCheckpoint):
     file system.)
     """
 
-    def __init__(self, path: Path, every: int, iterations: int, done: int = 0) -> None:
+    def __init__(self, path: Path, every: int, iterations: int, done: int = 0, go_on: str = "") -> None:
+        """go_on: the command that resumes the run."""
         super().__init__()
-        self.path, self.every, self.iterations, self.saved = path, every, iterations, done
+        self.path, self.every, self.iterations, self.saved, self.go_on = path, every, iterations, done, go_on
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         done = trainer.current_epoch + 1
@@ -80,13 +84,22 @@ class Checkpoint(LightningCheckpoint):
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(part, self.path)
+            keep(self.path.parent)
         trainer.strategy.barrier("Checkpoint.save")
 
     def advice(self) -> str:
         """How to go on with a run that ended on the way."""
         if not self.saved:
             return "there is no checkpoint yet: start it anew"
-        return f"go on from iteration {self.saved} with: python run.py resume={self.path.parent.parent}"
+        return f"go on from iteration {self.saved} with: {self.go_on}"
+
+
+def keep(folder: Path) -> None:
+    """Puts on the disk which files a folder has: after a loss of power the new one is there."""
+    place = os.open(folder, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # file systems that cannot
+        os.fsync(place)
+    os.close(place)
 
 
 class GracefulStop(Callback):
@@ -94,7 +107,7 @@ class GracefulStop(Callback):
     processes agree on the iteration."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = 0  # the signal's number
         self.before: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -102,17 +115,18 @@ class GracefulStop(Callback):
             heard = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) != signal.SIG_IGN]
             self.before = {s: signal.signal(s, self.ask) for s in heard}
 
-    def ask(self, *_: Any) -> None:
+    def ask(self, number: int, *_: Any) -> None:
         """Hears a signal. Lightning ends all processes after a KeyboardInterrupt."""
         if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+            raise Stopped(number)
+        self.asked = number
         if not int(os.environ.get("LOCAL_RANK", 0)):  # one voice; print is not safe here
             os.write(2, b"\nstopping after this iteration; once more to stop at once\n")
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         asked = torch.tensor(float(self.asked), device=pl_module.device)
-        trainer.should_stop = trainer.should_stop or bool(trainer.strategy.reduce(asked, reduce_op="sum") > 0)
+        self.asked = int(trainer.strategy.reduce(asked, reduce_op="max"))  # whichever process was told
+        trainer.should_stop = trainer.should_stop or self.asked > 0
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         for number, handler in self.before.items():
@@ -155,14 +169,23 @@ FIGURES = {
     "clip": "clipped {:.0%}",
     "train/denoising_loss": "loss {:.4f}",
     "queries": "{:,.0f} queries",
+    "scoring": "scoring {:.0%}",
 }
+
+
+def scoring(history: list[dict[str, float]]) -> dict[str, float]:
+    """The share of the last iteration's time that its rewards took, where it is known: a resumed run's first is not."""
+    last, before = history[-1], history[-2] if len(history) > 1 else {"iteration": 0.0, "seconds": 0.0}
+    took = last.get("seconds", 0.0) - before.get("seconds", 0.0)
+    known = "reward_seconds" in last and took > 0 and last.get("iteration") == before.get("iteration", 0.0) + 1
+    return {"scoring": last["reward_seconds"] / took} if known else {}
 
 
 class ProgressBar(Callback):
     """One bar over the iterations, with the figures that matter; a line now and then where there is no terminal."""
 
-    def __init__(self, iterations: int) -> None:
-        self.iterations, self.console = iterations, Console(stderr=True)
+    def __init__(self, iterations: int, limits: Divergence | None = None) -> None:
+        self.iterations, self.console, self.limits = iterations, Console(stderr=True), limits or Divergence()
         figures = TextColumn(
             "{task.fields[figures]}", table_column=Column(no_wrap=True, ratio=1)
         )  # cut where it is narrow
@@ -186,7 +209,9 @@ class ProgressBar(Callback):
         row, done = dict(pl_module.history[-1]), trainer.current_epoch + 1
         clipped = [row[key] for key in row if "clip_fraction" in key and "initial" not in key]
         row |= {"clip": sum(clipped)} if clipped else {}
+        row |= scoring(pl_module.history)
         figures = "  ".join(text.format(row[key]) for key, text in FIGURES.items() if key in row)
+        figures = "  ".join(filter(None, [self.limits.warning(pl_module.history), figures]))
         now = time.monotonic()
         left = timedelta(seconds=round((now - self.started) / (done - self.begun) * (self.iterations - done)))
         self.bar.update(self.task, completed=done, left=f"{left} left", figures=figures)

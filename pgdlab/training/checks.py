@@ -6,36 +6,28 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pgdlab.functional.gaussian import kl_same_std
-from pgdlab.functional.returns import ROUNDED, dead_rows
-from pgdlab.rewards.base import Outcome, ShapeError
-from pgdlab.rewards.guard import RewardError, guarded
+from pgdlab.rewards.base import Outcome
 from pgdlab.rollout.noise import Noise, Stream
 from pgdlab.rollout.sampler import Extras
 from pgdlab.rollout.trajectory import Trajectory, initial_kl, replay
 from pgdlab.trainers.interaction import OneShot, Request, in_turn
 from pgdlab.trainers.ppo import PPO
+from pgdlab.training.checks_densities import densities, drawn, reached
+from pgdlab.training.checks_pipeline import pipeline
+from pgdlab.training.findings import Check
 from pgdlab.training.module import SteeringModule
+from pgdlab.training.rehearsal import rehearse
+from pgdlab.training.reward_checks import heldout, reward
 from pgdlab.world import World
 
 ROWS = 16  # trajectories that the checks use
 PAIRS = 32  # (trajectory, step) pairs for gradients
 RATIO_LIMIT = 0.02  # nats; fp32 rounding gives below 1e-3, a wrong replay at once far more
-
-
-@dataclass(frozen=True)
-class Check:
-    """One finding. failed stops a run, warning does not."""
-
-    name: str
-    verdict: Literal["ok", "warning", "failed"]
-    message: str
 
 
 class DoctorError(ValueError):
@@ -51,28 +43,33 @@ def examine(module: SteeringModule, precision: str | None = None) -> list[Check]
     noise = Noise(world.noise.seed, Stream.DOCTOR)
     checks: list[Callable[[], Iterator[Check]]] = [
         lambda: _optimizer(module),
+        lambda: _guidance(world),
+        lambda: (_check(*finding) for finding in pipeline(world)),
         lambda: _noise(world, trajectory, replayed[0]),
         lambda: _ratio(trajectory, replayed[1]),
+        lambda: _densities(world, trajectory, replayed[0]),
         lambda: _clip(module),
         lambda: _kl(world, trajectory),
-        lambda: _reward(world, outcome, sampling),
-        lambda: _heldout(world, outcome),
+        lambda: reward(world, outcome, sampling, _group(world)),
+        lambda: heldout(world, outcome),
     ]
     # without autocast's cache of weights, which would not see them nudged
     half = torch.autocast(world.device.type, torch.bfloat16, enabled=precision == "bf16-mixed", cache_enabled=False)
-    with _as_in_training(module), torch.random.fork_rng(devices=[]), half:
+    with _mode(module, training=module.algorithm.dropout), torch.random.fork_rng(devices=[]), half:
         started = time.perf_counter()
         trajectory, outcome = _sample(world, noise)
         sampling = ROWS / (time.perf_counter() - started)
         replayed = _replayed(world, trajectory)
-        return [finding for check in checks for finding in check()]
+        findings = [finding for check in checks for finding in check()]
+    with _mode(module, training=False), torch.random.fork_rng(devices=[]):
+        return [*findings, Check("afterwards", *rehearse(world, trajectory))]
 
 
 @contextmanager
-def _as_in_training(module: SteeringModule) -> Iterator[None]:
-    """The modes that fit() trains in; afterwards every part has its own again."""
+def _mode(module: SteeringModule, *, training: bool) -> Iterator[None]:
+    """All parts in one mode; afterwards every part has its own again."""
     modes = {part: part.training for part in module.modules()}
-    module.train(module.algorithm.dropout)
+    module.train(training)
     try:
         yield
     finally:
@@ -131,6 +128,16 @@ def _optimizer(module: SteeringModule) -> Iterator[Check]:
     yield _check("parameters", good, f"{count:,} trained, all in the optimizer", cause)
 
 
+def _densities(world: World, trajectory: Trajectory, taken: Tensor) -> Iterator[Check]:
+    """What a gradient is made of, against figures of another make."""
+    rho = [p for p in world.policy.initial.parameters() if p.requires_grad]
+    yield from (
+        _check(*f) for f in densities(world.policy, world.penalties, trajectory, drawn(world.policy, trajectory, taken))
+    )
+    with _nudged(rho):  # a last layer of zeros lets nothing through to those before it
+        yield from (_check(*f) for f in reached(world.policy, trajectory))
+
+
 @torch.no_grad()
 def _replayed(world: World, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
     """By replay, for all rows and trained steps: the noise that the action took (ROWS, K, D), its log-probability (ROWS, K)."""
@@ -147,9 +154,7 @@ def _replayed(world: World, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def _noise(world: World, trajectory: Trajectory, taken: Tensor) -> Iterator[Check]:
     """The noise that the trajectories really took, that of s_0 first: no two samples and no two steps have the same."""
-    rho = world.policy.initial(trajectory.cond)
-    first = ((trajectory.initial - rho.mean) / rho.std).reshape(ROWS, 1, -1)
-    every = torch.cat([first, taken], 1)
+    every = drawn(world.policy, trajectory, taken)
     parts = {"samples": every.flatten(1), "steps": every.transpose(0, 1).flatten(1)}
     near = {name: _nearest(x) for name, x in parts.items()}
     # of independent numbers the nearest of some hundred pairs are nearer than that once in a thousand times: the distance
@@ -169,6 +174,16 @@ def _clip(module: SteeringModule) -> Iterator[Check]:
         updates = module.algorithm.updates_per_iteration(module.world.plan)
         idle = "; the ratio stays 1 and the clip does nothing: trainer=reinforce is the same" if updates == 1 else ""
         yield Check("clip", "warning" if idle else "ok", f"{updates} updates a rollout{idle}")
+
+
+def _guidance(world: World) -> Iterator[Check]:
+    """Guidance is the difference between a prompt and none: where no prompt names anything it is 0, and costs its rows."""
+    if not world.policy.denoiser.guided:
+        return
+    none, prompts = world.domain.conditioning.unconditional, world.domain.train_conditions
+    named = sum(prompt != none for prompt in prompts)
+    cause = "guidance changes nothing then: set policy.guidance=1, or prompts that name something"
+    yield _check("guidance", named > 0, f"{named} of {len(prompts)} prompts name something", cause)
 
 
 def _ratio(trajectory: Trajectory, score: Tensor) -> Iterator[Check]:
@@ -239,50 +254,3 @@ def _kl_gradient(world: World, trajectory: Trajectory, trained: Sequence[Tensor]
         return 0.0
     some = torch.autograd.grad(total, trained, allow_unused=True)
     return math.hypot(*(g.norm().item() for g in some if g is not None))
-
-
-def _reward(world: World, outcome: Outcome, sampling: float) -> Iterator[Check]:
-    """Finite, the same twice, not equal in every group, and not slower than the policy."""
-    limit = world.plan.max_failed
-    started = time.perf_counter()
-    try:
-        first = guarded(world.reward, outcome, limit)
-        rate = ROWS / (time.perf_counter() - started)
-        again = guarded(world.reward, outcome, limit)
-    except RewardError as error:
-        yield Check("reward", "failed", str(error))
-        return
-    measured, total = first.measured, first.total[:, None]
-    same = torch.equal(first.values, again.values) and torch.equal(measured, again.measured)
-    message = f"mean {total[measured].mean():.3f}, {int(measured.sum())} of {ROWS} measured"
-    yield _check("reward", same, message, "the same samples were paid otherwise the second time: is the scorer random?")
-    groups = torch.arange(ROWS, device=world.device) // _group(world)
-    yield _groups(total, measured, groups)
-    slow = "; the reward is the bottleneck" if rate < sampling else ""
-    speed = f"reward {rate:,.0f} samples/s, policy {sampling:,.0f} samples/s{slow}"
-    yield Check("throughput", "warning" if slow else "ok", speed)
-
-
-def _groups(total: Tensor, measured: Tensor, groups: Tensor) -> Check:
-    """Whether rewards differ within groups; what best-of-n would gain is of the size of their spread."""
-    dead, near = (dead_rows(total, measured, groups, floor).double().mean().item() for floor in (ROUNDED, 1e-3))
-    message = f"{dead:.0%} of groups have equal rewards"
-    if dead == 1:
-        return Check("groups", "warning", f"{message}; there is nothing to learn from yet")
-    if near == 1:
-        narrow = f"in {near:.0%} they differ by less than a thousandth: a base without diversity cannot be steered"
-        return Check("groups", "warning", f"{message}; {narrow}")
-    return Check("groups", "ok", message)
-
-
-def _heldout(world: World, outcome: Outcome) -> Iterator[Check]:
-    """A held-out reward is only looked at: where it fails the run goes on without it."""
-    if world.heldout is None:
-        return
-    try:
-        held = guarded(world.heldout, outcome, world.plan.max_failed)
-    except RewardError as error:
-        yield Check("held-out", "failed" if isinstance(error, ShapeError) else "warning", str(error))
-        return
-    mean = held.total[held.measured].mean()
-    yield Check("held-out", "ok", f"mean {mean:.3f}, {int(held.measured.sum())} of {ROWS} measured")

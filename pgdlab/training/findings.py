@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from pgdlab.training.checks import Check
+from dataclasses import dataclass
+from typing import Literal
 
 COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding. failed stops a run, warning does not."""
+
+    name: str
+    verdict: Literal["ok", "warning", "failed"]
+    message: str
 
 
 def table(findings: list[Check]) -> None:

@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import inspect
 import logging
+import signal
+import time
 import warnings
-import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from torch import Tensor
 
 from pgdlab.config import renamed
 from pgdlab.config.configuration import Config
-from pgdlab.config.runs import LAST
+from pgdlab.config.runs import LAST, go_on
 from pgdlab.config.schema import make
-from pgdlab.diffusion.policy import Policy
+from pgdlab.config.signals import Stopped
 from pgdlab.processes import Processes
+from pgdlab.rollout.plan import Plan
 from pgdlab.training.budget import Budget
-from pgdlab.training.build import loggers_of
+from pgdlab.training.build import loggers_of, require_loggers
 from pgdlab.training.callbacks import EMA, BudgetStop, Checkpoint, GracefulStop, Metrics, ProgressBar
+from pgdlab.training.checkpoint import Origin, asked, load, require_base, require_fit, require_own, require_whole
+from pgdlab.training.divergence import Divergence
 from pgdlab.training.loggers import resume_rows
-from pgdlab.training.module import SteeringModule, digest
+from pgdlab.training.module import SteeringModule
+from pgdlab.training.prompt_table import PromptTable
+from pgdlab.training.sheets import ContactSheets, require_pictures
 
-__all__ = ["LAST", "fit", "load", "make_trainer", "over", "ready"]
+__all__ = ["LAST", "fit", "load", "make_trainer", "over", "ready", "require_base", "require_fit"]
 
 RUNTIME = ("accelerator", "devices", "strategy", "precision", "deterministic", "benchmark", "profiler")
 
@@ -43,6 +47,9 @@ def ready(module: SteeringModule, cfg: Config) -> int:
     size = make_trainer(cfg.nodes["runtime"], logger=False).world_size
     module.world = replace(module.world, processes=Processes(size=size))
     module.algorithm.refuse(module.world)
+    require_loggers(cfg)
+    if module.world.plan.sheet_every:
+        require_pictures(module.world.domain)
     if not cfg.resume:
         return 0
     path = Path(cfg.resume) / LAST
@@ -50,8 +57,12 @@ def ready(module: SteeringModule, cfg: Config) -> int:
     saved = renamed.checkpoint(state, module.state_dict())["current_model_state"]
     require_fit(module.state_dict(), saved, path)
     require_base(module.world.reference, state, path)
+    require_own(state, Path(cfg.resume))
+    require_whole(state, path)
     done = int(saved["iterations"])
-    if done > module.world.plan.iterations:
+    plan = cfg.stated(Budget, "budget").within(cfg.make(Plan, "plan"), done, asked(state))
+    module.world = replace(module.world, plan=plan)
+    if done > plan.iterations:
         raise ValueError(
             f"{done} iterations are done; plan.iterations must be at least {done}, or budget.queries pay for them"
         )
@@ -68,25 +79,56 @@ def fit(
     """
     plan, updates = module.world.plan, module.algorithm.updates_per_iteration(module.world.plan)
     loggers = loggers_of(cfg, folder, resume_rows(folder, done))
-    checkpoint = Checkpoint(folder / LAST, plan.checkpoint_every, plan.iterations, done)
-    stops = [GracefulStop(), BudgetStop(cfg.stated(Budget, "budget"))]
+    checkpoint = Checkpoint(folder / LAST, plan.checkpoint_every, plan.iterations, done, go_on(folder, cfg))
+    progress = ProgressBar(plan.iterations, cfg.stated(Divergence, "divergence"))
+    stops = [Origin(cfg, plan.samples), GracefulStop(), BudgetStop(cfg.stated(Budget, "budget"))]
+    sheets = [ContactSheets(folder, plan.sheet_every)] if plan.sheet_every else []
+    table = PromptTable(folder, module.world.domain.conditioning.texts, done)
     average = EMA(module.optimization.ema_decay(plan.iterations * updates))
     trainer = make_trainer(
         cfg.nodes["runtime"],
         max_epochs=plan.iterations,
         logger=loggers,
-        callbacks=[average, *stops, Metrics(), ProgressBar(plan.iterations), checkpoint, *more],
+        callbacks=[average, *stops, Metrics(), table, progress, checkpoint, *sheets, *more],
         default_root_dir=folder,
     )
     try:
-        trainer.fit(module, ckpt_path=checkpoint.path if done else None, weights_only=False)
+        trainer.fit(module, ckpt_path=checkpoint.path if done else None, weights_only=True)
     except OSError as error:
         raise ValueError(f"{error}; {checkpoint.advice()}") from error
+    except RuntimeError as error:
+        if trainer.world_size > 1 and (lost := lost_process(trainer)):
+            raise ValueError(f"{lost}; {checkpoint.advice()}") from error
+        raise
     except SystemExit as end:
         if isinstance(end.__context__, KeyboardInterrupt):  # which Lightning answers by leaving, without a word
-            raise KeyboardInterrupt(checkpoint.advice()) from None
+            raise Stopped.of(end.__context__, checkpoint.advice()) from None
         raise
     return trainer
+
+
+def lost_process(trainer: lightning.Trainer, seconds: float = 2.0) -> str:
+    """Which other process of a run has ended, and how, where an exchange with it failed; empty where none has."""
+    started = getattr(trainer.strategy.launcher, "procs", [])  # of the first process, by rank from 1
+    late = time.monotonic() + seconds
+    while started and time.monotonic() < late:  # a connection breaks a moment before the system says why
+        for rank, process in enumerate(started, 1):
+            code = process.poll()
+            if code:
+                how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+                return f"the process of rank {rank} ended ({how})"
+        time.sleep(0.05)
+    return "" if started else "another process of the run ended"
+
+
+def stopped_by(trainer: lightning.Trainer) -> int:
+    """The number of the signal that asked a run to stop; 0 for none."""
+    return max(callback.asked for callback in trainer.callbacks if isinstance(callback, GracefulStop))  # type: ignore[attr-defined]
+
+
+def asked_for(module: SteeringModule, trainer: lightning.Trainer) -> int:
+    """The samples that the reward was asked for in all of a run's training, those that were asked again counted once."""
+    return max(callback.asked(module) for callback in trainer.callbacks if isinstance(callback, Origin))  # type: ignore[attr-defined]
 
 
 def over(module: SteeringModule, cfg: Config) -> bool:
@@ -116,7 +158,7 @@ def make_trainer(runtime: dict[str, Any], **settings: Any) -> lightning.Trainer:
         warnings.filterwarnings("ignore", f".*{text}.*")
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "use_distributed_sampler": False}
     own = [LightningEnvironment()]  # a run starts its own processes, in a SLURM job too
-    return make(lightning.Trainer, runtime, "runtime", plugins=own, **quiet, **settings)
+    return make(lightning.Trainer, runtime, "runtime", plugins=own, **(quiet | settings))
 
 
 def require_machine(runtime: dict[str, Any]) -> None:
@@ -131,40 +173,4 @@ def require_machine(runtime: dict[str, Any]) -> None:
         raise ValueError(
             f"runtime.precision is {runtime['precision']!r}; it must be 32-true or bf16-mixed (16-mixed scales the loss, and "
             "gradients would be clipped at that scale; others change the dtype of weights and densities)"
-        )
-
-
-def load(path: Path) -> dict[str, Any]:
-    """A checkpoint's contents. Raises ValueError where it is missing, truncated or not a checkpoint of this program."""
-    if not path.is_file():
-        raise ValueError(f"there is no checkpoint at {path}: the run stopped before its first one; start it anew")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()  # torch does not compare checksums
-        if broken:
-            raise zipfile.BadZipFile(f"{broken} is damaged")
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
-    except Exception as error:  # torch raises many kinds for a broken file
-        raise ValueError(f"{path} cannot be read ({error}); it is damaged, truncated or not a checkpoint") from error
-    parts = [state.get(name) for name in ("current_model_state", "state_dict")] if isinstance(state, dict) else [None]
-    if not all(isinstance(part, dict) and "iterations" in part for part in parts):
-        raise ValueError(f"{path} is not a checkpoint of a pgdlab run")
-    return renamed.checkpoint(state)
-
-
-def require_fit(own: dict[str, Tensor], saved: dict[str, Tensor], path: Path) -> None:
-    """Raises ValueError where the saved weights are not those of this model, by name or shape."""
-    wrong = sorted(own.keys() ^ saved.keys()) + [n for n in own.keys() & saved.keys() if own[n].shape != saved[n].shape]
-    if wrong:
-        raise ValueError(
-            f"{path} holds another model than this config's: {len(wrong)} weights differ in name or shape, such as {wrong[0]}"
-        )
-
-
-def require_base(reference: Policy, state: dict[str, Any], path: Path) -> None:
-    """Raises ValueError where a checkpoint's run had another reference: its KL and its gain would be to two bases."""
-    if state.get("base") != digest(reference):
-        raise ValueError(
-            f"{path} was made on another base than the one that is loaded now: put the weights of its domain back, or "
-            "start a new run"
         )

@@ -1,28 +1,28 @@
-"""Loggers: CSV always, Weights & Biases where asked for. Both continue a resumed run's curves."""
+"""Loggers: CSV always, TensorBoard and MLflow where asked for. All continue a resumed run's curves."""
 
 from __future__ import annotations
 
-import csv as csv_file
-import io
-import netrc
+import fcntl
+import importlib.util
+import logging
+import math
 import os
-import secrets
-import sys
-import urllib.error
-import urllib.parse
-import urllib.request
-import warnings
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from jaxtyping import UInt8
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
-from pgdlab.config.runs import METRICS, cells, naming
+from pgdlab.config.runs import cells
+from pgdlab.training.table import Table
 
-MOLECULES = 16  # in three dimensions, that a browser is to show at once
-Mode = Literal["online", "offline", "disabled"]
+SHEET = "contact_sheet"  # its name
 
 
 def resume_rows(folder: Path, iterations: int) -> list[dict[str, str]]:
@@ -30,113 +30,202 @@ def resume_rows(folder: Path, iterations: int) -> list[dict[str, str]]:
     return [row for row in cells(folder) if float(row["iteration"]) <= iterations]
 
 
-def csv(folder: Path, settings: Mapping[str, Any], done: list[dict[str, str]]) -> list[Logger]:
-    """metrics.csv in the run folder, one row an iteration. settings: of the run; done: the rows that it starts with."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "previous log files will be deleted": they are `done`
-        logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)
-        logger.experiment.metrics = [dict(row) for row in done]
-    with naming(folder / METRICS):
-        logger.save()
-    return [logger]
+class Keeper(Logger, ABC):
+    """A Lightning logger that also takes what a run leaves at its end."""
+
+    def record(self, row: dict[str, Any], iteration: int) -> None:
+        """Logs a row at the run's own step."""
+        self.log_metrics(row, step=iteration)
+
+    @abstractmethod
+    def show(self, file: Path, images: list[tuple[UInt8[Tensor, "C H W"], str]], iteration: int) -> None:
+        """A contact sheet on the way, and the images in it with their captions."""
+
+    @abstractmethod
+    def keep(self, files: list[Path], summary: dict[str, Any], iteration: int) -> None:
+        """Files (.png, .csv, .sdf) and the figures of summary.json, at the end of the run."""
+
+    @abstractmethod
+    def keep_afterwards(self, figures: dict[str, float], model: Path | None) -> None:
+        """Of a run that was over: figures of a later evaluation, or the folder of its exported model."""
 
 
-def wandb(
-    folder: Path,
-    settings: Mapping[str, Any],
-    done: list[dict[str, str]],
-    project: str = "pgdlab",
-    mode: Mode | None = None,
-) -> list[Logger]:
-    """CSV and Weights & Biases: online with a key, offline without (upload later with `wandb sync`).
+class LoggerChoice(ABC):
+    """An option of `logger`: a place that a run's figures go to, beside metrics.csv."""
 
-    mode: "disabled" makes no run; null asks WANDB_MODE, then looks for a key. A server that cannot be reached makes the run
-    an offline one, and one that goes away keeps nobody waiting: W&B writes all to disk first. The run's id is kept in the
-    run folder, so that a resumed run continues its curves. Raises ValueError where the server refuses.
+    def require(self) -> None:  # noqa: B027 (most lack nothing)
+        """Raises ValueError, before a folder is made, for what the logger lacks."""
+
+    @abstractmethod
+    def open(self, folder: Path, settings: Mapping[str, Any], done: list[dict[str, str]]) -> Logger:
+        """The logger of a run in its folder. settings: of the run; done: the rows that it starts with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Csv(LoggerChoice):
+    """metrics.csv in the run folder, which is there whatever else is chosen."""
+
+    def open(self, folder: Path, settings: Mapping[str, Any], done: list[dict[str, str]]) -> Logger:
+        return Table(folder, done)
+
+
+class Board(Keeper, TensorBoardLogger):
+    """Event files of TensorBoard."""
+
+    settings: Mapping[str, Any]
+
+    def show(self, file: Path, images: list[tuple[UInt8[Tensor, "C H W"], str]], iteration: int) -> None:
+        self.experiment.add_image(SHEET, pixels(file), iteration, dataformats="HWC")
+
+    def keep(self, files: list[Path], summary: dict[str, Any], iteration: int) -> None:
+        writer = self.experiment
+        for file in files:
+            if file.suffix == ".png":
+                writer.add_image(file.stem, pixels(file), iteration, dataformats="HWC")
+            else:
+                writer.add_text(file.stem, f"see {file}", iteration)
+        found = figures(summary)
+        for name in found.keys() - summary.keys():
+            writer.add_scalar(name, found[name], iteration)
+        self.log_hyperparams(
+            dict(self.settings), {name: found[name] for name in found.keys() & summary.keys()}, iteration
+        )
+        self.save()
+
+    def keep_afterwards(self, figures: dict[str, float], model: Path | None) -> None:
+        for name, value in figures.items():
+            self.experiment.add_scalar(name, value, 0)
+        self.finalize("success")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorBoard(LoggerChoice):
+    """TensorBoard: event files in <run>/tensorboard; `tensorboard --logdir runs` shows all runs. Needs the extra [loggers]."""
+
+    def require(self) -> None:
+        require_package("tensorboard", "tensorboard")
+
+    def open(self, folder: Path, settings: Mapping[str, Any], done: list[dict[str, str]]) -> Logger:
+        # rows after the checkpoint that a run goes on from are taken back
+        purge = int(float(done[-1]["iteration"])) + 1 if done else None
+        logger = Board(folder, name="tensorboard", version="", default_hp_metric=False, purge_step=purge)
+        logger.settings = settings
+        return logger
+
+
+class MLflowKeeper(Keeper, MLFlowLogger):
+    """A run of MLflow's."""
+
+    def show(self, file: Path, images: list[tuple[UInt8[Tensor, "C H W"], str]], iteration: int) -> None:
+        self.experiment.log_artifact(self.run_id, str(file), file.parent.name)
+
+    def keep(self, files: list[Path], summary: dict[str, Any], iteration: int) -> None:
+        self.log_metrics(figures(summary), step=iteration)
+        for file in files:
+            self.experiment.log_artifact(self.run_id, str(file))
+
+    def keep_afterwards(self, figures: dict[str, float], model: Path | None) -> None:
+        self.log_metrics(figures)
+        if model is not None:
+            self.experiment.log_artifacts(self.run_id, str(model), "model")
+        self.finalize("success")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLflow(LoggerChoice):
+    """MLflow. Needs the extra [loggers].
+
+    uri: of its store, null for MLFLOW_TRACKING_URI or else the file runs/mlflow.db: no server is needed. experiment: of the
+    run, null for its sweep or else "pgdlab". The run's id is kept in the run folder, so that a resumed run continues its curves.
     """
-    import wandb as library
 
-    identity = folder / "wandb_id"
-    if not identity.is_file():
-        identity.write_text(os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4))  # wandb agent names its runs
-    server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    chosen = mode or os.environ.get("WANDB_MODE") or ("online" if has_key(server) else "offline")
-    lost = chosen == "online" and not reachable(server)
-    chosen = "offline" if lost else chosen
-    os.environ.setdefault("WANDB_FINISH_TIMEOUT", "60")  # seconds; the rest can be synced from disk
-    os.environ.setdefault("WANDB_SILENT", "true")  # what there is to say is said below
-    library.setup()  # reads that: Lightning's way of starting a run makes W&B warn before it does
-    logger = WandbLogger(
-        project=project, name=folder.name, id=identity.read_text(), save_dir=folder.resolve(), resume="allow",
-        mode=chosen,
-    )  # fmt: skip
-    try:
-        logger.log_hyperparams(dict(settings))
-    except library.errors.Error as error:
-        raise ValueError(f"W&B at {server}: {error}. logger.mode=offline does without the server") from error
-    logger.experiment.define_metric("*", step_metric="iteration")
-    sync = f"{f'cannot reach {server}; ' if lost else ''}offline, upload later with: wandb sync {folder}/wandb/*"
-    if chosen != "disabled":
-        rank_zero_only(print)(f"W&B: {sync if chosen == 'offline' else logger.experiment.url}", file=sys.stderr)
-    return [*csv(folder, settings, done), logger]
+    uri: str | None = None
+    experiment: str | None = None
+
+    def require(self) -> None:
+        for module in ("mlflow", *(STORE if self.address().startswith("sqlite:") else ())):
+            require_package(module, "mlflow")
+
+    def address(self) -> str:
+        """Of the store."""
+        return self.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('runs').resolve()}/mlflow.db"
+
+    def open(self, folder: Path, settings: Mapping[str, Any], done: list[dict[str, str]]) -> Logger:
+        from mlflow.exceptions import MlflowException
+
+        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+        for name in ("mlflow", "alembic", "lightning.pytorch.loggers.mlflow"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            with alone(Path("runs/mlflow.lock")):  # the first one makes the tables
+                return self.begin(folder, settings)
+        except MlflowException as error:
+            raise ValueError(f"MLflow at {self.address()}: {error}") from error
+
+    def begin(self, folder: Path, settings: Mapping[str, Any]) -> Logger:
+        """Starts the run, or goes on with the one whose id is in the run folder."""
+        identity, sweep = folder / "mlflow_id", str(Path(str(settings.get("name") or "")).parent)
+        local = self.address().startswith("sqlite:")
+        logger = MLflowKeeper(
+            self.experiment or (sweep if sweep != "." else "pgdlab"), run_name=folder.name, tracking_uri=self.address(),
+            artifact_location=f"file://{Path('runs').resolve()}/mlflow" if local else None,
+            tags={"task": str(settings.get("task"))}, run_id=identity.read_text() if identity.is_file() else None,
+        )  # fmt: skip
+        if getattr(rank_zero_only, "rank", 0) == 0 and not identity.is_file():
+            logger.log_hyperparams(dict(settings))
+            identity.write_text(str(logger.run_id))
+        return logger
+
+
+@contextmanager
+def alone(file: Path) -> Iterator[None]:
+    """One process at a time."""
+    file.parent.mkdir(exist_ok=True)
+    with file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+STORE = ("sqlalchemy", "alembic", "cryptography")  # packages that MLflow needs for a store in a file
+
+
+def require_package(module: str, logger: str) -> None:
+    """Raises ValueError where a package is missing."""
+    if importlib.util.find_spec(module) is None:
+        raise ValueError(
+            f"logger={logger} needs the package {module}, which is not installed: pip install 'pgdlab[loggers]'"
+        )
+
+
+def figures(summary: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers in a summary, those inside mappings too: evaluations/ema/sde/reward. Without those that are not finite."""
+    found: dict[str, float] = {}
+    for name, value in summary.items():
+        if isinstance(value, Mapping):
+            found |= figures(value, f"{prefix}{name}/")
+        elif isinstance(value, (int, float)) and math.isfinite(value):
+            found[f"{prefix}{name}"] = float(value)
+    return found
+
+
+def pixels(file: Path) -> Any:
+    """A picture as an array (height, width, 3)."""
+    import numpy as np
+    from PIL import Image
+
+    return np.asarray(Image.open(file).convert("RGB"))
 
 
 def record(logger: Logger, row: dict[str, Any], iteration: int) -> None:
-    """Logs a row at the run's own step. Lightning leaves the step to W&B, whose offline runs count from 0 again when they
-    are resumed: the server would drop what comes before the step that it has."""
-    if isinstance(logger, WandbLogger):
-        logger.experiment.log(row, step=iteration)
+    """Logs a row at the run's own step."""
+    if isinstance(logger, Keeper):
+        logger.record(row, iteration)
     else:
-        with naming(Path(str(logger.log_dir)) / METRICS):
-            logger.log_metrics(row, step=iteration)
+        logger.log_metrics(row, step=iteration)
 
 
 def publish(logger: Logger, files: list[Path], summary: dict[str, Any], iteration: int) -> None:
-    """Files and the headline figures to loggers that take them; the end of the run."""
-    if isinstance(logger, WandbLogger):
-        record(logger, {file.stem: media(file) for file in files}, iteration)
-        logger.experiment.summary.update({k: v for k, v in summary.items() if isinstance(v, (int, float))})
-        logger.experiment.finish()
+    """Files and figures to loggers that take them; the end of the run."""
+    if isinstance(logger, Keeper):
+        logger.keep(files, summary, iteration)
     logger.finalize("success")
-
-
-def media(file: Path) -> Any:
-    """A file as W&B shows it: a .png as an image, a .csv as a table, an .sdf as its first MOLECULES molecules."""
-    import wandb as library
-
-    if file.suffix == ".csv":
-        with file.open(newline="") as lines:
-            columns, *rows = csv_file.reader(lines)
-        return library.Table(columns=[*columns], data=[[number(cell) for cell in row] for row in rows])
-    if file.suffix == ".sdf":
-        records = [record for record in file.read_text().split("$$$$\n") if record.strip()][:MOLECULES]
-        return [library.Molecule(io.StringIO(r), caption=r.partition("\n")[0], file_type="sdf") for r in records]
-    return library.Image(str(file))
-
-
-def number(cell: str) -> float | str | None:
-    """A cell of a table: a number where it is one, None where it is empty."""
-    try:
-        return float(cell) if cell else None
-    except ValueError:
-        return cell
-
-
-def has_key(server: str) -> bool:
-    """Whether there is a key for the server, in the environment or in ~/.netrc."""
-    try:
-        found = netrc.netrc().authenticators(urllib.parse.urlsplit(server).hostname or server)
-    except (OSError, netrc.NetrcParseError):
-        found = None
-    return bool(os.environ.get("WANDB_API_KEY") or found)
-
-
-def reachable(server: str) -> bool:
-    """Whether anything answers, through the proxy that the environment names, within 5 s."""
-    try:
-        urllib.request.urlopen(server, timeout=5).close()
-    except urllib.error.HTTPError:
-        return True  # an answer
-    except (OSError, ValueError):
-        return False
-    return True

@@ -18,9 +18,12 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from pgdlab.config import renamed
+from pgdlab.diffusion.pipelines import PipelineDenoiser
+from pgdlab.diffusion.tuning import AdaptersOff
 from pgdlab.processes import Processes, alone
 from pgdlab.rollout.memory import release
 from pgdlab.trainers.base import Algorithm, Loss
+from pgdlab.trainers.prompts import PromptRewards
 from pgdlab.training.optimizer import Optimization
 from pgdlab.world import World
 
@@ -29,10 +32,18 @@ def digest(part: torch.nn.Module) -> str:
     """SHA-256 of all that does not train in a module, to know it again."""
     trained = {name for name, p in part.named_parameters(remove_duplicate=False) if p.requires_grad}
     found = hashlib.sha256()
-    for name, x in part.state_dict().items():
+    for name, x in [*part.state_dict().items(), *of_pipelines(part)]:
         if name not in trained:
             found.update(name.encode() + x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
+
+
+def of_pipelines(part: torch.nn.Module) -> list[tuple[str, Tensor]]:
+    """What checkpoints of pipelines lack, and a reference with adapters off only shares: frozen weights, and the prompts."""
+    shared = [m.shared[0] for m in part.modules() if isinstance(m, AdaptersOff)]
+    denoisers = [m for whole in (part, *shared) for m in whole.modules() if isinstance(m, PipelineDenoiser)]
+    kept = [(name, p) for d in denoisers for name, p in d.named_parameters() if not p.requires_grad]
+    return kept + [("prompts", d.conditioning.fingerprint) for d in denoisers]
 
 
 class SteeringModule(lightning.LightningModule):
@@ -60,6 +71,7 @@ class SteeringModule(lightning.LightningModule):
         self.experience: Any = None
         self.parts: dict[str, list[torch.nn.Parameter]] = {}
         self.history: list[dict[str, float]] = []
+        self.prompts: PromptRewards | None = None  # of the last iteration
         self.sums: dict[str, list[tuple[Tensor, float]]] = {}
         self.rows = 0
         self.started = 0.0
@@ -209,7 +221,7 @@ class SteeringModule(lightning.LightningModule):
             took
         ).max()  # of the slowest: a budget ends in all processes at once
         self.history.append(dict(self.iteration_logs()))
-        self.experience = None
+        self.prompts, self.experience = experience.prompts, None
 
     def all_sums(self) -> dict[str, tuple[float, float]]:
         """The sums over all processes, exchanged at once with their names: a process whose samples were all not measured has

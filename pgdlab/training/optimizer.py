@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 RATES = {"initial": 1e-2, "critic": 3e-3}
+SMALLEST_NORM = 1e-6  # of a clipped gradient: below it nothing moves, without a word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +20,8 @@ class Optimization:
 
     lr: of the denoiser, and of what rates does not name. rates: of other parts, by their name in Algorithm.trained.
     clip_norm: largest gradient norm, 0 for none; a part outside the policy has its own norm. ema_halflife: of the averaged
-    weights, as a share of all updates. warmup: updates of linear warm-up; final_lr: the share of the learning rate that a
-    cosine decays to at the last update (1: constant).
+    weights, as a share of all updates. warmup: updates of linear warm-up, the last of which has the whole rate; final_lr: the
+    share of the learning rate that a cosine decays to, which the last update has (1: constant).
     """
 
     lr: float = 1e-4
@@ -34,17 +36,23 @@ class Optimization:
 
     def __post_init__(self) -> None:
         allowed: list[tuple[str, Callable[[float], bool], str]] = [
-            ("lr ema_halflife", lambda x: x > 0, "above 0"),
+            ("lr", lambda x: 0 < x < math.inf, "above 0, and finite"),
+            ("ema_halflife", lambda x: 0 < x <= 1, "above 0, at most 1: a share of all updates"),
             ("beta1 beta2", lambda x: 0 <= x < 1, "from 0 to below 1"),
-            ("weight_decay clip_norm warmup", lambda x: x >= 0, "at least 0"),
+            ("weight_decay warmup", lambda x: 0 <= x < math.inf, "at least 0, and finite"),
+            (
+                "clip_norm",
+                lambda x: x == 0 or SMALLEST_NORM <= x < math.inf,
+                f"at least 0 (none), and {SMALLEST_NORM} where it clips",
+            ),
             ("final_lr", lambda x: 0 <= x <= 1, "from 0 to 1"),
         ]
         for name, good, words in ((name, good, words) for names, good, words in allowed for name in names.split()):
             if not good(getattr(self, name)):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {words}")
         for name, rate in self.rates.items():
-            if rate <= 0:
-                raise ValueError(f"rates.{name} is {rate}; it must be above 0")
+            if not 0 < rate < math.inf:
+                raise ValueError(f"rates.{name} is {rate}; it must be above 0, and finite")
 
     def build(self, trained: Mapping[str, nn.Module]) -> torch.optim.AdamW:
         """An optimizer over exactly the parameters that train, a group a part."""
@@ -58,9 +66,14 @@ class Optimization:
         return torch.optim.AdamW(groups, betas=betas, weight_decay=self.weight_decay, fused=True)
 
     def lr_factor(self, update: int, updates: int) -> float:
-        """The factor of all learning rates at an update."""
+        """The factor of all learning rates at an update, 0 .. updates - 1. Warns, at the first, of a warm-up that the run does
+        not live to see the end of."""
+        if self.warmup > updates and update == 0:
+            text = f"optimizer.warmup is {self.warmup} updates, but the run has {updates}: it never reaches its learning rate"
+            warnings.warn(text, stacklevel=2)
         ramp = min(1.0, (update + 1) / max(1, self.warmup))
-        return ramp * (self.final_lr + (1 - self.final_lr) * (1 + math.cos(math.pi * min(1.0, update / updates))) / 2)
+        done = min(1.0, update / max(1, updates - 1))
+        return ramp * (self.final_lr + (1 - self.final_lr) * (1 + math.cos(math.pi * done)) / 2)
 
     def ema_decay(self, updates: int) -> float:
         """Decay a step, so that the half-life is ema_halflife of all updates."""

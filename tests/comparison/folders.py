@@ -16,15 +16,16 @@ from pgdlab.comparison.folders import read
 from pgdlab.config.compose import compose
 from pgdlab.config.configuration import Config
 from pgdlab.config.runs import as_yaml
+from tests.worlds import usual
 
 BEFORE, SAMPLES, ITERATIONS = 0.2, 16, 4
 
 
 @functools.cache
 def configuration(*overrides: str) -> Config:
-    """The config of a run."""
-    sizes = [f"plan.samples={SAMPLES}", f"plan.iterations={ITERATIONS}", "plan.group=4", "plan.eval_samples=8"]
-    return compose([*sizes, *overrides])
+    """The config of a run; later overrides win."""
+    sizes = (f"plan.samples={SAMPLES}", f"plan.iterations={ITERATIONS}", "plan.group=4", "plan.eval_samples=8")
+    return compose([*usual(overrides, sizes), *overrides])
 
 
 def run(
@@ -68,12 +69,12 @@ def run(
     return folder
 
 
-def metrics(folder: Path, points: list[tuple[float, float]]) -> None:
-    """metrics.csv with these (queries, reward)."""
+def metrics(folder: Path, points: list[tuple[float, float]], nats: list[float] | None = None) -> None:
+    """metrics.csv with these (queries, reward), and perhaps a KL a row."""
     with (folder / "metrics.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["iteration", "queries", "reward", "kl_nats"])
-        writer.writerows([i, q, r, ""] for i, (q, r) in enumerate(points, 1))
+        writer.writerows([i, q, r, nats[i - 1] if nats else ""] for i, (q, r) in enumerate(points, 1))
 
 
 def found(folder: Path, **options: Any) -> list[Problem]:

@@ -207,6 +207,16 @@ def test_hacking_by_hand(tmp_path: Path) -> None:
     assert hacking(flat) is None
 
 
+def test_hacking_where_the_held_out_reward_is_known_of_fewer_samples(tmp_path: Path) -> None:
+    """Both rise by one standard deviation of the base's samples, 0.2 and 0.1; of 100 samples the held-out reward knows 25, so
+    that its standard error is .02 as well: in standard errors it would rise by 5, not 10, and the index be .5."""
+    folder = run(tmp_path / "few", after=BEFORE + 0.2, heldout=0.2)
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["evaluations"]["base/sde"] |= {"reward_std": 0.2, "heldout_std": 0.1, "heldout_stderr": 0.02}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    assert hacking(read([str(folder)]).runs[0]) == pytest.approx(0)
+
+
 # ---- conclusions
 
 
@@ -345,7 +355,7 @@ def test_failures_and_their_reasons(tmp_path: Path) -> None:
     assert "before its first iteration" in reasons["unborn"]
     assert reasons["said"] == "out of memory (killed)"
     assert "summary.json cannot be used" in reasons["damaged"]
-    assert "no sample of its evaluation" in reasons["nothing"]
+    assert "could not be measured" in reasons["nothing"]
     assert "stopped before it began" in reasons["empty"]
     assert (there.runs, [f.name for f in there.others]) == ([], ["sampled"])
 

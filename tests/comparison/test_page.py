@@ -94,6 +94,13 @@ def test_the_page_says_what_it_must(study: Path) -> None:
     names = ("best of n", "base, untuned", "hacking", "per further sample", "IQM", "optimality gap", "P(first better)")
     assert [name for name in names if name not in text] == []
     assert "lost<b>" in text  # escaped: it is text
+    for said in (
+        "Glossary",
+        "How settings were chosen is not declared",
+        "settings in which the methods differ",
+        "made with",
+    ):
+        assert said in text
     assert "stopped after" in text or "not evaluated" in text
 
 
@@ -144,7 +151,12 @@ def test_real_runs_are_compared_and_left_as_they_are(here: Path, capsys: Any) ->
     assert cli.main(["task=compare", "compare.name=study"]) == 0
     assert before == {file: file.read_bytes() for file in before}
     folder, out = here / "compare-study", capsys.readouterr().out
-    assert {f.name for f in folder.iterdir()} >= {"report.html", "report.csv", "runs.csv", "report.md", "config.yaml"}
+    files = {"report.html", "report.csv", "runs.csv", "report.md", "report.tex", "config.yaml", "figures"}
+    assert {f.name for f in folder.iterdir()} >= files
+    page_charts = (folder / "report.html").read_text().count("image/svg+xml")
+    kinds = sorted(f.suffix for f in (folder / "figures").iterdir())
+    assert kinds == [".pdf"] * page_charts + [".png"] * page_charts
+    assert page_charts == 5  # scores, queries, KL, equal KL, diversity
     assert (folder / "report.md").read_text() in out
     assert str(Path("runs") / "compare-study" / "report.html") in out
     Checker((folder / "report.html").read_text())
@@ -187,8 +199,8 @@ def test_with_wandb_both_tables_are_logged(here: Path, study: Path, monkeypatch:
         publish(logger, files, *rest)
 
     monkeypatch.setattr(task, "publish", watched)
-    assert cli.main(["task=compare", f"compare.folders=['{study}']", "logger=wandb", "logger.mode=offline"]) == 0
-    assert ["WandbLogger", "report.csv", "runs.csv"] in seen
+    assert cli.main(["task=compare", f"compare.folders=['{study}']", "logger=wandb", "logger.wandb.mode=offline"]) == 0
+    assert ["WandbKeeper", "report.csv", "runs.csv"] in seen
     assert list((here / "compare" / "wandb").rglob("*.wandb"))
 
 

@@ -19,6 +19,7 @@ from pgdlab.comparison.statistics import (  # fmt: skip
     mean,
     median,
     optimality_gap,
+    power,
     profile,
     seeds_needed,
     sign_flip,
@@ -158,10 +159,40 @@ def test_the_seeds_needed_have_the_power_that_is_promised(effect: float) -> None
     n = seeds_needed(differences)
     assert n is not None
     critical = stats.t.ppf(1 - ALPHA / 2, n - 1)
-    power = stats.nct.sf(critical, n - 1, effect * math.sqrt(n)) + stats.nct.cdf(
+    share = stats.nct.sf(critical, n - 1, effect * math.sqrt(n)) + stats.nct.cdf(
         -critical, n - 1, effect * math.sqrt(n)
     )
-    assert power == pytest.approx(POWER, abs=0.04) if n > 7 else power > POWER - 0.04
+    assert share == pytest.approx(POWER, abs=0.04) if n > 11 else share > POWER - 0.04
+
+
+@pytest.mark.parametrize(
+    ("effect", "comparisons"), [(1.0, 1), (1.3, 1), (1.4, 1), (1.5, 1), (1.8, 1), (1.2, 3), (1.6, 3), (1.8, 10)]
+)
+def test_few_seeds_have_the_power_of_the_test_itself(effect: float, comparisons: int) -> None:
+    """The sign-flip test of 1,000 fresh draws: standard error .013 at .8; .04 is three of them. One seed fewer is too few,
+    where the p-value could fall that low at all."""
+    five = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
+    n = seeds_needed(five / five.std(ddof=1) + effect, comparisons)
+    assert n is not None
+    g = np.random.default_rng(7)
+
+    def found(seeds: int) -> float:
+        return float(np.mean([comparisons * sign_flip(g.normal(effect, 1, seeds)) <= ALPHA for _ in range(1000)]))
+
+    assert found(n) > POWER - 0.04
+    if n > 6 and comparisons * 2 / 2 ** (n - 1) <= ALPHA:
+        assert found(n - 1) < POWER + 0.04
+
+
+def test_where_all_signs_must_agree_the_power_is_known() -> None:
+    """Six seeds, all of one sign: Phi(1.5)^6 (and Phi(-1.5)^6, 1e-7) = .66; one comparison at effect 0 is 2 / 2^6."""
+    assert power(1.5, 6) == pytest.approx(stats.norm.cdf(1.5) ** 6, abs=0.03)
+    assert power(0.0, 6) == pytest.approx(2 / 64, abs=0.016)  # four errors of 2,000 trials
+    assert power(0.0, 7) == pytest.approx(6 / 128, abs=0.019)
+    assert power(1.5, 6, comparisons=2) == 0
+    five = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
+    assert seeds_needed(five / five.std(ddof=1) + 1.5) == 7
+    assert seeds_needed(five / five.std(ddof=1) - 1.5) == 7
 
 
 def test_the_seeds_needed_allow_the_exact_test() -> None:

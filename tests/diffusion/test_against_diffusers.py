@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +15,10 @@ from pgdlab.diffusion.conditioning import ClassLabels
 from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.diffusion.initial import Standard
 from pgdlab.diffusion.kernels import DDIM
-from pgdlab.diffusion.policy import Policy
+from pgdlab.diffusion.policy import Policy, build_policy
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.space import Dense
+from pgdlab.diffusion.tuning import Full, LoRA
 from pgdlab.rollout.sampler import Extras, rollout
 from tests.networks import Listed, config, unet
 
@@ -91,6 +93,54 @@ def test_ddim(case: tuple[str, float | None, tuple[str, int], float], to_one: bo
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("tuning", [Full(), LoRA(rank=2)])
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_guidance_comes_before_clipping(kind: str, tuning: Full | LoRA) -> None:
+    """As in every pipeline: the outputs are extrapolated, and the guided estimate is clipped. Two clipped estimates would
+    be extrapolated out of the range again, by up to 2 scale - 1 times of it."""
+    from diffusers import DDIMScheduler
+
+    scale, clip, steps = 5.0, 0.5, 5
+    settings = config(prediction_type=kind, clip_sample=True, clip_sample_range=clip)
+    theirs, drawn, space = exact(DDIMScheduler, settings), drawn_noise(steps), Dense(SHAPE)
+    policy = build_policy(
+        denoiser=DiffusersDenoiser(unet().double(), DiffusersSchedule(settings), ClassLabels(2)), space=space,
+        initial=Standard(space=space, num_conditions=2, std=1.0), unconditional=2, kernel=DDIM(eta=0.0), tuning=tuning,
+        steps=steps, guidance=scale,
+    )  # fmt: skip
+    theirs.set_timesteps(steps)
+    x = drawn[:, 0]
+    for h, t in enumerate(theirs.timesteps):
+        given, null = (network()(x, t, class_labels=c).sample for c in (COND, torch.full_like(COND, 2)))
+        estimate = policy.estimate(x, torch.full((ROWS,), h), COND)
+        assert estimate.abs().max() == clip, "nothing is clipped here"
+        x = theirs.step(null + scale * (given - null), t, x, use_clipped_model_output=True).prev_sample
+    torch.testing.assert_close(sampled(policy, drawn), x, **CLOSE)
+
+
+def test_the_default_of_ddim_is_another_step_and_the_export_says_so(tmp_path: Path) -> None:
+    """DDIMScheduler keeps the noise of the unclipped estimate unless told: not a mean in x and one estimate."""
+    from diffusers import DDIMScheduler
+
+    settings = config(clip_sample=True, clip_sample_range=0.5)
+    theirs, x = exact(DDIMScheduler, settings), drawn_noise(1)[:, 0]
+    theirs.set_timesteps(5)
+    out = network()(x, 8, class_labels=COND).sample
+    one, two = (theirs.step(out, 8, x, use_clipped_model_output=b).prev_sample for b in (True, False))
+    assert (one - two).abs().max() > 0.1
+    denoiser = ours(settings, 0.0, 5).denoiser
+    assert "use_clipped_model_output=True" in denoiser.save(tmp_path)
+    assert "use_clipped_model_output" not in ours(config(), 0.0, 5).denoiser.save(tmp_path)
+
+
+def test_training_does_not_see_the_clip() -> None:
+    """Of the regression of the estimate: beyond the range it would have no gradient."""
+    free, clipped = (ours(config(clip_sample=c, clip_sample_range=0.1), 1.0, 5).denoiser for c in (False, True))
+    x, t = drawn_noise(1)[:, 0], torch.tensor([9, 5])
+    assert torch.equal(free.loss(x, x, t, COND), clipped.loss(x, x, t, COND))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("spacing", [("leading", 5), ("trailing", 5), ("linspace", 4), ("leading", 10)])
 @pytest.mark.parametrize("clip", [None, 0.5])
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
@@ -146,4 +196,14 @@ def test_what_the_adapter_does_not_do_is_refused() -> None:
     with pytest.raises(ValueError, match="thresholding"):
         DiffusersSchedule(config(thresholding=True))
     with pytest.raises(ValueError, match="prediction_type 'flow'"):
-        DiffusersDenoiser(network(), DiffusersSchedule(config(prediction_type="flow")), ClassLabels(2))
+        DiffusersSchedule(config(prediction_type="flow"))
+
+
+def test_a_network_that_predicts_its_variance_is_refused() -> None:
+    """Twice the channels out, the second half for variance_type learned_range."""
+    from diffusers import UNet2DModel
+
+    twice = UNet2DModel.from_config(dict(network().config) | {"out_channels": 2})
+    denoiser = DiffusersDenoiser(twice.double(), DiffusersSchedule(config()), ClassLabels(2))
+    with pytest.raises(ValueError, match=r"gives out \(2, 8, 8\) for samples of \(1, 8, 8\).*its variance too"):
+        denoiser(drawn_noise(1)[:, 0], torch.tensor([9, 5]), COND)

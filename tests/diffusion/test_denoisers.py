@@ -6,10 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pgdlab.diffusion.analytic import Mixture, Points
 from pgdlab.diffusion.conditioning import Conditioning, NoLabels
 from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, DiffusersDenoiser
+from pgdlab.diffusion.initial import Standard
+from pgdlab.diffusion.kernels import DDIM
+from pgdlab.diffusion.policy import build_policy
 from pgdlab.diffusion.schedules import DiffusersSchedule
-from pgdlab.diffusion.tuning import Frozen, Full, LoRA
+from pgdlab.diffusion.space import Dense
+from pgdlab.diffusion.tuning import Affine, Frozen, Full, LoRA, Network
 from tests.networks import CLASSES, denoiser, tuned, unet
 from tests.networks import config as scheduler
 from tests.tiny import GaussianDenoiser, tiny_schedule
@@ -139,3 +144,33 @@ def test_dropout_is_off_for_training(tuning: Full | Frozen | LoRA) -> None:
     assert not torch.equal(noisy(points(), T, COND), noisy(points(), T, COND))
     d = tuned(tuning, noisy)
     assert torch.equal(d(points(), T, COND), d(points(), T, COND))
+
+
+@pytest.mark.parametrize("scale", [1e30, -1001.0, float("nan"), float("inf")])
+def test_guidance_without_bounds_is_refused(scale: float) -> None:
+    with pytest.raises(ValueError, match=r"guidance is .*; it must be from -1000 to 1000"):
+        ClassifierFreeGuidance(denoiser(), scale, NULL)
+
+
+def test_guidance_needs_an_estimate_without_a_condition() -> None:
+    """Exact denoisers of points have no conditions, and an affine correction no row for their absence."""
+    exact = Mixture(tiny_schedule(), torch.ones(1), torch.zeros(1, 2), torch.eye(2)[None])
+    affine = tuned(Affine(), denoiser())
+    for guided in (exact, Points(tiny_schedule(), torch.zeros(1, 2)), affine, tuned(Affine(), exact)):
+        with pytest.raises(ValueError, match=r"knows no estimate without one.*policy.guidance=1"):
+            ClassifierFreeGuidance(guided, 3.0, NULL)
+    ClassifierFreeGuidance(tuned(Network(), denoiser()), 3.0, NULL)  # its correction does not look at the condition
+
+
+@torch.no_grad()
+def test_a_correction_is_clipped_with_what_it_corrects() -> None:
+    space = Dense((1, 8, 8))
+    policy = build_policy(
+        denoiser=denoiser(double=True, clip_sample=True, clip_sample_range=0.5), space=space, unconditional=NULL,
+        initial=Standard(space=space, num_conditions=NULL, std=1.0), kernel=DDIM(eta=1.0), tuning=Network(unit="x0"), steps=5,
+    )  # fmt: skip
+    randomise([p for p in policy.parameters() if p.requires_grad])
+    h, x = torch.tensor([0, 1, 2, 3]), points().double()
+    free = policy.denoiser(x, policy.times[h], COND)
+    assert free.abs().max() > 0.6
+    torch.testing.assert_close(policy.estimate(x, h, COND), free.clamp(-0.5, 0.5), rtol=0, atol=0)

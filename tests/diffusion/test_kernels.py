@@ -110,7 +110,7 @@ def test_the_last_step_is_exactly_deterministic() -> None:
     assert (from_x.item(), from_x0.item(), std.item()) == (1, 0, 0)
 
 
-@pytest.mark.parametrize("eta", [-0.1, 1.1])
+@pytest.mark.parametrize("eta", [-0.1, 1.1, 5e-324, 1e-5, float("nan")])
 def test_eta_outside_is_refused(eta: float) -> None:
-    with pytest.raises(ValueError, match=f"eta is {eta}; it must be 0"):
+    with pytest.raises(ValueError, match=f"eta is {eta}; it must be 0 .*, or 0.001 to 1"):
         DDIM(eta=eta)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
@@ -9,8 +11,10 @@ from torch.distributions import Normal, kl_divergence
 from pgdlab.diffusion.initial import Conditional, Diagonal, InitialDistribution, Standard
 from pgdlab.diffusion.kernels import DDIM
 from pgdlab.diffusion.policy import ODE, Policy, build_policy
+from pgdlab.diffusion.residual import AffineCorrection
 from pgdlab.diffusion.space import Dense
 from pgdlab.diffusion.tuning import Frozen, Full, LoRA, Tuning
+from pgdlab.diffusion.values import QuadraticValue
 from pgdlab.rollout.trajectory import initial_kl
 from pgdlab.trainers.base import refuse_ode
 from tests.networks import denoiser
@@ -112,3 +116,28 @@ def test_scores_and_schedule_keep_their_precision_under_autocast() -> None:
     assert g.mean.dtype == g.std.dtype == torch.float32
     assert policy.std.dtype == policy.from_x.dtype == policy.from_x0.dtype == torch.float64
     assert torch.equal(g.std.flatten(), policy.std[h].float())
+
+
+TABLES: dict[str, tuple[Callable[[int], object], int, str]] = {
+    # what is made for a number of conditions, how many of them fit in 1 GiB, and what else is advised
+    "initial": (
+        lambda n: Diagonal(space=Dense((4, 64, 64)), num_conditions=n, std=1.0, per_condition=True), 8191,
+        "initial=conditional",
+    ),
+    "affine": (lambda n: AffineCorrection(n, 20, 256), 102, "policy=network"),
+    "critic": (lambda n: QuadraticValue(n, 20, 256), 202, "Perceptron"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "most", "advice"), TABLES.values(), ids=TABLES)
+def test_a_table_for_thousands_of_prompts_is_refused_with_its_size(
+    make: Callable[[int], object], most: int, advice: str
+) -> None:
+    """Bytes by hand: 8192 (n + 1) 8 x 16384; 8 x 20 x 256 x 257 n; 8 x 20 x 257 x 258 / 2 n. Nothing is allocated before."""
+    with torch.device("meta"):
+        make(most)
+        with pytest.raises(ValueError, match=rf"for each of [\d,]+ conditions are 1.0 GiB .*{advice}"):
+            make(most + 1)
+        with pytest.raises(ValueError, match=r"for each of 1,005,00[01] conditions"):
+            make(1_005_000)
+    Diagonal(space=Dense((4, 64, 64)), num_conditions=10**6, std=1.0)  # one for all is small

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from pgdlab.functional.returns import (  # fmt: skip
     group_std,
     masked_mean,
     reward_to_go,
+    softmax_weights,
     strictly_later,
 )
 
@@ -195,3 +197,23 @@ def test_dead_is_relative_to_the_rewards() -> None:
 def test_without_a_baseline_a_dead_group_is_not_divided() -> None:
     a, _ = advantages(column(1, 1, 0, 1), ALL, PAIRS, "none", "group_std")
     torch.testing.assert_close(a, column(0, 0, 0, 2**0.5), **EXACT)
+
+
+def test_softmax_weights_by_hand() -> None:
+    """Two prompts of 3 and 2 samples; log 3 over log 1 is a weight of 3 to 1, in each, whatever their level."""
+    score = torch.tensor([0.0, math.log(3), 50.0, -7.0, math.log(3) - 7])
+    measured = torch.tensor([True, True, False, True, True])
+    groups = torch.tensor([4, 4, 4, 0, 0])
+    got = softmax_weights(score, measured, groups)
+    torch.testing.assert_close(got, torch.tensor([0.75, 2.25, 0.0, 0.5, 1.5]).double(), rtol=1e-6, atol=0)
+
+
+def test_softmax_weights_of_one_prompt_are_one_softmax() -> None:
+    score, every = torch.randn(9, dtype=torch.float64), torch.ones(9, dtype=torch.bool)
+    assert torch.equal(softmax_weights(score, every, torch.full((9,), 3)), score.softmax(0) * 9)
+
+
+def test_a_prompt_that_was_not_measured_leaves_its_weight_to_the_others() -> None:
+    measured = torch.tensor([True, True, False, False])
+    got = softmax_weights(torch.tensor([1.0, 1.0, 9.0, 9.0]), measured, torch.tensor([0, 0, 1, 1]))
+    assert got.tolist() == [2.0, 2.0, 0.0, 0.0]

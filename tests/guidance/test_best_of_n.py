@@ -142,10 +142,10 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 def test_the_task_makes_a_run_folder_beside_the_run_it_is_compared_with(here: Path) -> None:
     """8 samples an iteration, 2 iterations, 6 slots: 16 candidates, 3 for four slots and 2 for two."""
-    common = tiny("plan.eval_samples=6", "seed=3")
-    assert cli.main([*common, "name=a"]) == 0
+    common = ("plan.eval_samples=6", "seed=3", "name=a")
+    assert cli.main(tiny(*common)) == 0
     before = {file: file.read_bytes() for file in (here / "a").rglob("*") if file.is_file()}
-    assert cli.main([*common, "name=a", "task=best_of_n"]) == 0
+    assert cli.main(tiny(*common, "task=best_of_n")) == 0
     assert cli.main(["task=best_of_n", f"resume={here / 'a'}"]) == 0
     assert before == {file: file.read_bytes() for file in (here / "a").rglob("*") if file.is_file()}
     trained, run = summary(here / "a"), here / "best_of_n-a"
@@ -171,7 +171,7 @@ def test_the_task_makes_a_run_folder_beside_the_run_it_is_compared_with(here: Pa
 
 def test_a_sampler_without_noise(here: Path) -> None:
     """Its samples differ by their initial noise only."""
-    assert cli.main(tiny("task=best_of_n", "initial=diagonal", "policy.kernel.eta=0.0", "name=a")) == 0
+    assert cli.main(tiny("task=best_of_n", "policy.kernel.eta=0.0", "name=a")) == 0
     found = summary(here / "best_of_n-a")
     assert found["evaluations"].keys() == {"base/ode", "best/ode"}
     assert found["reward_after"] > found["reward_before"]

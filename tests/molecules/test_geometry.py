@@ -72,6 +72,75 @@ def test_the_coordinates_are_kept() -> None:
     assert decoded.mol.GetConformer().GetNumAtoms() == 5
 
 
+# ---- delocalised bonds
+
+AROMATIC = [
+    "c1ccccc1", "Cc1ccccc1", "Oc1ccccc1", "Nc1ccccc1", "Fc1ccccc1", "c1ccncc1", "c1cnccn1", "c1ccoc1", "c1cc[nH]c1",
+    "Cn1cnnn1", "c1ncon1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("smiles", [*AROMATIC, "C#CC#CC", "N#CC#CC"])
+def test_delocalised_bonds_are_found(smiles: str) -> None:
+    """Bonds of equal lengths: at 1.40 angstrom EDM's table sees six single ones in benzene."""
+    mol = relaxed(smiles)
+    (decoded,) = from_atoms(*atoms_of(mol))
+    assert decoded.smiles == Chem.CanonSmiles(smiles)
+    assert decoded.valid
+    assert decoded.geometry.GetNumAtoms() == mol.GetNumAtoms()
+
+
+@pytest.mark.skipif(not qm9.has_data(), reason="needs qm9pack")
+def test_aromatic_molecules_are_as_valid_as_others() -> None:
+    """Of 2,000 molecules of QM9 some 340 are aromatic: a share of .98 has a standard error of .008."""
+    found = qm9.load_3d()
+    rows = np.random.default_rng(5).permutation(len(found.smiles))[:2000]
+    decoded = from_atoms(torch.from_numpy(found.numbers[rows]).long(), torch.from_numpy(found.xyz[rows]))
+    aromatic = np.array([any(c in s for c in "cno") for s in found.smiles[rows]])
+    valid = np.array([m.valid for m in decoded])
+    assert valid[aromatic].mean() > 0.96
+    assert valid[~aromatic].mean() > 0.98
+
+
+def test_missing_hydrogens_are_not_made_up_for() -> None:
+    """Two neighbours short of a hydrogen each could have a double bond: not one of 1.5 angstrom, nor an isolated one."""
+    for smiles, cut in (("CC", (7, 2)), ("CCCC", (13, 11, 8, 6))):
+        mol = relaxed(smiles)
+        atoms = mol.GetNumAtoms()
+        carbons = [a.GetIdx() for a in mol.GetAtoms() if a.GetAtomicNum() == 6]
+        assert len(carbons) + len(cut) < atoms
+        taken = [
+            next(n.GetIdx() for n in mol.GetAtomWithIdx(c).GetNeighbors() if n.GetAtomicNum() == 1) for c in carbons
+        ]
+        for at in sorted(taken, reverse=True):
+            mol = without(mol, at)
+        (decoded,) = from_atoms(*atoms_of(mol))
+        assert decoded.reason == "valence", smiles
+
+
+def test_a_ring_without_its_hydrogens_is_not_benzene() -> None:
+    """Cyclohexane with one hydrogen a carbon has the atoms of benzene, at 1.53 angstrom."""
+    mol = relaxed("C1CCCCC1")
+    taken = [next(n.GetIdx() for n in mol.GetAtomWithIdx(c).GetNeighbors() if n.GetAtomicNum() == 1) for c in range(6)]
+    for at in sorted(taken, reverse=True):
+        mol = without(mol, at)
+    (decoded,) = from_atoms(*atoms_of(mol))
+    assert decoded.reason == "valence"
+
+
+def test_the_search_for_bond_orders_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {}
+
+    def endless(mol: Any, **given: Any) -> None:
+        asked.update(given)
+        raise RuntimeError("Max iterations exceeded")
+
+    monkeypatch.setattr(geometry.rdDetermineBonds, "DetermineBondOrders", endless)
+    (decoded,) = from_atoms(*atoms_of(relaxed("c1ccccc1")))
+    assert decoded.reason == "valence"
+    assert asked["maxIterations"] > 0
+
+
 # ---- the checks
 
 
@@ -117,6 +186,18 @@ def test_clashes() -> None:
     for first in range(3):
         mol = changed(mol, dihedral=(first, first + 1, first + 2, first + 3, 0.0))
     assert failed(mol) == {"no_clash"}
+
+
+@pytest.mark.parametrize(("share", "bad"), [(0.68, True), (0.72, False)])
+def test_a_clash_is_more_than_30_percent_below(share: float, bad: bool) -> None:
+    """Two methanes, whose carbons are put at a share of the lower bound of their distance: 3.4 angstrom, twice 1.7 (Bondi
+    1964), of which 0.7 is where a clash begins."""
+    mol = Chem.CombineMols(relaxed("C"), relaxed("C"))
+    Chem.SanitizeMol(mol)
+    place = mol.GetConformer().GetPositions()
+    place[5:] += place[0] - place[5] + np.array([share * 3.4, 0.0, 0.0])
+    mol.GetConformer().SetPositions(place)
+    assert failed(mol) == ({"no_clash"} if bad else set())
 
 
 def test_flatness() -> None:
@@ -168,7 +249,7 @@ def test_the_shipped_molecules_come_back_from_rdkit_conformers() -> None:
 
 
 @pytest.mark.skipif(not qm9.has_data(), reason="needs qm9pack")
-def test_the_data_are_as_sound_as_edm_says() -> None:
+def test_the_data_are_as_sound_as_edm_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """EDM reports 99.0 % stable atoms, 95.2 % stable and 97.7 % valid molecules of QM9 (arXiv:2203.17003, table 1). With
     2,000 molecules the standard errors are 0.5 and 0.3 points; four of them, and half a point for what is left out."""
     found = qm9.load_3d()
@@ -181,7 +262,13 @@ def test_the_data_are_as_sound_as_edm_says() -> None:
     assert out["edm_valid"] == pytest.approx(0.977, abs=0.018)
     assert all(m.smiles == s for m, s in zip(decoded, found.smiles[rows], strict=True) if m.valid)
     share = len(decoded.valid) / len(decoded)
-    assert share == stable["molecule_stable"], "valid by its bonds and stable are one, of neutral data"
+    assert share > 0.985, "delocalised bonds are not held against a molecule"
+    monkeypatch.setattr(geometry, "delocalised", lambda mol: None)
+    strict = from_atoms(numbers, xyz)
+    assert len(strict.valid) / len(strict) == stable["molecule_stable"], (
+        "else valid and stable are one, of neutral data"
+    )
+    assert out["edm_valid"] == figures(strict)["edm_valid"], "EDM's figure is by EDM's bonds"
     assert out["geometry"] > 0.99 * share
 
 

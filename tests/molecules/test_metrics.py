@@ -71,6 +71,11 @@ def test_composition_by_hand() -> None:
         0,
     )
     assert metrics.composition(["C1CCCCCCC1"])["ring_7_up"] == 1
+    # copies count: a collapse onto one cage has to show
+    copies = metrics.composition(["C1CC1"] * 3 + ["CCO"])
+    assert (copies["rings"], copies["element_O"]) == (3 / 4, 1 / 12)
+    of_all = metrics.figures(sample(["C1CC1"] * 3 + ["CCO"]))
+    assert {name: of_all[name] for name in copies} == copies
     assert "ring_3" not in metrics.composition(["CC"])
 
 
@@ -87,7 +92,7 @@ def test_rare_motifs_and_the_mean_sa() -> None:
     assert data["sa"] == pytest.approx(4.26, abs=0.01)
 
 
-def test_properties_of_ethanol() -> None:
+def held_out_properties_of_ethanol() -> None:
     """Atomic weights 12.011, 1.008, 15.999; TPSA of a hydroxyl is 20.23 (Ertl et al. 2000, table 1)."""
     ethanol = properties("CCO")
     assert ethanol.weight == pytest.approx(2 * 12.011 + 6 * 1.008 + 15.999, abs=2e-3)
@@ -101,7 +106,7 @@ def test_properties_of_ethanol() -> None:
 
 def test_distance_to_the_data_is_that_of_optimal_transport() -> None:
     """To a single point all mass has to move: the mean of |x - c|. Else the area between the quantile functions."""
-    data, some = reference.test_properties(), reference.scattered()[:200]
+    data, some = reference.held_out_properties(), reference.scattered()[:200]
     point, found = metrics.distances(["CCO"] * 5), metrics.distances(some)
     level = (np.arange(100_000) + 0.5) / 100_000
     for name in NAMES:

@@ -19,7 +19,7 @@ from pgdlab.domains.points import Gaussian
 from pgdlab.molecules.batch import Molecules
 from pgdlab.molecules.report import report
 from pgdlab.rollout.trajectory import Samples
-from pgdlab.training import loggers
+from pgdlab.training import weights_and_biases
 from tests.training.test_loggers import history, offline
 from tests.worlds import POINTS, tiny
 
@@ -99,10 +99,10 @@ def test_images_have_no_files_of_their_own(tmp_path: Path) -> None:
 def test_wandb_is_given_at_most_sixteen_molecules(tmp_path: Path) -> None:
     block = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO"))
     (tmp_path / "x.sdf").write_text("".join(f"mol {i}{block}$$$$\n" for i in range(20)))
-    found = loggers.media(tmp_path / "x.sdf")
-    assert len(found) == loggers.MOLECULES == 16
+    found = weights_and_biases.media(tmp_path / "x.sdf")
+    assert len(found) == weights_and_biases.MOLECULES == 16
     assert found[3]._caption == "mol 3"
 
 
 def test_cells_of_a_table() -> None:
-    assert [loggers.number(cell) for cell in ("", "1.5", "-2", "CCO", "N")] == [None, 1.5, -2.0, "CCO", "N"]
+    assert [weights_and_biases.number(cell) for cell in ("", "1.5", "-2", "CCO", "N")] == [None, 1.5, -2.0, "CCO", "N"]

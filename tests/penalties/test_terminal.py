@@ -134,11 +134,11 @@ def test_the_reference_is_drawn_once_with_noise_of_its_own() -> None:
 
 
 def test_the_median_bandwidth() -> None:
-    """Of three points 0, 1, 3 the distances are 1, 2, 3."""
-    y = torch.tensor([[0.0], [1.0], [3.0]]).double()
+    """Of three points 0, 2, 9 the distances are 2, 7, 9: the median is 7, their mean 6."""
+    y = torch.tensor([[0.0], [2.0], [9.0]]).double()
     x = torch.tensor([[0.5], [1.5], [2.5], [9.0]]).double()
     got, _ = Terminal(kernel="rbf").compare(x, y)
-    expected, _ = Terminal(kernel="rbf", bandwidth=2.0).compare(x, y)
+    expected, _ = Terminal(kernel="rbf", bandwidth=7.0).compare(x, y)
     torch.testing.assert_close(got, expected)
     assert rbf(x, y, 2.0)[0, 0] == pytest.approx(torch.tensor(-0.5 * 0.25**2).exp().item())
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from pgdlab.functional.returns import reward_to_go
-from pgdlab.rewards.base import Outcome, Reward, Score, StepRewards
+from pgdlab.rewards.base import Outcome, Reward, Score, ShapeError, StepRewards
 from pgdlab.rewards.combine import Gate, Sum
 from pgdlab.rewards.dense import EveryStep, Shaped
+from pgdlab.rewards.guard import guarded
 
 COND = torch.zeros(3, dtype=torch.long)
 SAMPLE = torch.tensor([1.0, 2.0, 4.0])
@@ -117,3 +118,34 @@ def test_the_reward_to_go_of_a_gate_gives_the_gradient_of_its_return(reward):
     surrogate = (probability.detach()[:, None] * log_pi * reward_to_go(paid.values)).sum()
     torch.testing.assert_close(torch.autograd.grad(surrogate, theta)[0], exact, rtol=1e-12, atol=1e-12)
     assert exact.abs().min() > 0.1
+
+
+@pytest.mark.parametrize("name", ["type", "keys", "items", "a.b", "forward", "pH-7"])
+def test_a_reward_of_a_sum_may_have_any_plain_name(name):
+    """Words that torch's modules use themselves are names like others; the columns are named by them."""
+    score = Sum(rewards={name: Power(1), "other": Power(2)}, weights={name: 2.0}).score(SAMPLE, COND)
+    assert score.value.tolist() == [3.0, 8.0, 24.0]
+    assert set(score.parts) == {name, f"{name}/root", "other", "other/root"}
+    assert score.parts[name].tolist() == SAMPLE.tolist()
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a,b", "two words", "line\nbreak", '"'])
+def test_a_name_that_would_break_a_column_is_refused(name):
+    with pytest.raises(ValueError, match="letters, digits and"):
+        Sum(rewards={name: Power(1)})
+
+
+class Odd(Power):
+    def __init__(self, name) -> None:
+        super().__init__(1)
+        self.name = name
+
+    def score(self, sample, cond):
+        return Score(sample, sample > 0, {self.name: sample})
+
+
+@pytest.mark.parametrize("name", ["", " ", "line\nbreak", "tab\t"])
+def test_a_part_that_would_break_a_column_is_refused_at_once(name):
+    with pytest.raises(ShapeError, match="a part named"):
+        guarded(Odd(name), Outcome(SAMPLE, COND, steps=1), max_failed=0.9)
+    assert guarded(Odd("p-3/share"), Outcome(SAMPLE, COND, steps=1), max_failed=0.0).measured.all()

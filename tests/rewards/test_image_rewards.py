@@ -10,6 +10,8 @@ from PIL import Image
 from scipy.ndimage import laplace
 
 from pgdlab.domains.digits import Digits
+from pgdlab.rewards.base import Outcome, ShapeError
+from pgdlab.rewards.guard import guarded
 from pgdlab.rewards.image.classes import AnyClass, ClassProbability
 from pgdlab.rewards.image.imagenet import ImageNetClass, ImageNetFeatures, as_photograph
 from pgdlab.rewards.image.jpeg import JpegSize
@@ -160,3 +162,42 @@ def test_imagenet_rewards_read_grey_images_as_photographs(monkeypatch, tmp_path)
     assert like[0] < like[1]
     with pytest.raises(ValueError, match="cannot be read"):
         ImageNetFeatures(picture=str(tmp_path / "black.png"))
+
+
+@pytest.mark.parametrize("shape", [(8, 64), (64, 8), (8, 8)])
+def test_a_jpeg_needs_sixteen_pixels_on_both_sides(shape):
+    image = torch.rand(2, 1, *shape)
+    with pytest.raises(ShapeError, match=rf"{shape[0]} x {shape[1]} pixels: set scale to 2 or more"):
+        JpegSize().score(image, COND)
+    assert JpegSize(scale=2).score(image, COND).value.isfinite().all()
+
+
+def test_jpeg_size_of_rgb_is_that_of_the_file_with_its_colours():
+    """Two photographs' worth of shades, each channel in its place: PIL's own file of the same pixels."""
+    image = torch.rand(2, 3, 24, 40, generator=torch.Generator().manual_seed(1))
+    image[1, 1:] = image[1, :1]  # grey, as RGB
+    sizes = []
+    for pixels in (image * 255).round().byte().permute(0, 2, 3, 1).numpy():
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=80)
+        sizes.append(len(file.getvalue()) / 1000)
+    found = JpegSize(compress=False, quality=80).score(image, COND).value
+    assert found.tolist() == sizes
+    assert sizes[0] > sizes[1] > JpegSize(compress=False, quality=80).score(image[1:, :1], COND[:1]).value.item()
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 28, 28), (2, 4, 28, 28)])
+def test_a_jpeg_is_grey_or_rgb(shape):
+    """Refused at once, and not once for every sample: guarded() halves a batch for any other error."""
+    asked = []
+
+    class Counting(JpegSize):
+        def score(self, sample, cond):
+            asked.append(len(cond))
+            return super().score(sample, cond)
+
+    outcome = Outcome(torch.rand(shape), COND, 1)
+    with pytest.raises(ShapeError, match="1 or 3 channels; these are"):
+        guarded(Counting(), outcome, max_failed=0.5)
+    assert asked == [2]
+    assert JpegSize().score(torch.rand(2, 3, 28, 28), COND).value.isfinite().all()

@@ -4,8 +4,9 @@ import warnings
 
 import pytest
 import torch
+from rdkit import Chem
 
-from pgdlab.molecules.batch import Molecules
+from pgdlab.molecules.batch import Molecules, examined
 from pgdlab.rewards.base import Outcome
 from pgdlab.rewards.combine import Gate, Sum
 from pgdlab.rewards.dense import EveryStep
@@ -16,7 +17,8 @@ from tests.worlds import fitted, graphs, recorder
 
 
 def batch(*smiles):
-    """Molecules and a condition for each; "bad" is a carbon with five bonds, "apart" two that are not bonded."""
+    """Molecules and a condition for each; "bad" is a carbon with five bonds, "apart" two that are not bonded.
+    Of any elements and charges: an oracle is asked what it knows, also where no sample can be such a molecule."""
     each = []
     for text in smiles:
         if text == "bad":
@@ -27,7 +29,7 @@ def batch(*smiles):
             two = torch.zeros(1, 2, 2, dtype=torch.long)
             each += Molecules.from_graphs(two[0, :1], two, torch.tensor([2]))
         else:
-            each += Molecules.from_smiles([text])
+            each.append(examined(Chem.MolFromSmiles(text)))
     return Molecules(each), torch.zeros(len(each), dtype=torch.long)
 
 

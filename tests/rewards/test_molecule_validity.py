@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from pgdlab.config.compose import compose
 from pgdlab.molecules.batch import Molecules
 from pgdlab.molecules.known import test_sample as held_out
 from pgdlab.molecules.known import training_set
-from pgdlab.rewards.molecule.validity import Distinct, NovelValid, Valid
+from pgdlab.rewards.base import Reward
+from pgdlab.rewards.molecule.validity import Distinct, NovelValid, Valid, forms
 from tests.rewards.oracles import Plain
 from tests.rewards.test_molecule_memory import batch
 
@@ -20,7 +22,7 @@ def around(centre, *neighbours):
 
 
 def test_valid_is_sanitised_and_in_one_piece():
-    molecules, cond = batch("c1cc[nH]c1", "C[N+](=O)[O-]", "apart", "bad")
+    molecules, cond = batch("c1cc[nH]c1", "CC#N", "apart", "bad")
     score = Valid().score(molecules, cond)
     assert score.value.tolist() == [1.0, 1.0, 0.0, 0.0]
     assert score.parts["sanitised"].tolist() == [1.0, 1.0, 1.0, 0.0]
@@ -71,3 +73,16 @@ def test_later_copies_are_worth_what_repeat_says_at_most():
     assert score.parts["first"].nan_to_num(-1).tolist() == [1.0, 1.0, 0.0, -1.0, 0.0, -1.0]
     assert "atoms" in score.parts
     assert Distinct(reward=Plain()).score(molecules, cond).value.tolist() == [0.2, 0.3, 0.0, 0.0, 0.0, 0.0]
+
+
+def test_a_tautomer_of_a_training_molecule_is_known_where_asked() -> None:
+    """CC(O)=N is acetamide with a hydrogen elsewhere; the last has no tautomer that was trained on, and benzene needs none."""
+    molecules = Molecules.from_smiles(["CC(N)=O", "CC(O)=N", "FC1NC2CC12F", "c1ccccc1", "CCO"])
+    cond = torch.zeros(len(molecules))
+    assert "CC(N)=O" in training_set()
+    assert "CC(=N)O" not in training_set()
+    assert NovelValid().score(molecules, cond).value.tolist() == [0.3, 1.0, 1.0, 0.3, 0.3]
+    some = NovelValid(tautomers=True)
+    assert some.score(molecules, cond).value.tolist() == [0.3, 0.3, 1.0, 0.3, 0.3]
+    assert forms(molecules[1]) == {"CC(=N)O", "CC(N)=O"} | forms(molecules[0])
+    assert compose(["domain=qm9", "heldout=null", "reward=novel_tautomer"]).make(Reward, "reward").tautomers

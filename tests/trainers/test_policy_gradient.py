@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from pgdlab.credit.reward_to_go import returns_table
+from pgdlab.diffusion.denoisers import ClassifierFreeGuidance
+from pgdlab.diffusion.policy import Policy
 from pgdlab.penalties.base import Penalty
 from pgdlab.penalties.path_kl import PathKL
 from pgdlab.processes import Processes
@@ -88,7 +90,7 @@ def test_random_steps_draw_sorted_parts_of_the_right_size_evenly() -> None:
     assert len({tuple(d) for d in draws}) == 10
     assert RandomSteps(fraction=0.01).select(stochastic, g)
     assert RandomSteps(fraction=0.4).scale(5, 2) == 2.5
-    with pytest.raises(ValueError, match="holds none of the stochastic steps"):
+    with pytest.raises(ValueError, match=r"holds none of the stochastic steps"):
         Window(start=7, stop=9).select(stochastic, g)
 
 
@@ -329,7 +331,7 @@ def test_a_part_is_averaged_over_its_finite_values() -> None:
 @pytest.mark.parametrize("setting", [{"epochs": 0}, {"minibatches": 0}, {"minibatches": 17}, {"epochs": -1}])
 def test_numbers_of_updates_that_cannot_be(setting: dict[str, int]) -> None:
     name, value = next(iter(setting.items()))
-    with pytest.raises(ValueError, match=f"{name} is {value}; it must be at least 1"):
+    with pytest.raises(ValueError, match=rf"{name} is {value}; it must be at least 1"):
         PPO(**setting).refuse(tiny_world(samples=16))
 
 
@@ -338,5 +340,61 @@ def test_samples_that_are_not_finite_are_not_the_rewards_fault() -> None:
     world = tiny_world(samples=4)
     with torch.no_grad():
         next(world.policy.denoiser.parameters()).fill_(torch.nan)
-    with pytest.raises(RewardError, match="the policy's samples are not finite: is the learning rate too high"):
+    with pytest.raises(RewardError, match=r"the policy's samples are not finite: is the learning rate too high"):
         PPO().collect(world, 0)
+
+
+def test_a_base_that_is_not_finite_is_not_the_learning_rates_fault() -> None:
+    """Before anything is trained; and once it is, the base is not blamed."""
+    world = tiny_world(samples=4)
+    for policy in (world.policy, world.reference):
+        policy.denoiser.get_buffer("means").fill_(torch.nan)
+    with pytest.raises(RewardError, match=r"the policy is the base's, untrained: look at its scheduler_config.json"):
+        PPO().collect(world, 0)
+    world = tiny_world(tiny_policy(rho=True, denoiser=False), samples=4)
+    with torch.no_grad():
+        world.policy.initial.get_parameter("mean").fill_(torch.nan)
+    with pytest.raises(RewardError, match=r"is the learning rate too high"):
+        PPO().collect(world, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sizes", "said"),
+    [
+        ({"baseline": "group"}, {"group": 1}, "plan.group is 1: .*trainer.baseline=group"),
+        ({"scale": "group_std"}, {"group": 1}, "plan.group is 1: .*trainer.scale=group_std"),
+        ({}, {"samples": 1, "group": 1}, "plan.samples is 1: trainer.baseline=leave_one_out has no other sample"),
+        ({"baseline": "mean"}, {"samples": 1, "group": 1}, "plan.samples is 1: trainer.baseline=mean has no other"),
+    ],
+)
+def test_samples_that_are_compared_with_themselves_are_refused(settings: Any, sizes: Any, said: str) -> None:
+    """The gradient would be 0 whatever they earn."""
+    with pytest.raises(ValueError, match=said):
+        Reinforce(**settings).refuse(tiny_world(**sizes))
+    Reinforce(baseline="none").refuse(tiny_world(**sizes))
+
+
+def test_one_step_is_refused_for_what_it_is() -> None:
+    """It is the step to the sample, which has no noise at any eta."""
+    with pytest.raises(ValueError, match=r"policy.steps is 1, and the only step is the one to the sample"):
+        Reinforce().refuse(tiny_world(tiny_policy(eta=1.0, steps=1)))
+    for steps in (1, 4):
+        with pytest.raises(ValueError, match=r"no stochastic step \(eta 0\)"):
+            Reinforce().refuse(tiny_world(tiny_policy(eta=0.0, steps=steps)))
+
+
+def test_guidance_between_an_estimate_and_itself_is_refused() -> None:
+    """All prompts mean "none", which is what guidance compares with."""
+    plain = tiny_policy()
+    guided = Policy(ClassifierFreeGuidance(plain.denoiser, 3.0, 2), plain.space, plain.initial, plain.kernel, 4)
+    with pytest.raises(ValueError, match=r"domain.train_conditions has no other"):
+        Reinforce().refuse(tiny_world(guided, train_conditions=(2,)))
+    Reinforce().refuse(tiny_world(guided, train_conditions=(1, 2)))
+    Reinforce().refuse(tiny_world(plain, train_conditions=(2,)))
+
+
+@pytest.mark.parametrize(("fraction", "trained"), [(0.35, 4), (0.34, 3), (0.04, 1), (1.0, 10)])
+def test_random_steps_round_to_the_nearest(fraction: float, trained: int) -> None:
+    """Of ten steps: 3.5 are 4 (the even one), 3.4 are 3, and never none."""
+    g = torch.Generator().manual_seed(0)
+    assert len(RandomSteps(fraction=fraction).select(list(range(10)), g)) == trained

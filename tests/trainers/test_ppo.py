@@ -90,13 +90,13 @@ def test_updates_after_the_first_use_the_moved_ratio() -> None:
 
 @pytest.mark.parametrize("clip", [0.0, -0.1])
 def test_a_clip_that_is_not_positive_is_refused(clip: float) -> None:
-    with pytest.raises(ValueError, match="it must be above 0"):
+    with pytest.raises(ValueError, match=r"it must be above 0"):
         PPO(clip=clip)
 
 
 def test_one_update_a_rollout_is_warned_about() -> None:
     """After one update from the rollout's own policy nothing has moved yet."""
-    with pytest.warns(UserWarning, match="ratio is identically 1 and the clip does nothing"):
+    with pytest.warns(UserWarning, match=r"ratio is identically 1 and the clip does nothing"):
         PPO(epochs=1, minibatches=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -175,5 +175,11 @@ def test_the_peers_clip_stalls() -> None:
 
 @pytest.mark.parametrize("clip", [0.0, 1.0, 1.5])
 def test_schulmans_clip_is_between_0_and_1(clip: float) -> None:
-    with pytest.raises(ValueError, match=f"clip is {clip}; .*below 1 where bounds is schulman"):
+    with pytest.raises(ValueError, match=rf"clip is {clip}; .*below 1 where bounds is schulman"):
         PPO(clip=clip, bounds="schulman")
+
+
+@pytest.mark.parametrize("clip", [1e-30, 0.0, float("inf")])
+def test_a_clip_that_lets_nothing_or_everything_through_is_refused(clip: float) -> None:
+    with pytest.raises(ValueError, match=rf"clip is {clip}; it must be above 0, at least 1e-06 nats"):
+        PPO(clip=clip)

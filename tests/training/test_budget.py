@@ -49,12 +49,12 @@ def test_trainers_ask_equally_often(here: Path, trainer: str) -> None:
     """With 8 and 16 samples an iteration alike; the run is the one whose plan says so, the EMA's half-life too."""
     own = ["penalty=none", "trainer.updates=2", "trainer.batch=4"] if trainer == "rwr" else []
     for samples in (8, 16):
-        words = tiny(BRIGHT, f"trainer={trainer}", *own, f"plan.samples={samples}")
         name = f"{trainer}-{samples}"
-        assert cli.main([*words, "plan.iterations=50", "budget.queries=32", f"name={name}"]) == 0
+        words = [f"plan.samples={samples}", "plan.iterations=50", "budget.queries=32", f"name={name}"]
+        assert cli.main(tiny(BRIGHT, f"trainer={trainer}", *own, *words)) == 0
         assert json.loads((here / name / SUMMARY).read_text())["reward_queries"] == 32
         assert len(columns(here / name, "iteration")) == 32 // samples
-    assert cli.main([*tiny(BRIGHT, f"trainer={trainer}", *own), "plan.iterations=4", "name=plain"]) == 0
+    assert cli.main(tiny(BRIGHT, f"trainer={trainer}", *own, "plan.iterations=4", "name=plain")) == 0
     assert not differences(state(here / f"{trainer}-8"), state(here / "plain"))
 
 
@@ -87,7 +87,7 @@ def test_seconds_end_a_run(here: Path) -> None:
 
 
 def test_best_of_n_keeps_to_the_queries(here: Path, capsys: Any) -> None:
-    words = [*tiny(BRIGHT, "plan.iterations=50"), "task=best_of_n", "name=x"]
+    words = tiny(BRIGHT, "plan.iterations=50", "task=best_of_n", "name=x")
     assert cli.main([*words, "budget.queries=32"]) == 0
     assert json.loads((here / "best_of_n-x" / SUMMARY).read_text())["reward_queries"] == 32
     assert cli.main([*words, "budget.seconds=1"]) == 2

@@ -46,7 +46,7 @@ def failing(findings: list[Check]) -> set[str]:
         ("policy=lora", "penalty=none"),
         ("policy=frozen",),
         ("penalty.path_kl.form=B",),
-        ("policy.guidance=2.0", "policy.kernel.eta=0.3"),
+        ("policy.guidance=2.0", "policy.kernel.eta=0.3", "domain.train_conditions=[3]"),
     ],
 )
 def test_a_healthy_world_passes(extra: tuple[str, ...]) -> None:
@@ -196,6 +196,25 @@ class Moody(Reward):
         return Score.of(sample.flatten(1).mean(1) + self.times)
 
 
+class Shuffled(Reward):
+    """Values in the order of their size, as of a sort that nobody undid."""
+
+    def score(self, sample: Any, cond: Tensor) -> Score:
+        return Score.of(sample.flatten(1).mean(1).sort().values)
+
+
+class Declared(Shuffled):
+    def compares(self) -> bool:
+        return True
+
+
+def test_a_reward_that_compares_samples_says_so() -> None:
+    some = module()
+    for reward, found in ((Declared(), False), (Shuffled(), True)):
+        some.world = replace(some.world, reward=reward)
+        assert ("order" in {c.name for c in examine(some)}) == found
+
+
 class Constant(Reward):
     def score(self, sample: Any, cond: Tensor) -> Score:
         return Score.of(torch.full((len(sample),), 0.3))
@@ -206,7 +225,7 @@ class Constant(Reward):
     [
         (Moody(), "paid otherwise the second time"),
         (Patchy(limit=-1.0), "Patchy failed on 100% of 16 samples.*values were not finite"),
-        (Broken(), "Broken failed on 100% of 16 samples.*scorer went away"),
+        (Broken(), "Broken failed on at least 31% of 16 samples.*scorer went away"),
     ],
 )
 def test_a_reward_that_cannot_be_relied_on_is_found(reward: Reward, cause: str) -> None:
@@ -355,3 +374,18 @@ def test_rewards_without_a_spread_are_a_warning() -> None:
     finding = named(examine(some), "groups")
     assert finding.verdict == "warning"
     assert finding.message.startswith("0% of groups have equal rewards; in 100% they differ by less than a thousandth")
+
+
+class Reversed(Reward):
+    """Mean grey levels, the last sample's first: the same whenever it is asked."""
+
+    def score(self, sample: Any, cond: Tensor) -> Score:
+        return Score.of(sample.flatten(1).mean(1).flip(0))
+
+
+def test_values_in_a_wrong_order_are_a_warning() -> None:
+    for reward, found in ((Reversed(), True), (None, False)):
+        some = module()
+        if reward is not None:
+            some.world = replace(some.world, reward=reward)
+        assert ("order" in {c.name for c in examine(some)}) == found

@@ -96,7 +96,7 @@ CASES: dict[str, tuple[tuple[str, ...], Counts]] = {
     "adapters": ((*PPO, "penalty=path_kl", "policy=lora"), Counts(COMPARED, TWO_EPOCHS, 6)),
     # two estimates of every pair in one pass
     "guidance": (
-        (*PPO, "penalty=path_kl", "policy.guidance=2.0"),
+        (*PPO, "penalty=path_kl", "policy.guidance=2.0", "domain.train_conditions=[0]"),
         Counts((14, 2 * 56), (16, 2 * 48), 6),
     ),
     "joint": ((*PPO, "penalty=path_kl", "initial=diagonal"), Counts(COMPARED, TWO_EPOCHS, 6)),

@@ -14,20 +14,29 @@ from pgdlab.rewards.base import Reward, Score
 class ClassProbability(Reward):
     """p(target | image) under a classifier, 0 to 1; part "log_prob" in nats.
 
-    domain: whose classifiers: digits, fashion, or the path of a folder that task=classifiers wrote. target: a class, or null
-    for the class of each sample's own prompt. classifier: "reward" to train on, "heldout" to judge by.
+    domain: whose classifiers: digits, fashion, or the path of a folder that task=classifiers wrote. target: a class, by its
+    number or the name that it had when they were fitted, or null for the class of each sample's own prompt. classifier:
+    "reward" to train on, "heldout" to judge by.
     """
 
+    takes = "images"
+
     def __init__(
-        self, *, domain: str, target: int | None = None, classifier: Literal["reward", "heldout"] = "reward"
+        self,
+        *,
+        domain: str | None,
+        target: int | str | None = None,
+        classifier: Literal["reward", "heldout"] = "reward",
     ) -> None:
         super().__init__()
-        self.classifier, self.target = load_classifier(domain, classifier), target
-        self.classes = self.classifier.head.out_features
-        if target is not None and not 0 <= target < self.classes:
-            raise ValueError(f"target is {target}; it must be a class, 0 to {self.classes - 1}")
+        self.classifier = load_classifier(domain, classifier)
+        self.classes, names = self.classifier.head.out_features, self.classifier.names
+        self.target = names.index(target) if isinstance(target, str) and target in names else target
+        if isinstance(self.target, str) or (self.target is not None and not 0 <= self.target < self.classes):
+            called = f" ({', '.join(names)})" if names else ""
+            raise ValueError(f"target is {target!r}; it must be a class, 0 to {self.classes - 1}{called}")
 
-    def score(self, sample: Float[Tensor, "B 1 S S"], cond: Tensor) -> Score:
+    def score(self, sample: Float[Tensor, "B C S S"], cond: Tensor) -> Score:
         log_prob = self.classifier(sample).log_softmax(1)
         if self.target is not None:
             chosen = log_prob[:, self.target]
@@ -44,10 +53,12 @@ class AnyClass(Reward):
     Parts: "confidence" and "confusion". domain, classifier: as in ClassProbability.
     """
 
-    def __init__(self, *, domain: str, classifier: Literal["reward", "heldout"] = "reward") -> None:
+    takes = "images"
+
+    def __init__(self, *, domain: str | None, classifier: Literal["reward", "heldout"] = "reward") -> None:
         super().__init__()
         self.classifier = load_classifier(domain, classifier)
 
-    def score(self, sample: Float[Tensor, "B 1 S S"], cond: Tensor) -> Score:
+    def score(self, sample: Float[Tensor, "B C S S"], cond: Tensor) -> Score:
         first, second = self.classifier(sample).softmax(1).topk(2, 1).values.unbind(1)
         return Score.of(first - second, confidence=first, confusion=second)

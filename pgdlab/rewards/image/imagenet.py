@@ -46,6 +46,8 @@ class ImageNetClass(Reward):
     nats.
     """
 
+    takes = "images"
+
     def __init__(self, *, classes: tuple[int, ...], side: int = 112, batch: int = 256) -> None:
         super().__init__()
         if not classes or not all(0 <= c < 1000 for c in classes):
@@ -63,6 +65,7 @@ class ImageNetFeatures(Reward):
     picture: any image file that PIL reads. side, batch: as in ImageNetClass.
     """
 
+    takes = "images"
     like: Tensor
 
     def __init__(self, *, picture: str, side: int = 112, batch: int = 256) -> None:

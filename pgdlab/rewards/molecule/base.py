@@ -6,7 +6,6 @@ import itertools
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -26,6 +25,7 @@ class CachedReward(Reward):
     is named `part` is the quantity in its own unit, NaN where it is not known.
     """
 
+    takes = "molecules"
     part: str
 
     def __init__(self, *, remembered: int = REMEMBERED) -> None:
@@ -38,7 +38,7 @@ class CachedReward(Reward):
         self.warned = False
 
     @abstractmethod
-    def ask(self, molecules: Sequence[Molecule]) -> list[float]:
+    def ask(self, molecules: Molecules) -> list[float]:
         """The quantities of distinct valid molecules, NaN where the oracle fails."""
 
     @abstractmethod
@@ -61,7 +61,7 @@ class CachedReward(Reward):
             if name in answers:
                 answers[name] = answers.pop(name)
         if new:
-            answers.update(zip(new, self.ask(list(new.values())), strict=True))
+            answers.update(zip(new, self.ask(sample.some(new.values())), strict=True))
         found = [math.nan if name is None else answers[name] for name in names]
         for oldest in list(itertools.islice(answers, max(0, len(answers) - self.remembered))):
             del answers[oldest]
@@ -83,7 +83,7 @@ class PerMolecule(CachedReward):
     def of(self, molecule: Molecule) -> float:
         """The quantity of a valid molecule."""
 
-    def ask(self, molecules: Sequence[Molecule]) -> list[float]:
+    def ask(self, molecules: Molecules) -> list[float]:
         return [self.tried(m) for m in molecules]
 
     def tried(self, molecule: Molecule) -> float:

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from rdkit.Chem import rdForceFieldHelpers
 from torch import Tensor
 
+from pgdlab.config.program import extra
 from pgdlab.molecules.batch import Molecule
 from pgdlab.molecules.conformers import conformer
 from pgdlab.rewards.molecule.base import REMEMBERED, PerMolecule
@@ -67,7 +68,7 @@ def positive(scale: float, unit: str) -> float:
 def require_tblite() -> None:
     """Raises ValueError where the package is missing."""
     if importlib.util.find_spec("tblite") is None:
-        raise ValueError('GFN2-xTB is in the package tblite: pip install -e ".[molecules]"')
+        raise ValueError(f"GFN2-xTB is in the package tblite: {extra('molecules')}")
 
 
 def gfn2(numbers: Any, xyz: Float[Any, "N 3"], unpaired: int = 0) -> tuple[float, Float[Any, "N 3"]]:

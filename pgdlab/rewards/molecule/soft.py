@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pgdlab.molecules.batch import BONDS, SYMBOLS, VALENCE, Molecules
-from pgdlab.molecules.qm9 import ATOMS, PAIRS
+from pgdlab.molecules.batch import BONDS, Molecules
+from pgdlab.molecules.elements import Source
+from pgdlab.molecules.known import QM9, source_of
 from pgdlab.rewards.base import Reward, Score
 
 
@@ -20,20 +21,23 @@ class SoftValence(Reward):
     EveryStep or Shaped. Differentiable in them.
     """
 
+    takes = "molecules"
+
     def score(self, sample: Molecules, cond: Tensor) -> Score:
         if sample.soft is None:
             raise ValueError("SoftValence needs the probabilities of a graph; these molecules were decoded without")
-        excess = mean_excess(sample.soft).to(cond.device)
+        excess = mean_excess(sample.soft, source_of(sample)).to(cond.device)
         return Score.of(-excess, excess=excess)
 
 
-def mean_excess(soft: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
+def mean_excess(soft: Float[Tensor, "B D"], source: Source = QM9) -> Float[Tensor, " B"]:
     """Bonds that an atom is expected to have too many, mean over the atoms that are there; packed as Molecules.soft."""
-    cut = ATOMS * len(SYMBOLS)
-    types = soft[:, :cut].unflatten(1, (ATOMS, len(SYMBOLS)))
-    order = soft[:, cut:].unflatten(1, (len(PAIRS), len(BONDS))) @ torch.arange(len(BONDS)).to(soft)
-    first, second = torch.tensor(PAIRS, device=soft.device).unbind(1)
-    zero = order.new_zeros(len(soft), ATOMS)
+    atoms, kinds = source.atoms, len(source.symbols)
+    cut = atoms * kinds
+    types = soft[:, :cut].unflatten(1, (atoms, kinds))
+    order = soft[:, cut:].unflatten(1, (len(source.pairs), len(BONDS))) @ torch.arange(len(BONDS)).to(soft)
+    first, second = torch.triu_indices(atoms, atoms, 1, device=soft.device)
+    zero = order.new_zeros(len(soft), atoms)
     valence = zero.index_add(1, first, order).index_add(1, second, order)
-    excess = (valence - types @ torch.tensor(VALENCE).to(soft)).clamp(min=0)
+    excess = (valence - types @ torch.tensor(source.valence).to(soft)).clamp(min=0)
     return excess.sum(1) / types.sum((1, 2)).clamp(min=1)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from rdkit import Chem
+from rdkit.Chem.MolStandardize import rdMolStandardize
 from torch import Tensor
 
-from pgdlab.molecules.batch import NUMBERS, VALENCE, Molecule, Molecules
-from pgdlab.molecules.known import training_set
+from pgdlab.molecules.batch import Molecule, Molecules, no_messages
+from pgdlab.molecules.elements import NUMBER, VALENCES
+from pgdlab.molecules.known import source_of
 from pgdlab.rewards.base import Reward, Score
 from pgdlab.rewards.molecule.base import REMEMBERED, CachedReward
 
-ALLOWED = {1: 1, **dict(zip(NUMBERS, VALENCE, strict=True))}  # graphs from coordinates have hydrogens
+TAUTOMERS = 200  # looked at of one molecule
+ALLOWED = {
+    1: 1,
+    **{NUMBER[symbol]: valence for symbol, valence in VALENCES.items()},
+}  # graphs from coordinates have hydrogens
 
 
 def within_valence(mol: Chem.Mol) -> float:
@@ -29,6 +34,16 @@ def within_valence(mol: Chem.Mol) -> float:
     return sum(fits) / max(1, len(fits))
 
 
+def forms(molecule: Molecule) -> set[str]:
+    """Canonical SMILES, without stereo, of a valid molecule's tautomers, itself among them."""
+    enumerator = rdMolStandardize.TautomerEnumerator()
+    enumerator.SetMaxTautomers(TAUTOMERS)
+    quiet = no_messages()
+    found = {Chem.MolToSmiles(mol, isomericSmiles=False) for mol in enumerator.Enumerate(molecule.mol)}
+    del quiet
+    return found | {str(molecule.smiles)}
+
+
 class Valid(Reward):
     """1 for a molecule that RDKit sanitises and that is in one piece.
 
@@ -36,6 +51,8 @@ class Valid(Reward):
     valence for one that is not sanitised. Parts: "valid" and "sanitised" (0 or 1), "within_valence" (the share; 1 where
     sanitised).
     """
+
+    takes = "molecules"
 
     def __init__(self, *, disconnected: float = 0.0, partial: float = 0.0) -> None:
         super().__init__()
@@ -62,20 +79,29 @@ class Valid(Reward):
 class NovelValid(CachedReward):
     """1 for a valid molecule that is not in the training set, `known` for one that is, 0 for an invalid one.
 
-    Part "novel": 1 or 0 of valid ones.
+    tautomers: whether a tautomer of a training molecule is known too, as CC(O)=N is of acetamide: those of RDKit's enumerator,
+    TAUTOMERS at most. The figures `novel` and `vun` are by the molecule's own SMILES all the same. Part "novel": 1 or 0 of valid
+    ones.
     """
 
     part = "novel"
 
-    def __init__(self, *, known: float = 0.3, remembered: int = REMEMBERED) -> None:
+    def __init__(self, *, known: float = 0.3, tautomers: bool = False, remembered: int = REMEMBERED) -> None:
         super().__init__(remembered=remembered)
         if not 0 <= known <= 1:
             raise ValueError(f"known is {known}; it must be 0 to 1, of which 1 is what a novel molecule is worth")
-        self.known = known
-        training_set()  # where it is missing, that is an error here and not a failure on every molecule
+        self.known, self.tautomers = known, tautomers
 
-    def ask(self, molecules: Sequence[Molecule]) -> list[float]:
-        return (~training_set().contains([str(m.smiles) for m in molecules])).astype(float).tolist()
+    def score(self, sample: Molecules, cond: Tensor) -> Score:
+        source_of(sample).training()  # where it is missing, that is an error here and not a failure on every molecule
+        return super().score(sample, cond)
+
+    def ask(self, molecules: Molecules) -> list[float]:
+        training = source_of(molecules).training()
+        novel = ~training.contains([str(m.smiles) for m in molecules])
+        if self.tautomers:
+            novel &= [not (new and training.contains(forms(m)).any()) for m, new in zip(molecules, novel, strict=True)]
+        return novel.astype(float).tolist()
 
     def worth(self, quantity: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         return torch.where(quantity == 1, quantity, self.known)
@@ -89,9 +115,14 @@ class Distinct(Reward):
     earlier one, 0 of a copy, NaN of an invalid one).
     """
 
+    takes = "molecules"
+
     def __init__(self, *, reward: Reward, repeat: float = 0.0) -> None:
         super().__init__()
         self.reward, self.repeat = reward, repeat
+
+    def compares(self) -> bool:
+        return True
 
     def score(self, sample: Molecules, cond: Tensor) -> Score:
         inner, seen = self.reward.scored(sample, cond), set[str]()

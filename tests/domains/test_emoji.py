@@ -1,0 +1,65 @@
+"""The text-to-image base that ships, and what is steered with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import diffusers
+import pytest
+
+from pgdlab import cli
+from pgdlab.config.compose import compose
+from pgdlab.config.program import ASSETS, located
+from pgdlab.diffusion.prompts import read_prompts
+from pgdlab.training.build import build_world
+
+TINY = ["policy.steps=2", "plan.samples=4", "plan.group=2", "plan.iterations=1", "plan.eval_samples=4"]
+
+
+def test_what_ships_is_named_by_a_prefix() -> None:
+    assert located("pgdlab:emoji/clip") == ASSETS / "emoji/clip"
+    assert located("emoji/clip") == Path("emoji/clip")
+    assert located("~/x") == Path.home() / "x"
+
+
+def test_unseen_compositions_are_new_but_for_their_words() -> None:
+    names, trained, unseen = (
+        read_prompts(f"pgdlab:emoji/{file}.txt")[0] for file in ("prompts", "compositions", "unseen_compositions")
+    )
+    assert len(unseen) == len({*unseen}) == 200
+    assert not {*unseen} & {*trained}
+    assert not {*unseen, *trained} & {*names}
+    assert {word for text in unseen for word in text.split()} <= {word for text in trained for word in text.split()}
+
+
+@pytest.mark.parametrize("name", ["clip", "jpeg", "red", "compose"])
+def test_experiments_have_their_reward_and_the_judge(name: str) -> None:
+    cfg = compose([f"experiment=emoji/{name}"])
+    assert cfg.nodes["heldout"]["weights"] == "pgdlab:emoji/judge"
+    assert (cfg.nodes["reward"].get("weights") == "pgdlab:emoji/clip") == (name in ("clip", "compose"))
+    assert (cfg.nodes["domain"]["test_prompts"] is not None) == (name == "compose")
+
+
+def test_from_the_command_to_an_export_that_diffusers_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained on compositions, evaluated on others, and exported as adapters for the folder that ships."""
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["experiment=emoji/compose", *TINY, "name=run"]) == 0
+    summary = json.loads(Path("runs/run/summary.json").read_text())
+    assert -1 <= summary["heldout_after"] <= 1
+    assert cli.main(["task=evaluate", "resume=runs/run", "domain.split=test"]) == 0
+    assert cli.main(["task=export", "resume=runs/run"]) == 0
+    card = Path("runs/run/export/README.md").read_text()
+    assert f'from_pretrained("{ASSETS / "emoji"}")' in card
+    pipe = diffusers.DiffusionPipeline.from_pretrained(ASSETS / "emoji")
+    pipe.load_lora_weights("runs/run/export")
+    assert pipe("blue cat face", num_inference_steps=2).images[0].size == (64, 64)
+
+
+def test_the_base_is_small_and_whole() -> None:
+    files = [file for file in (ASSETS / "emoji").rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 48e6
+    world = build_world(compose(["experiment=emoji/red"]))
+    assert world.domain.space.shape == (4, 8, 8)
+    assert world.domain.conditioning.texts is not None
+    assert world.domain.conditioning.texts[0] == "grinning face"
