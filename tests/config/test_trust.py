@@ -123,6 +123,12 @@ def test_a_folder_executes_nothing(run: Path, attack: Callable[[dict[str, Any]],
     assert untouched(run)
 
 
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_function_is_code_whatever_its_name_looks_like(run: Path, function: str) -> None:
+    with pytest.raises(trust.UntrustedError, match=r"reward\.function"):
+        trust.check({"reward": called(function)}, "config.yaml")
+
+
 def test_nothing_in_the_folder_stands_for_a_library(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Libraries try imports of what is not installed. Failed first: the working directory was on the path of every command."""
     monkeypatch.setattr(trust, "_elsewhere", set())

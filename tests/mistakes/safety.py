@@ -12,7 +12,7 @@ MUTANTS = [
     ),
     Mutant("what hides in a suite's overrides is not found", TRUST, "elif OVERRIDE.match(value) and (", "elif False and (", T_TRUST, "suite"),
     Mutant("a suite picks a file", TRUST, "if name == ALLOW or files:", "if name == ALLOW:", T_TRUST, "suite"),
-    Mutant("a function without a name is none", TRUST, "        elif key.endswith(CALLED):\n            require", "        elif key.endswith(CALLED) and \":\" in value:\n            require", T_TRUST, "executes_nothing"),
+    Mutant("a function without a name is none", TRUST, "        elif key.endswith(CALLED):\n            require", "        elif key.endswith(CALLED) and \":\" in value:\n            require", T_TRUST, "whatever"),
     Mutant("the run folder is a place of modules", TRUST, "modules and not inside and", "modules and", T_TRUST, "stands_for"),
     Mutant("the environment is looked up for a stranger", TRUST, 'elif "${" in value:', "elif False:", T_TRUST, "environment"),
     Mutant(
