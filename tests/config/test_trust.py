@@ -42,6 +42,7 @@ def ink() -> Reward:
 """
 SHELL = {"_target_": "os.system", "command": "touch CALLED"}
 WRITES = {"_target_": "pgdlab.config.runs.write", "text": "", "path": "CALLED"}
+SMALL = ("plan.iterations=1", "plan.samples=16", "plan.group=2", "plan.eval_samples=8")  # what is not refused soon ends
 TASKS = ("train", "evaluate", "sample", "export", "best_of_n", "doctor")
 
 
@@ -54,7 +55,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delitem(sys.modules, name, raising=False)
     folder = tmp_path / "runs" / "sent"
     folder.mkdir(parents=True)
-    save_config(compose(["experiment=oracle/linear", "name=sent"]), folder)
+    save_config(compose(["experiment=oracle/linear", "name=sent", *SMALL]), folder)
     (folder / "payload.py").write_text(PAYLOAD)
     (folder / "pay:load.py").write_text(PAYLOAD)
     (folder / "evil.yaml").write_text("_target_: runs.sent.payload.Ink\n")
