@@ -130,6 +130,13 @@ def test_a_function_is_code_whatever_its_name_looks_like(run: Path, function: st
         trust.check({"reward": called(function)}, "config.yaml")
 
 
+def test_nothing_is_looked_up_for_a_saved_value() -> None:
+    with pytest.raises(
+        trust.UntrustedError, match=r"config.yaml: name is '\$\{oc.env:HOME\}'.* no \$\{...\} to be looked up"
+    ):
+        trust.check({"name": "${oc.env:HOME}"}, "config.yaml")
+
+
 def test_nothing_in_the_folder_stands_for_a_library(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Libraries try imports of what is not installed. Failed first: the working directory was on the path of every command."""
     monkeypatch.setattr(trust, "_elsewhere", set())

@@ -8,13 +8,13 @@ RUNS, CHECKPOINT, T_INTEGRITY = "config/runs.py", "training/checkpoint.py", "tra
 MUTANTS = [
     Mutant(
         "a saved configuration is not looked at", "config/compose.py", "    trust.check(today, file)\n", "", T_TRUST,
-        "executes",
+        "refusal_says",
     ),
     Mutant("what hides in a suite's overrides is not found", TRUST, "elif OVERRIDE.match(value) and (", "elif False and (", T_TRUST, "suite"),
     Mutant("a suite picks a file", TRUST, "if name == ALLOW or files:", "if name == ALLOW:", T_TRUST, "suite"),
     Mutant("a function without a name is none", TRUST, "        elif key.endswith(CALLED):\n            require", "        elif key.endswith(CALLED) and \":\" in value:\n            require", T_TRUST, "whatever"),
     Mutant("the run folder is a place of modules", TRUST, "modules and not inside and", "modules and", T_TRUST, "stands_for"),
-    Mutant("the environment is looked up for a stranger", TRUST, 'elif "${" in value:', "elif False:", T_TRUST, "environment"),
+    Mutant("the environment is looked up for a stranger", TRUST, 'elif "${" in value:', "elif False:", T_TRUST, "looked_up"),
     Mutant(
         "any function of the package may be called", TRUST,
         "return isinstance(made, type) and issubclass(made, (Module, Logger))", "return callable(target)", T_TRUST,
@@ -62,8 +62,8 @@ MUTANTS = [
         "two_processes",
     ),
     Mutant(
-        "outputs follow the working directory", RUNS, 'place / "runs"', 'Path("runs")', T_INTEGRITY,
-        "changes_the_directory",
+        "a reward leaves the working directory elsewhere", "rewards/guard.py", "            os.chdir(before)", "            pass",
+        T_INTEGRITY, "changes_the_directory",
     ),
     Mutant(
         "a finished run that is extended stays finished", "tasks/train.py", "            set_aside(folder)", "            pass",

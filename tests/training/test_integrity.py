@@ -202,7 +202,7 @@ def test_a_reward_that_changes_the_directory_moves_no_file(tmp_path: Path, monke
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(tmp_path)
     assert cli.main([*tiny("reward={_target_: tests.training.test_integrity.Elsewhere}"), "name=y"]) == 0
-    os.chdir(tmp_path)
+    assert Path.cwd() == tmp_path
     names = {file.name for file in (tmp_path / "runs" / "y").iterdir()}
     assert names >= {CONFIG, METRICS, SUMMARY, "before_after.png", "learning_curve.png", "checkpoints"}
     assert not [*home.iterdir()]
