@@ -125,7 +125,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("words", REFUSED, ids=" ".join)
 def test_what_would_have_no_effect_is_refused(words: tuple[str, ...], here: Path, capsys: Any) -> None:
-    assert REFUSED[words] in said([*words], capsys, 2)
+    """Asked for the configuration alone, so that nothing runs where it is not refused."""
+    assert REFUSED[words] in said(["--cfg", "job", *words], capsys, 2)
 
 
 def test_an_optional_node_with_keys_of_its_one_kind_is_that(here: Path) -> None:
