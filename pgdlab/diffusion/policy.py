@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -20,7 +21,8 @@ from pgdlab.functional.gaussian import Gaussian
 class Policy(nn.Module):
     """pi_h(a|s) = N(mean(s, h), std_h^2 I) for h in 0..H-1, and rho(s_0).
 
-    forward takes any set of (state, step) pairs in one network pass. Coefficients are fp64 vectors over the steps.
+    forward takes any set of (state, step) pairs in one network pass. Coefficients are fp64 vectors over the steps. The state, and
+    so a checkpoint, holds what trains: frozen weights are those of the domain's files.
     """
 
     times: Tensor
@@ -37,6 +39,8 @@ class Policy(nn.Module):
         rows = torch.stack([chain.from_x, chain.from_x0, chain.std])  # together, so that a pass looks them up at once
         self.register_buffer("coefficients", rows, persistent=False)
         self.stochastic_steps: list[int] = (chain.std > 0).nonzero().flatten().tolist()
+        self.register_state_dict_post_hook(leave_out)
+        self.register_load_state_dict_pre_hook(put_back)
 
     @property
     def device(self) -> torch.device:
@@ -109,6 +113,23 @@ class Policy(nn.Module):
     def with_noise_at(self, steps: Sequence[int]) -> Policy:
         """The same policy, whose other steps are those of the ODE."""
         return self.with_kernel(NoiseAt(kernel=self.kernel, steps=tuple(steps)))
+
+
+def frozen_weights(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that do not train, by name."""
+    return {name: p for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+
+
+def leave_out(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """Takes the frozen weights out of a state."""
+    for name in frozen_weights(module):
+        state.pop(prefix + name, None)
+
+
+def put_back(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Puts the module's own frozen weights into a state that lacks them."""
+    for name, parameter in frozen_weights(module).items():
+        state.setdefault(prefix + name, parameter.data)
 
 
 MOST = 100_000  # steps, the coefficients of all of which are in memory

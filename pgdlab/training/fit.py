@@ -55,7 +55,7 @@ def ready(module: SteeringModule, cfg: Config) -> int:
     path = Path(cfg.resume) / LAST
     state = load(path)
     saved = renamed.checkpoint(state, module.state_dict())["current_model_state"]
-    require_fit(module.state_dict(), saved, path)
+    require_fit(module, saved, path)
     require_base(module.world.reference, state, path)
     require_own(state, Path(cfg.resume))
     require_whole(state, path)
