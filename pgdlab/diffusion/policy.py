@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser
+from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser, NetworkDenoiser
 from pgdlab.diffusion.initial import InitialDistribution
 from pgdlab.diffusion.kernels import DDIM, Chain, Kernel, NoiseAt
 from pgdlab.diffusion.space import Space
@@ -132,6 +132,15 @@ def put_back(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> 
         state.setdefault(prefix + name, parameter.data)
 
 
+def checkpointed(denoiser: Denoiser) -> None:
+    """Lets the network's blocks be computed again in the backward. Raises ValueError where diffusers has no such thing for it."""
+    network = denoiser.network if isinstance(denoiser, NetworkDenoiser) else None
+    if not getattr(network, "_supports_gradient_checkpointing", False):
+        what = type(denoiser if network is None else network).__name__
+        raise ValueError(f"policy.checkpoint_activations is true, but a {what} has no blocks to checkpoint: leave it false")
+    network.enable_gradient_checkpointing()
+
+
 MOST = 100_000  # steps, the coefficients of all of which are in memory
 
 
@@ -145,14 +154,18 @@ def build_policy(
     tuning: Tuning,
     steps: int = 20,
     guidance: float = 1.0,
+    checkpoint_activations: bool = False,
 ) -> Policy:
     """A policy from a pretrained denoiser.
 
     unconditional: the condition that means "none" (Conditioning.unconditional). kernel: the sampler. tuning: what is trained.
-    steps: H, MOST at most. guidance: scale of classifier-free guidance, 1 for none.
+    steps: H, MOST at most. guidance: scale of classifier-free guidance, 1 for none. checkpoint_activations: whether a pass that
+    is differentiated keeps the inputs of the network's blocks alone (Chen et al. 2016, arXiv:1604.06174).
     """
     if steps > MOST:
         raise ValueError(f"policy.steps is {steps:,}; it must be at most {MOST:,}")
+    if checkpoint_activations:
+        checkpointed(denoiser)
     tuned = tuning.apply(denoiser, Chain.of(denoiser.schedule, kernel, steps), space, unconditional)
     guided = tuned if guidance == 1.0 else ClassifierFreeGuidance(tuned, guidance, unconditional)
     return Policy(guided, space, initial, kernel, steps)
