@@ -134,10 +134,12 @@ def put_back(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> 
 
 def checkpointed(denoiser: Denoiser) -> None:
     """Lets the network's blocks be computed again in the backward. Raises ValueError where diffusers has no such thing for it."""
-    network = denoiser.network if isinstance(denoiser, NetworkDenoiser) else None
+    network: Any = denoiser.network if isinstance(denoiser, NetworkDenoiser) else denoiser
     if not getattr(network, "_supports_gradient_checkpointing", False):
-        what = type(denoiser if network is None else network).__name__
-        raise ValueError(f"policy.checkpoint_activations is true, but a {what} has no blocks to checkpoint: leave it false")
+        what = type(network).__name__
+        raise ValueError(
+            f"policy.checkpoint_activations is true, but a {what} has no blocks to checkpoint: leave it false"
+        )
     network.enable_gradient_checkpointing()
 
 

@@ -177,9 +177,7 @@ class Diffusers(Domain):
 
 def nearest_device() -> torch.device:
     """Where prompts are encoded: this process's GPU where there is one."""
-    return (
-        torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
-    )
+    return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def prompts_for(pipe: Any, texts: Sequence[str]) -> list[Prompt]:

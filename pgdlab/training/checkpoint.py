@@ -27,9 +27,7 @@ NOT_OF_THE_RUN = (*RESUMABLE, "name", "resume", "sweep", "experiment", "certific
 COUNTERS = ("iterations", "queries", "evaluations", "seconds")
 TRAINING = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "averaging_state", "epoch", "global_step")
 LARGEST = 2**53
-OTHER_BASE = (
-    "{path} was made on another base than the one that is loaded now: put the weights of its domain back, or start a new run"
-)
+OTHER_BASE = "{path} was made on another base than the one that is loaded now: put its weights back, or start a new run"
 
 
 def of_the_run(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,14 +9,13 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback
 from lightning.fabric.plugins import ClusterEnvironment
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
 from pgdlab.config import renamed
@@ -165,9 +164,15 @@ def make_trainer(runtime: dict[str, Any], **settings: Any) -> lightning.Trainer:
 
 
 def environment() -> ClusterEnvironment:
-    """Where a process learns its rank. A run starts its own processes, in a batch script of Slurm too, unless torchrun or srun has."""
-    made = {"own": LightningEnvironment, "torchrun": TorchElasticEnvironment, "srun": partial(SLURMEnvironment, auto_requeue=False)}
-    return made[launcher()]()
+    """Where a process learns its rank. A run starts its own processes, in a batch script of Slurm too, unless torchrun or srun
+    has started them."""
+    match launcher():
+        case "torchrun":
+            return TorchElasticEnvironment()
+        case "srun":
+            return SLURMEnvironment(auto_requeue=False)
+        case "own":
+            return LightningEnvironment()
 
 
 def require_machine(runtime: dict[str, Any]) -> None:

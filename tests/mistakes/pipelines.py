@@ -166,7 +166,9 @@ MUTANTS = [
         T_DOMAIN,
         "resumed",
     ),
-    Mutant("checkpoints with the base", "diffusion/policy.py", "state.pop(prefix + name, None)", "pass", T_RESUME, "holds"),
+    Mutant(
+        "checkpoints with the base", "diffusion/policy.py", "state.pop(prefix + name, None)", "pass", T_RESUME, "holds"
+    ),
     Mutant(
         "an earlier checkpoint of any base",
         "training/checkpoint.py",
@@ -174,5 +176,20 @@ MUTANTS = [
         "if False:",
         T_RESUME,
         "earlier",
+    ),
+    Mutant(
+        "weights in bf16 are trained", "training/optimizer.py", "and p.itemsize < 4", "and p.itemsize < 2", T_DOMAIN, "bf16",
+    ),
+    Mutant(
+        "blocks are kept all the same", "diffusion/policy.py", "    network.enable_gradient_checkpointing()\n", "",
+        "rollout/test_memory.py", "computed_again",
+    ),
+    Mutant(
+        "every process of torchrun makes a run", "config/runs.py", 'return aside() if launcher() != "own" else inherited()',
+        'return inherited() if launcher() == "own" else place / "runs"', "training/test_processes.py", "machines and torchrun",
+    ),
+    Mutant(
+        "torchrun may start more than the runtime has", "training/fit.py", "and here * nodes != started()", "and not here",
+        "training/test_runtime.py", "does_not_count",
     ),
 ]

@@ -133,10 +133,14 @@ def test_a_resumed_run_starts_with_the_size_that_was_left(tmp_path: Path) -> Non
 def test_activations_that_are_computed_again_leave_the_gradient(tuning: str, tmp_path: Path) -> None:
     """The same operations on the same numbers, so bit for bit; less is kept, and so more rows fit in a pass."""
     words = ("heldout=null", f"policy={tuning}", "plan.pass_size=8")
-    plain, again = (fitted(tmp_path / str(on), BRIGHT, *words, f"policy.checkpoint_activations={on}") for on in (False, True))
+    plain, again = (
+        fitted(tmp_path / str(on), BRIGHT, *words, f"policy.checkpoint_activations={on}") for on in (False, True)
+    )
     assert distance(again.gradients[-1], plain.gradients[-1]) == 0
     assert distance(again.weights[-1], plain.weights[-1]) == 0
-    policies = (build_world(compose(tiny(BRIGHT, *words, f"policy.checkpoint_activations={on}"))).policy for on in (True, False))
+    policies = (
+        build_world(compose(tiny(BRIGHT, *words, f"policy.checkpoint_activations={on}"))).policy for on in (True, False)
+    )
     less, more = (kept_for_backward(policy, *inputs(16)) for policy in policies)
     assert less < 0.6 * more
 

@@ -121,7 +121,9 @@ def by_srun(node: int, port: str) -> tuple[list[str], dict[str, str]]:
 
 
 @pytest.mark.parametrize("start", [by_torchrun, by_srun])
-def test_two_machines_make_one_run(start: Callable[[int, str], tuple[list[str], dict[str, str]]], tmp_path: Path) -> None:
+def test_two_machines_make_one_run(
+    start: Callable[[int, str], tuple[list[str], dict[str, str]]], tmp_path: Path
+) -> None:
     """Each with a file system of its own, as far as a folder is one: the first machine's has the run."""
     words = tiny(BRIGHT, "runtime=ddp_cpu", "runtime.devices=1", "runtime.num_nodes=2", "name=two")
     port, running = free_port(), []

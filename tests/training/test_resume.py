@@ -228,7 +228,9 @@ def test_an_earlier_checkpoint_with_the_base_in_it_is_taken_where_it_is_that_bas
     state["base"] = digest(module.world.reference, adapted=False)
     torch.save(state, path)
     assert cli.main(["resume=runs/x", "plan.iterations=3"]) == 0
-    torch.save(state | {"current_model_state": state["current_model_state"] | {n: x + 1 for n, x in weights.items()}}, path)
+    torch.save(
+        state | {"current_model_state": state["current_model_state"] | {n: x + 1 for n, x in weights.items()}}, path
+    )
     for command in (["resume=runs/x", "plan.iterations=4"], ["task=evaluate", "resume=runs/x"]):
         assert cli.main(command) == 2
         assert "was made on another base" in capsys.readouterr().err
