@@ -15,6 +15,7 @@ from pgdlab.config.compose import Config, draft, finish, load_run
 from pgdlab.config.defaults import with_defaults
 from pgdlab.config.groups import CONFIGS, OWN, once, options, parse_one, slots, use_folder
 from pgdlab.config.heldout import note, require_judge
+from pgdlab.config.launch import require_alone
 from pgdlab.config.program import program
 from pgdlab.config.runs import as_yaml
 from pgdlab.config.schema import ConfigError, nearest
@@ -111,6 +112,7 @@ def dispatch(argv: Sequence[str], imported: Callable[[], object]) -> int:
     cfg = configuration(overrides)
     if flags - {"--no-defaults"}:
         return say(described(cfg, given if "--help" in flags else ()).rstrip())
+    require_alone(cfg.task)
     task = importlib.import_module(f"pgdlab.tasks.{cfg.task}")
     imported()
     return task.main(cfg) or 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
 import errno
 import importlib.metadata
@@ -14,6 +15,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +26,7 @@ from typing import Any
 from pgdlab import __version__
 from pgdlab.config import trust
 from pgdlab.config.configuration import Config
+from pgdlab.config.launch import launcher, rank
 from pgdlab.config.program import program
 
 CONFIG, SUMMARY, METRICS, COMMAND = "config.yaml", "summary.json", "metrics.csv", "command.txt"
@@ -37,21 +40,14 @@ def run_folder(cfg: Config, place: Path | None = None) -> Path:
     """runs/<name>, made; a name in use gets a number. Resuming uses the run's own. Absolute: what a reward does to the working
     directory moves no file. place: the working directory as it was, where a reward has been asked before.
 
-    Raises ValueError where it cannot be written, where it has links in it, or in a process that was not started by the run's
-    first one.
+    Raises ValueError where it cannot be written, where it has links in it, or in a process that nothing of a run started.
     """
     place = place or Path.cwd()
     if cfg.resume:
         require_no_links(place / cfg.resume)
         return (place / cfg.resume).resolve()
-    others = any(int(os.environ.get(size, 1)) > 1 for size in ("LOCAL_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
-    if others or any(int(os.environ.get(rank, 0)) for rank in ("RANK", "SLURM_PROCID", "LOCAL_RANK")):
-        if "PGDLAB_RUN" not in os.environ:
-            raise ValueError(
-                f"several processes were started, as by torchrun or srun: start one, {program()} runtime=ddp, and "
-                "the others are started by it"
-            )
-        return Path(os.environ["PGDLAB_RUN"])  # the processes of one run share the first one's choice
+    if rank():  # the first process of a run chooses
+        return aside() if launcher() != "own" else inherited()
     name = folder_name(cfg.task, cfg.name)
     for number in itertools.count(1):
         folder = place / "runs" / (name if number == 1 else f"{name}-{number}")
@@ -64,6 +60,23 @@ def run_folder(cfg: Config, place: Path | None = None) -> Path:
         except OSError as error:
             raise ValueError(f"cannot write the run folder {folder}: {error.strerror}") from error
     os.environ["PGDLAB_RUN"] = str(folder)
+    return folder
+
+
+def inherited() -> Path:
+    """The folder of the process that started this one. Raises ValueError where nothing of a run did."""
+    if "PGDLAB_RUN" not in os.environ:
+        raise ValueError(
+            f"this process has a rank, but neither a run nor torchrun or srun started it: start one, {program()} runtime=ddp, "
+            "and the others are started by it"
+        )
+    return Path(os.environ["PGDLAB_RUN"])
+
+
+def aside() -> Path:
+    """A folder of their own for processes that torchrun or srun started after the first one, which alone keeps files."""
+    folder = Path(tempfile.mkdtemp(prefix="pgdlab-rank-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 

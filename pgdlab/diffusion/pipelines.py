@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from pgdlab.diffusion.asked import Asked
 from pgdlab.diffusion.asking import nested
@@ -26,8 +26,7 @@ ATTENTION = (
 class PipelineDenoiser(NetworkDenoiser):
     """A pipeline's network, told what the pipeline tells it, its outputs put together as the pipeline does: guidance is in them.
 
-    cond: the number of a prompt. asked: what asking the pipeline has told. origin: where it is from, for exports. Its state, and
-    so a checkpoint, holds the weights that train: the others are those of the pipeline.
+    cond: the number of a prompt. asked: what asking the pipeline has told. origin: where it is from, for exports.
     """
 
     supports_unconditional = False  # the null prompt is a part of the call
@@ -42,8 +41,6 @@ class PipelineDenoiser(NetworkDenoiser):
         self.adapter_targets = targets_in(network)
         self.register_buffer("told", asked.told, persistent=False)
         self.register_buffer("grid", asked.schedule.times(asked.steps)[:-1].double(), persistent=False)
-        self.register_state_dict_post_hook(leave_out)
-        self.register_load_state_dict_pre_hook(put_back)
 
     def clock(self, t: Tensor) -> Tensor:
         """What the network is told at times t (P,): at the sampler's, as the pipeline does; between and beyond them on the
@@ -92,20 +89,6 @@ class PipelineDenoiser(NetworkDenoiser):
 
     def save_for_adapters(self, folder: Path) -> str:
         return ""
-
-
-def leave_out(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-    """Takes the frozen weights out of a state."""
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        if not parameter.requires_grad:
-            state.pop(prefix + name, None)
-
-
-def put_back(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Puts the module's own frozen weights into a state that lacks them."""
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        if not parameter.requires_grad:
-            state.setdefault(prefix + name, parameter.data)
 
 
 def moved(value: Any, device: torch.device) -> Any:

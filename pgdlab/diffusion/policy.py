@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser
+from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser, NetworkDenoiser
 from pgdlab.diffusion.initial import InitialDistribution
 from pgdlab.diffusion.kernels import DDIM, Chain, Kernel, NoiseAt
 from pgdlab.diffusion.space import Space
@@ -20,7 +21,8 @@ from pgdlab.functional.gaussian import Gaussian
 class Policy(nn.Module):
     """pi_h(a|s) = N(mean(s, h), std_h^2 I) for h in 0..H-1, and rho(s_0).
 
-    forward takes any set of (state, step) pairs in one network pass. Coefficients are fp64 vectors over the steps.
+    forward takes any set of (state, step) pairs in one network pass. Coefficients are fp64 vectors over the steps. The state, and
+    so a checkpoint, holds what trains: frozen weights are those of the domain's files.
     """
 
     times: Tensor
@@ -37,6 +39,8 @@ class Policy(nn.Module):
         rows = torch.stack([chain.from_x, chain.from_x0, chain.std])  # together, so that a pass looks them up at once
         self.register_buffer("coefficients", rows, persistent=False)
         self.stochastic_steps: list[int] = (chain.std > 0).nonzero().flatten().tolist()
+        self.register_state_dict_post_hook(leave_out)
+        self.register_load_state_dict_pre_hook(put_back)
 
     @property
     def device(self) -> torch.device:
@@ -111,6 +115,34 @@ class Policy(nn.Module):
         return self.with_kernel(NoiseAt(kernel=self.kernel, steps=tuple(steps)))
 
 
+def frozen_weights(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that do not train, by name."""
+    return {name: p for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+
+
+def leave_out(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """Takes the frozen weights out of a state."""
+    for name in frozen_weights(module):
+        state.pop(prefix + name, None)
+
+
+def put_back(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Puts the module's own frozen weights into a state that lacks them."""
+    for name, parameter in frozen_weights(module).items():
+        state.setdefault(prefix + name, parameter.data)
+
+
+def checkpointed(denoiser: Denoiser) -> None:
+    """Lets the network's blocks be computed again in the backward. Raises ValueError where diffusers has no such thing for it."""
+    network: Any = denoiser.network if isinstance(denoiser, NetworkDenoiser) else denoiser
+    if not getattr(network, "_supports_gradient_checkpointing", False):
+        what = type(network).__name__
+        raise ValueError(
+            f"policy.checkpoint_activations is true, but a {what} has no blocks to checkpoint: leave it false"
+        )
+    network.enable_gradient_checkpointing()
+
+
 MOST = 100_000  # steps, the coefficients of all of which are in memory
 
 
@@ -124,14 +156,18 @@ def build_policy(
     tuning: Tuning,
     steps: int = 20,
     guidance: float = 1.0,
+    checkpoint_activations: bool = False,
 ) -> Policy:
     """A policy from a pretrained denoiser.
 
     unconditional: the condition that means "none" (Conditioning.unconditional). kernel: the sampler. tuning: what is trained.
-    steps: H, MOST at most. guidance: scale of classifier-free guidance, 1 for none.
+    steps: H, MOST at most. guidance: scale of classifier-free guidance, 1 for none. checkpoint_activations: whether a pass that
+    is differentiated keeps the inputs of the network's blocks alone (Chen et al. 2016, arXiv:1604.06174).
     """
     if steps > MOST:
         raise ValueError(f"policy.steps is {steps:,}; it must be at most {MOST:,}")
+    if checkpoint_activations:
+        checkpointed(denoiser)
     tuned = tuning.apply(denoiser, Chain.of(denoiser.schedule, kernel, steps), space, unconditional)
     guided = tuned if guidance == 1.0 else ClassifierFreeGuidance(tuned, guidance, unconditional)
     return Policy(guided, space, initial, kernel, steps)

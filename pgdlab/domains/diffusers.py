@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pgdlab.config.launch import local_rank
 from pgdlab.diffusion.asked import ask
 from pgdlab.diffusion.asking import ENCODERS, Caller, Prompt, network_of
 from pgdlab.diffusion.conditioning import Conditioning
@@ -177,9 +177,7 @@ class Diffusers(Domain):
 
 def nearest_device() -> torch.device:
     """Where prompts are encoded: this process's GPU where there is one."""
-    return (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
-    )
+    return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def prompts_for(pipe: Any, texts: Sequence[str]) -> list[Prompt]:

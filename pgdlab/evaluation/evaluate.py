@@ -113,7 +113,7 @@ def evaluate(world: World, checkpoint: Path) -> dict[str, Measured]:
 def load_weights(policy: Policy, state: dict[str, Tensor], path: Path) -> None:
     """The policy's weights out of a module's state. Raises ValueError where they are of another model."""
     own = {k.removeprefix("policy."): v for k, v in state.items() if k.startswith("policy.")}
-    require_fit(policy.state_dict(), own, path)
+    require_fit(policy, own, path)
     policy.load_state_dict(own)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 
 from pgdlab.config.configuration import Config
 from pgdlab.config.groups import options
+from pgdlab.config.launch import local_rank
 from pgdlab.config.schema import ConfigError, children, schema
 from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.initial import InitialDistribution
@@ -46,7 +46,7 @@ def device_of(runtime: Mapping[str, Any]) -> torch.device:
         raise ValueError(f"runtime.accelerator is {wanted}, but torch sees no GPU; runtime=cpu does without")
     if wanted == "cpu" or not there:
         return torch.device("cpu")
-    devices, rank = runtime.get("devices"), int(os.environ.get("LOCAL_RANK", 0))
+    devices, rank = runtime.get("devices"), local_rank()
     if isinstance(devices, str) and devices != "auto":
         raise ValueError(
             f"runtime.devices is {devices!r}; it must be a number, -1 or auto for all, or a list, as in [0,1]"

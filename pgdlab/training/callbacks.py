@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 
+from pgdlab.config.launch import rank
 from pgdlab.config.runs import naming
 from pgdlab.config.signals import Stopped
 from pgdlab.training.budget import Budget
@@ -120,7 +121,7 @@ class GracefulStop(Callback):
         if self.asked:
             raise Stopped(number)
         self.asked = number
-        if not int(os.environ.get("LOCAL_RANK", 0)):  # one voice; print is not safe here
+        if not rank():  # one voice; print is not safe here
             os.write(2, b"\nstopping after this iteration; once more to stop at once\n")
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

@@ -14,19 +14,20 @@ import lightning
 import torch
 import yaml
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 
 from pgdlab.config import renamed
 from pgdlab.config.compose import RESUMABLE
 from pgdlab.config.configuration import Config
 from pgdlab.config.runs import CONFIG, LAST, short
-from pgdlab.diffusion.policy import Policy
+from pgdlab.diffusion.policy import Policy, frozen_weights
 from pgdlab.training.module import SteeringModule, digest
 
 NOT_OF_THE_RUN = (*RESUMABLE, "name", "resume", "sweep", "experiment", "certificate", "compare", "engine")
 COUNTERS = ("iterations", "queries", "evaluations", "seconds")
 TRAINING = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "averaging_state", "epoch", "global_step")
 LARGEST = 2**53
+OTHER_BASE = "{path} was made on another base than the one that is loaded now: put its weights back, or start a new run"
 
 
 def of_the_run(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,22 +123,25 @@ def require_whole(state: dict[str, Any], path: Path) -> None:
         )
 
 
-def require_fit(own: dict[str, Tensor], saved: dict[str, Tensor], path: Path) -> None:
-    """Raises ValueError where the saved weights are not those of this model, by name or shape."""
-    wrong = sorted(own.keys() ^ saved.keys()) + [n for n in own.keys() & saved.keys() if own[n].shape != saved[n].shape]
+def require_fit(model: nn.Module, saved: dict[str, Tensor], path: Path) -> None:
+    """Raises ValueError where the saved weights are not those of this model, by name or shape. Frozen weights, which checkpoints
+    of earlier versions hold too, must be the model's own."""
+    own, frozen = model.state_dict(), frozen_weights(model)
+    wrong = sorted(own.keys() ^ (saved.keys() - frozen.keys()))
+    wrong += [n for n in own.keys() & saved.keys() if own[n].shape != saved[n].shape]
     if wrong:
         raise ValueError(
             f"{path} holds another model than this config's: {len(wrong)} weights differ in name or shape, such as {wrong[0]}"
         )
+    for name in frozen.keys() & saved.keys():
+        if not torch.equal(saved[name], frozen[name].cpu()):
+            raise ValueError(OTHER_BASE.format(path=path))
 
 
 def require_base(reference: Policy, state: dict[str, Any], path: Path) -> None:
     """Raises ValueError where a checkpoint's run had another reference: its KL and its gain would be to two bases."""
-    if state.get("base") != digest(reference):
-        raise ValueError(
-            f"{path} was made on another base than the one that is loaded now: put the weights of its domain back, or "
-            "start a new run"
-        )
+    if state.get("base") not in (digest(reference), digest(reference, adapted=False)):
+        raise ValueError(OTHER_BASE.format(path=path))
 
 
 def require_own(state: dict[str, Any], folder: Path) -> None:

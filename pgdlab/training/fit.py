@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
+from lightning.fabric.plugins import ClusterEnvironment
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
 from pgdlab.config import renamed
 from pgdlab.config.configuration import Config
+from pgdlab.config.launch import launcher, started
 from pgdlab.config.runs import LAST, go_on
 from pgdlab.config.schema import make
 from pgdlab.config.signals import Stopped
@@ -35,7 +38,7 @@ from pgdlab.training.sheets import ContactSheets, require_pictures
 
 __all__ = ["LAST", "fit", "load", "make_trainer", "over", "ready", "require_base", "require_fit"]
 
-RUNTIME = ("accelerator", "devices", "strategy", "precision", "deterministic", "benchmark", "profiler")
+RUNTIME = ("accelerator", "devices", "num_nodes", "strategy", "precision", "deterministic", "benchmark", "profiler")
 
 
 def ready(module: SteeringModule, cfg: Config) -> int:
@@ -55,7 +58,7 @@ def ready(module: SteeringModule, cfg: Config) -> int:
     path = Path(cfg.resume) / LAST
     state = load(path)
     saved = renamed.checkpoint(state, module.state_dict())["current_model_state"]
-    require_fit(module.state_dict(), saved, path)
+    require_fit(module, saved, path)
     require_base(module.world.reference, state, path)
     require_own(state, Path(cfg.resume))
     require_whole(state, path)
@@ -157,12 +160,24 @@ def make_trainer(runtime: dict[str, Any], **settings: Any) -> lightning.Trainer:
     for text in advice:
         warnings.filterwarnings("ignore", f".*{text}.*")
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "use_distributed_sampler": False}
-    own = [LightningEnvironment()]  # a run starts its own processes, in a SLURM job too
-    return make(lightning.Trainer, runtime, "runtime", plugins=own, **(quiet | settings))
+    return make(lightning.Trainer, runtime, "runtime", plugins=[environment()], **(quiet | settings))
+
+
+def environment() -> ClusterEnvironment:
+    """Where a process learns its rank. A run starts its own processes, in a batch script of Slurm too, unless torchrun or srun
+    has started them."""
+    match launcher():
+        case "torchrun":
+            return TorchElasticEnvironment()
+        case "srun":
+            return SLURMEnvironment(auto_requeue=False)
+        case "own":
+            return LightningEnvironment()
 
 
 def require_machine(runtime: dict[str, Any]) -> None:
-    """Raises ValueError for an argument of lightning.Trainer that would break a run or change nothing in it."""
+    """Raises ValueError for an argument of lightning.Trainer that would break a run or change nothing in it, and where it states
+    other processes than were started."""
     for key, parameter in inspect.signature(lightning.Trainer).parameters.items():
         if key not in RUNTIME and runtime.get(key, parameter.default) != parameter.default:
             raise ValueError(
@@ -173,4 +188,21 @@ def require_machine(runtime: dict[str, Any]) -> None:
         raise ValueError(
             f"runtime.precision is {runtime['precision']!r}; it must be 32-true or bf16-mixed (16-mixed scales the loss, and "
             "gradients would be clipped at that scale; others change the dtype of weights and densities)"
+        )
+    require_processes(runtime.get("devices"), int(runtime.get("num_nodes", 1)))
+
+
+def require_processes(devices: Any, nodes: int) -> None:
+    """Raises ValueError where torchrun or srun started other processes than devices (a number, a list, -1 or "auto") on as many
+    machines are."""
+    here = len(devices) if isinstance(devices, list) else devices
+    here = torch.cuda.device_count() if here in (-1, "auto", None) else here
+    if launcher() == "own" and nodes > 1:
+        raise ValueError(
+            f"runtime.num_nodes is {nodes}: a run starts processes on its own machine only; on several, torchrun or srun does"
+        )
+    if launcher() != "own" and here * nodes != started():
+        raise ValueError(
+            f"{launcher()} started {started()} processes, but runtime has {here} on {nodes} machine{'s' * (nodes > 1)}: set "
+            "runtime=ddp (runtime=ddp_cpu without GPUs), runtime.devices to those of a machine, and runtime.num_nodes"
         )

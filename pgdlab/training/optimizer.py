@@ -58,6 +58,14 @@ class Optimization:
         """An optimizer over exactly the parameters that train, a group a part."""
         if not trained.keys() - {"critic"}:
             raise ValueError("nothing to train: set policy=full or policy=lora, or initial=diagonal or conditional")
+        half = sorted(
+            {str(p.dtype) for m in trained.values() for p in m.parameters() if p.requires_grad and p.itemsize < 4}
+        )
+        if half:
+            raise ValueError(
+                f"weights of {half[0]} would be trained, which loses most updates to rounding: set domain.dtype=float32, or "
+                "policy=lora, whose adapters are float32"
+            )
         groups = [
             {"params": [p for p in part.parameters() if p.requires_grad], "lr": self.rates.get(name, self.lr)}
             for name, part in trained.items()

@@ -20,6 +20,9 @@ from pgdlab.diffusion.asking import Caller
 from pgdlab.diffusion.mixing import Linear
 from pgdlab.diffusion.pipelines import PipelineDenoiser
 from pgdlab.evaluation.evaluate import load_weights
+from pgdlab.functional.gaussian import log_prob
+from pgdlab.rollout.sampler import rollout
+from pgdlab.rollout.trajectory import pick, replay
 from pgdlab.training.build import build_module, build_world
 from pgdlab.training.checkpoint import load
 from pgdlab.training.checks import examine
@@ -241,3 +244,43 @@ def test_prompts_are_encoded_in_few_calls(monkeypatch: pytest.MonkeyPatch) -> No
         policy.estimate(x, torch.tensor([0, 1]), cond)
     assert len(calls) == 16
     assert world.domain._learned.playback.caller.pipe.text_encoder is None  # type: ignore[attr-defined]
+
+
+def test_a_frozen_base_in_bf16_under_adapters_in_fp32_leaves_the_ratio_at_1() -> None:
+    """Sampled 3 rows at a time, replayed 5 pairs at a time: the same operations on each row, and states, means and densities in
+    fp32."""
+    saved("stable diffusion")
+    words = [*TEXTS, "domain.dtype=bfloat16", "plan.rollout_batch=3", "plan.pass_size=5"]
+    world = build_world(compose(experiment(*words)))
+    assert {p.dtype for p in world.policy.parameters() if p.requires_grad} == {torch.float32}
+    assert torch.bfloat16 in {p.dtype for p in world.policy.parameters() if not p.requires_grad}
+    cond = torch.tensor([0, 1, 0, 1])
+    trained = world.policy.stochastic_steps
+    trajectory = rollout(world.policy, world.reference, world.noise.of(0, range(4)), cond, batch=3, trained=trained)
+    assert trajectory.log_prob.numel() >= 8
+    for some in torch.arange(trajectory.log_prob.numel()).split(5):
+        pairs = trajectory.pairs(some)
+        with torch.enable_grad():
+            g, _ = replay(world.policy, trajectory, pairs)
+        score = log_prob(g, pick(trajectory.states, pairs.action), world.policy.space, pairs.cond)
+        assert score.requires_grad
+        assert torch.equal(score.detach(), trajectory.log_prob.flatten()[some])
+
+
+def test_weights_in_bf16_are_not_trained(capsys: Any) -> None:
+    """AdamW's steps of 1e-4 are below half of bf16's last place."""
+    saved("stable diffusion")
+    assert cli.main(experiment(*TEXTS, "domain.dtype=bfloat16", "policy=full")) == 2
+    assert "weights of torch.bfloat16 would be trained" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_activations_of_a_pipeline_are_computed_again() -> None:
+    """The same run, adapters in it, whatever its passes keep."""
+    saved("stable diffusion")
+    states = []
+    for again in (False, True):
+        assert cli.main(experiment(*TEXTS, f"policy.checkpoint_activations={again}", f"name=again-{again}")) == 0
+        states.append(load(Path("runs") / f"again-{again}" / "checkpoints" / "last.ckpt")["current_model_state"])
+    assert all(torch.equal(x, states[1][name]) for name, x in states[0].items() if "lora" in name)
+    assert any("lora_B" in name and bool(x.any()) for name, x in states[0].items())

@@ -5,7 +5,7 @@ from tests.mistakes import Mutant
 ASKED, ASKING, MIXING = "diffusion/asked.py", "diffusion/asking.py", "diffusion/mixing.py"
 PIPELINES, PROMPTS, PLAYBACK = "diffusion/pipelines.py", "diffusion/prompts.py", "diffusion/playback.py"
 FILES, DOMAIN = "diffusion/pipeline_files.py", "domains/diffusers.py"
-T_PIPELINES, T_DOMAIN = "diffusion/test_pipelines.py", "domains/test_diffusers.py"
+T_PIPELINES, T_DOMAIN, T_RESUME = "diffusion/test_pipelines.py", "domains/test_diffusers.py", "training/test_resume.py"
 
 MUTANTS = [
     Mutant(
@@ -161,10 +161,35 @@ MUTANTS = [
     Mutant(
         "a checkpoint of a pipeline on any base",
         "training/module.py",
-        "[*part.state_dict().items(), *of_pipelines(part)]",
-        "part.state_dict().items()",
+        "*(underneath(part) if adapted else ())",
+        "",
         T_DOMAIN,
         "resumed",
     ),
-    Mutant("checkpoints with the base", PIPELINES, "state.pop(prefix + name, None)", "pass", T_DOMAIN, "resumed"),
+    Mutant(
+        "checkpoints with the base", "diffusion/policy.py", "state.pop(prefix + name, None)", "pass", T_RESUME, "holds"
+    ),
+    Mutant(
+        "an earlier checkpoint of any base",
+        "training/checkpoint.py",
+        "if not torch.equal(saved[name], frozen[name].cpu()):",
+        "if False:",
+        T_RESUME,
+        "earlier",
+    ),
+    Mutant(
+        "weights in bf16 are trained", "training/optimizer.py", "and p.itemsize < 4", "and p.itemsize < 2", T_DOMAIN, "bf16",
+    ),
+    Mutant(
+        "blocks are kept all the same", "diffusion/policy.py", "    network.enable_gradient_checkpointing()\n", "",
+        "rollout/test_memory.py", "computed_again",
+    ),
+    Mutant(
+        "every process of torchrun makes a run", "config/runs.py", "    if rank():  # the", '    if rank() and launcher() == "own":  # the',
+        "training/test_processes.py", "machines and torchrun",
+    ),
+    Mutant(
+        "torchrun may start more than the runtime has", "training/fit.py", "and here * nodes != started()", "and not here",
+        "training/test_runtime.py", "does_not_count",
+    ),
 ]

@@ -127,3 +127,26 @@ def test_a_resumed_run_starts_with_the_size_that_was_left(tmp_path: Path) -> Non
     for saved, wanted in ({}, 5), ({"pass_size": 9}, 5), ({"pass_size": 2}, 2):
         module.on_load_checkpoint(saved)
         assert module.world.capacity.pass_size == wanted
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_activations_that_are_computed_again_leave_the_gradient(tuning: str, tmp_path: Path) -> None:
+    """The same operations on the same numbers, so bit for bit; less is kept, and so more rows fit in a pass."""
+    words = ("heldout=null", f"policy={tuning}", "plan.pass_size=8")
+    plain, again = (
+        fitted(tmp_path / str(on), BRIGHT, *words, f"policy.checkpoint_activations={on}") for on in (False, True)
+    )
+    assert distance(again.gradients[-1], plain.gradients[-1]) == 0
+    assert distance(again.weights[-1], plain.weights[-1]) == 0
+    policies = (
+        build_world(compose(tiny(BRIGHT, *words, f"policy.checkpoint_activations={on}"))).policy for on in (True, False)
+    )
+    less, more = (kept_for_backward(policy, *inputs(16)) for policy in policies)
+    assert less < 0.6 * more
+
+
+def test_a_network_without_blocks_cannot_compute_them_again() -> None:
+    with pytest.raises(ValueError, match=r"checkpoint_activations is true, but a GraphTransformer has no blocks"):
+        build_world(compose(tiny(*graphs(), "reward=valid", "policy.checkpoint_activations=true")))
+    with pytest.raises(ValueError, match=r"but a Mixture has no blocks"):
+        build_world(compose(["experiment=oracle/linear", "policy.checkpoint_activations=true"]))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,55 @@ def test_the_shipped_runtime_makes_one_run(tmp_path: Path) -> None:
     assert "deprecated" not in done.stderr
     assert done.stderr.count("iteration 2/2") == 1
     assert done.stdout.count("reward queries") == 1
+
+
+def free_port() -> str:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])
+
+
+def by_torchrun(node: int, port: str) -> tuple[list[str], dict[str, str]]:
+    """An agent of torchrun: its words, its variables."""
+    rendezvous = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=x"]
+    return ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *rendezvous], {}
+
+
+def by_srun(node: int, port: str) -> tuple[list[str], dict[str, str]]:
+    """A task of srun on a node of its own."""
+    size = {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2"}
+    own = {"SLURM_PROCID": f"{node}", "SLURM_NODEID": f"{node}", "SLURM_LOCALID": "0", "SLURM_JOB_NAME": "x"}
+    return [], size | own | {"SLURM_JOB_ID": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+
+@pytest.mark.parametrize("start", [by_torchrun, by_srun])
+def test_two_machines_make_one_run(
+    start: Callable[[int, str], tuple[list[str], dict[str, str]]], tmp_path: Path
+) -> None:
+    """Each with a file system of its own, as far as a folder is one: the first machine's has the run."""
+    words = tiny(BRIGHT, "runtime=ddp_cpu", "runtime.devices=1", "runtime.num_nodes=2", "name=two")
+    port, running = free_port(), []
+    for node in range(2):
+        (tmp_path / str(node)).mkdir()
+        before, variables = start(node, port)
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""} | variables
+        command = [sys.executable, *before, str(ROOT / "run.py"), *words]
+        out = (tmp_path / f"{node}.txt").open("w")
+        running.append(subprocess.Popen(command, cwd=tmp_path / str(node), env=environment, stdout=out, stderr=out))
+    try:
+        codes = [process.wait(timeout=240) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    said = [(tmp_path / f"{node}.txt").read_text() for node in range(2)]
+    assert codes == [0, 0], said
+    assert not (tmp_path / "1" / "runs").exists()
+    with (tmp_path / "0" / "runs" / "two" / METRICS).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    one = fitted(tmp_path / "one", BRIGHT).history
+    assert [float(row["reward"]) for row in rows] == pytest.approx([row["reward"] for row in one], rel=1e-5)
+    assert "parameters:" in said[0]
+    assert "parameters:" not in said[1]  # one doctor
 
 
 def test_what_does_not_divide_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

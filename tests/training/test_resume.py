@@ -18,8 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pgdlab import cli
+from pgdlab.config.compose import load_run
 from pgdlab.config.runs import METRICS, SUMMARY
+from pgdlab.diffusion.policy import frozen_weights
+from pgdlab.training.build import build_module
 from pgdlab.training.fit import LAST, load
+from pgdlab.training.module import digest
 from tests.worlds import BRIGHT, POINTS, Bright, base, fitted, tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -184,10 +188,11 @@ def test_pretraining_with_dropout_resumes_bit_for_bit(here: Path) -> None:
     assert not differences({k: cut[k] for k in parts}, {k: whole[k] for k in parts})
 
 
-def test_a_base_that_was_exchanged_is_refused(here: Path, capsys: Any) -> None:
-    """With policy=full the reference is in no checkpoint: kl_nats and the penalty would go on against another base."""
+@pytest.mark.parametrize("extra", [(), ("policy=lora",), ("policy=frozen", "initial=diagonal")], ids=str)
+def test_a_base_that_was_exchanged_is_refused(here: Path, extra: tuple[str, ...], capsys: Any) -> None:
+    """The reference is in no checkpoint: kl_nats and the penalty would go on against another base."""
     shutil.copytree(base(), here / "base")
-    own = [o for o in tiny(BRIGHT, "penalty=path_kl", "name=x") if not o.startswith("domain.weights")]
+    own = [o for o in tiny(BRIGHT, "penalty=path_kl", "name=x", *extra) if not o.startswith("domain.weights")]
     assert cli.main([*own, "domain.weights=base"]) == 0
     weights = here / "base" / "unet" / "diffusion_pytorch_model.safetensors"
     before = weights.read_bytes()
@@ -198,6 +203,37 @@ def test_a_base_that_was_exchanged_is_refused(here: Path, capsys: Any) -> None:
         assert "was made on another base" in capsys.readouterr().err
     weights.write_bytes(before)
     assert cli.main(["resume=runs/x", "plan.iterations=3"]) == 0
+
+
+def test_a_checkpoint_holds_what_trains(here: Path) -> None:
+    """Twice (raw and averaged), and the optimizer's two moments; not the base, which alone is larger than this bound."""
+    words = [word for word in tiny(BRIGHT, "policy=lora", "name=x") if not word.startswith("domain.weights")]
+    assert cli.main(words) == 0
+    state = load(here / "runs" / "x" / LAST)
+    weights = {name: x for name, x in state["current_model_state"].items() if name.startswith("policy.")}
+    assert weights
+    assert all("lora" in name for name in weights)
+    moments = 2 * sum(x.nbytes for x in weights.values())
+    assert (here / "runs" / "x" / LAST).stat().st_size < 3 * moments
+
+
+def test_an_earlier_checkpoint_with_the_base_in_it_is_taken_where_it_is_that_base(here: Path, capsys: Any) -> None:
+    assert cli.main([*tiny(BRIGHT, "policy=lora"), "name=x"]) == 0
+    module, path = build_module(load_run("runs/x")), here / "runs" / "x" / LAST
+    state = torch.load(path, weights_only=True)
+    weights = {f"policy.{name}": p.data for name, p in frozen_weights(module.policy).items()}
+    assert weights
+    for part in ("state_dict", "current_model_state"):
+        state[part] |= weights
+    state["base"] = digest(module.world.reference, adapted=False)
+    torch.save(state, path)
+    assert cli.main(["resume=runs/x", "plan.iterations=3"]) == 0
+    torch.save(
+        state | {"current_model_state": state["current_model_state"] | {n: x + 1 for n, x in weights.items()}}, path
+    )
+    for command in (["resume=runs/x", "plan.iterations=4"], ["task=evaluate", "resume=runs/x"]):
+        assert cli.main(command) == 2
+        assert "was made on another base" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("extra", [("policy=lora",), ("policy=frozen", "initial=diagonal"), POINTS], ids=str)

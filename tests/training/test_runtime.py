@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from pgdlab import cli
 from pgdlab.config.compose import compose
+from pgdlab.config.launch import require_alone
 from pgdlab.config.runs import run_folder
 from pgdlab.training.build import device_of
 from pgdlab.training.fit import make_trainer
@@ -54,20 +56,60 @@ def test_devices_in_a_string_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         device_of({"accelerator": "gpu", "devices": "1,"})
 
 
-OTHERS = {"LOCAL_RANK": "1", "RANK": "1", "SLURM_PROCID": "1", "LOCAL_WORLD_SIZE": "2", "SLURM_STEP_NUM_TASKS": "2"}
-
-
-@pytest.mark.parametrize("variable", OTHERS)
-def test_processes_that_something_else_started_are_refused(
+@pytest.mark.parametrize("variable", ["LOCAL_RANK", "RANK", "SLURM_PROCID"])
+def test_a_rank_that_nothing_of_a_run_gave_is_refused(
     variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torchrun and srun: the others would not know the first one's folder, or each make a run of its own."""
+    """It would make a run of its own beside the first one's."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PGDLAB_RUN", raising=False)
-    monkeypatch.setenv(variable, OTHERS[variable])
-    with pytest.raises(ValueError, match=r"torchrun or srun.*python run.py runtime=ddp"):
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(ValueError, match=r"neither a run nor torchrun or srun started it: start one, .* runtime=ddp"):
         run_folder(compose(tiny()))
     assert not (tmp_path / "runs").exists()
+
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+SRUN = {
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+    "SLURM_NTASKS": "2",
+}
+
+
+@pytest.mark.parametrize("variables", [TORCHRUN, SRUN], ids=["torchrun", "srun"])
+def test_processes_that_the_runtime_does_not_count_are_refused(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for words, here in (((), "1 on 1 machine"), (("runtime=ddp_cpu", "runtime.num_nodes=2"), "2 on 2 machines")):
+        with pytest.raises(ValueError, match=rf"started 2 processes, but runtime has {here}: set runtime=ddp"):
+            make_trainer(compose([*tiny(), *words]).nodes["runtime"], logger=False)
+
+
+def test_several_machines_need_somebody_who_starts_on_them() -> None:
+    with pytest.raises(ValueError, match=r"runtime.num_nodes is 2: .* torchrun or srun"):
+        make_trainer(compose([*tiny(), "runtime=ddp_cpu", "runtime.num_nodes=2"]).nodes["runtime"], logger=False)
+
+
+def test_the_gpu_of_a_process_of_srun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name, value in (SRUN | {"SLURM_LOCALID": "3"}).items():
+        monkeypatch.setenv(name, value)
+    assert device_of({"accelerator": "gpu", "devices": -1}) == torch.device("cuda", 3)
+
+
+@pytest.mark.parametrize("task", ["evaluate", "sample", "export", "best_of_n", "certify"])
+def test_one_process_s_tasks_are_not_done_twice(task: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main([f"task={task}", *([] if task in ("certify", "best_of_n") else ["resume=nowhere"])]) == 2
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    require_alone(task)
+    require_alone("train")
 
 
 def test_a_job_of_slurm_takes_no_process_away(monkeypatch: pytest.MonkeyPatch) -> None:
