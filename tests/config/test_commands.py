@@ -155,12 +155,14 @@ def test_a_folder_of_the_users_adds_options(own: Path, capsys: Any) -> None:
     assert "dark " in said(["ls", "reward"], capsys)  # the processes that a run starts know the folder too
     assert "night" in said(["--config-dir", "own", "--help"], capsys)
     (own / "reward" / "target.yaml").write_text("_target_: x.Y")
-    assert "reward/target.yaml has the name of an option that comes with pgdlab" in said(["reward=target"], capsys, 2)
+    assert "reward/target.yaml has the name of an option that comes with pgdlab" in said(
+        ["reward=target", "--cfg", "job"], capsys, 2
+    )
     (own / "reward" / "target.yaml").unlink()
     (own / "experiment" / "night.yaml").write_text("# night\nseed: 3")
-    assert "must begin with the line # @package _global_" in said(["experiment=night"], capsys, 2)
+    assert "must begin with the line # @package _global_" in said(["experiment=night", "--cfg", "job"], capsys, 2)
     (own / "config.yaml").write_text("seed: 3")
-    assert "config.yaml would not be read" in said(["--config-dir=own"], capsys, 2)
+    assert "config.yaml would not be read" in said(["--config-dir=own", "--cfg", "job"], capsys, 2)
 
 
 def test_a_class_without_an_initialiser_takes_no_key(own: Path, capsys: Any) -> None:
