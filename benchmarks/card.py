@@ -1,13 +1,13 @@
-"""Samples a second, and the share of the device's matrix rate: python -m benchmarks.card --size sd runtime=bf16
+"""Samples a second, and the share of the device's matrix rate: python -m benchmarks.card --size sd runtime=gpu
 
 Overrides of the run may be added, as in: python -m benchmarks.card plan.samples=32 --compiled none default
 
-Sampling, and whole iterations of PPO with a path KL, as `python run.py` makes them, on the device of `runtime`. size: `latent` is
-the conditional UNet of benchmarks/items.py on latents of 4x8x8, `sd` one of Stable Diffusion's shape (860 M weights, latents of
-4x64x64, 77 embeddings of a prompt), both untrained. compiled: `none`, or the modes of torch.compile that are tried;
+Sampling, and whole iterations of PPO with a path KL, as `python run.py` makes them, on the device of `runtime`. size:
+`latent` is the conditional UNet of benchmarks/items.py on latents of 4x8x8; `sd`, `sdxl`, `sd3`, `flux` have the networks of
+benchmarks/large.py in bf16 under LoRA, untrained. compiled: `none`, or the modes of torch.compile that are tried;
 reduce-overhead captures CUDA graphs. Operations are those of the network's passes, which torch's FlopCounterMode counts; the
-matrix rate is that of one large product of square matrices in the precision of `runtime`. Compiling is not timed. Medians,
-quartiles in brackets.
+matrix rate is that of one large product of square matrices in the precision of the network. Compiling is not timed. Medians,
+quartiles in brackets. Memory: the most that a GPU has held.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.items import CLASSES, LATENT, Latent
+from benchmarks.items import CLASSES, LATENT
+from benchmarks.large import MODELS
 from benchmarks.passes import networks
-from benchmarks.pipeline import Prompted
 from pgdlab.config.compose import compose
-from pgdlab.diffusion.denoisers import DiffusersDenoiser
-from pgdlab.diffusion.schedules import DiffusersSchedule
-from pgdlab.diffusion.space import Dense, Space
-from pgdlab.domains.image import SCHEDULER
 from pgdlab.rollout.sampler import rollout
 from pgdlab.training.build import build_module
 from pgdlab.training.fit import fit
@@ -40,40 +35,11 @@ from pgdlab.training.module import SteeringModule
 from pgdlab.world import World
 
 MODES = ("none", "default", "reduce-overhead", "max-autotune")
-TOKENS, WIDTH = 77, 768  # of a prompt's embedding
-
-
-def stable_diffusion() -> Prompted:
-    """A network of that shape."""
-    from diffusers import UNet2DConditionModel
-
-    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=WIDTH, attention_head_dim=8)
-    return Prompted(unet, torch.randn(CLASSES + 1, TOKENS, WIDTH))
-
-
-@dataclass(frozen=True, kw_only=True)
-class StableDiffusion(Latent):
-    """Latents (B, 4, 64, 64) under ten prompts."""
-
-    space: Space = field(default=Dense((4, 64, 64)), init=False)
-
-    def fresh(self, generator: torch.Generator) -> DiffusersDenoiser:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator.initial_seed())
-            network = stable_diffusion()
-        return DiffusersDenoiser(network.eval(), DiffusersSchedule(SCHEDULER), self.conditioning)
-
-
-SIZES = {
-    "latent": LATENT,
-    "sd": (
-        *LATENT,
-        "domain={_target_: benchmarks.card.StableDiffusion}",
-        "policy=lora",
-        "plan.samples=16",
-        "plan.group=4",
-    ),
-}
+SIZES = {"latent": [*LATENT]} | {
+    size: [*(w for w in LATENT if not w.startswith(("domain", "plan"))),
+           f"domain={{_target_: benchmarks.large.Large, size: {size}}}", "policy=lora", "plan.samples=16", "plan.group=4"]
+    for size in MODELS
+}  # fmt: skip
 
 
 def wait(device: torch.device) -> None:
@@ -104,7 +70,7 @@ class Card(Callback):
     def on_train_start(self, trainer: Any, pl_module: SteeringModule) -> None:
         world = pl_module.world
         self.forward, self.both = operations(world)
-        self.matrices = matrix_rate(world.device, trainer.precision == "bf16-mixed", self.rounds)
+        self.matrices = matrix_rate(world.device, half(world, trainer.precision), self.rounds)
         for network in networks(world) if self.mode != "none" else ():
             network.compile(mode=self.mode)
 
@@ -121,6 +87,11 @@ class Card(Callback):
                 lambda: rollout(world.policy, world.policy, world.noise.of(0, index), cond, batch=world.capacity.rollout_batch),
                 world.device, self.rounds,
             )  # fmt: skip
+
+
+def half(world: World, precision: str) -> bool:
+    """Whether the network computes in bf16."""
+    return precision == "bf16-mixed" or any(p.dtype == torch.bfloat16 for p in world.policy.parameters())
 
 
 def operations(world: World) -> tuple[float, float]:
@@ -172,6 +143,8 @@ def show(module: SteeringModule, card: Card) -> None:
     print(f"  seconds an iteration          {cell(took)}")
     print(f"  of the matrix rate, sampling  {cell(drawn / rate)}")
     print(f"  of the matrix rate, training  {cell(spent / rate)}", flush=True)
+    if module.world.device.type == "cuda" or torch.cuda.is_available():
+        print(f"  memory, GB                    {torch.cuda.max_memory_allocated() / 1e9:.1f}", flush=True)
 
 
 def main(size: str, modes: list[str], rounds: int, words: list[str]) -> None:

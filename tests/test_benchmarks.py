@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import card, peers_steer
+from benchmarks import card, fits, large, peers_steer
 from benchmarks.efficiency import cell, reached
 from benchmarks.passes import Call, networks
 from benchmarks.scaling import flops, words
@@ -66,10 +66,33 @@ def test_a_device_s_rate_is_of_the_rows_that_were_passed(capsys: pytest.CaptureF
     assert "of the matrix rate, training" in capsys.readouterr().out
 
 
-def test_the_large_network_has_stable_diffusion_s_size() -> None:
+@pytest.mark.parametrize(("size", "weights"), [("sd", 859_520_964), ("sdxl", 2_567_463_684)])
+def test_the_large_networks_have_the_published_sizes(size: large.Size, weights: int) -> None:
     with torch.device("meta"):
-        network = card.stable_diffusion()
-    assert sum(p.numel() for p in network.parameters()) == 859_520_964  # as published for 1.x
+        network = large.MODELS[size].make()
+    assert sum(p.numel() for p in network.parameters()) == weights
+
+
+def small() -> Any:
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=8,
+    )  # fmt: skip
+
+
+def test_memory_counted_without_memory_is_what_real_tensors_take() -> None:
+    shape = large.Shape((4, 8, 8), small, {"encoder_hidden_states": (3, 8)})
+    fit = fits.count(shape, rank=2)
+    told = fits.adapted(shape, 2)
+    assert fit.weights + fit.adapters == sum(p.numel() for p in told.parameters())
+    assert fit.adapters == sum(p.numel() for p in told.parameters() if p.requires_grad)
+    assert fit.row == fits.kept(told, shape, 1)
+    told.enable_gradient_checkpointing()  # type: ignore[operator]
+    assert fit.row_again == fits.kept(told, shape, 1) < fit.row
+    assert fit.rest == 2 * fit.weights + 20 * fit.adapters + 16 * 21 * 256 * 4
 
 
 def test_the_pipeline_s_chain_is_that_of_its_scheduler() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
-from torch import Tensor
+from torch import Tensor, nn
 
 from pgdlab.diffusion.policy import Policy
 
@@ -37,12 +38,17 @@ def rows_that_fit(policy: Policy, x: Float[Tensor, "P *D"], cond: Tensor) -> int
 
 def kept_for_backward(policy: Policy, x: Float[Tensor, "P *D"], cond: Tensor) -> int:
     """Bytes that a forward saves to be differentiated, weights left out. Of a frozen network what it would save."""
-    kept: list[Tensor] = []
     h = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(kept.append, lambda _: x):
-        policy(x.detach().requires_grad_(), h, cond)
-    weights = {p.untyped_storage().data_ptr() for p in policy.parameters()}
-    sizes = {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in kept)}  # tensors may share one
+    return saved_by(lambda: policy(x.detach().requires_grad_(), h, cond), policy)
+
+
+def saved_by(forward: Callable[[], object], module: nn.Module) -> int:
+    """Bytes that a forward of a module saves, its weights left out. Fake tensors have sizes too."""
+    kept: list[Tensor] = []
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(kept.append, lambda _: kept[0]):
+        forward()
+    weights = {p.untyped_storage()._cdata for p in module.parameters()}
+    sizes = {s._cdata: s.nbytes() for s in (t.untyped_storage() for t in kept)}  # tensors may share one
     return sum(size for where, size in sizes.items() if where not in weights)
 
 
