@@ -14,7 +14,7 @@ from torch import Tensor
 MOST = 64  # images a grid
 TILE = 56  # pixels that a smaller image is enlarged to
 FRAME = 2  # white pixels around an image
-GRID_INCHES, GRID_LINE_INCHES = 4.8, 0.1  # of a grid's width, of a line of its captions
+GRID_INCHES, GRID_LINE_INCHES = 4.8, 0.125  # of a grid's width, of a line of its captions
 LETTERS, LINES = 88, 4  # of a row's captions side by side, of one caption
 COLUMNS, TILE_INCHES, LINE_INCHES = 8, 1.7, 0.13  # of a sheet
 
@@ -72,7 +72,7 @@ def wrapped(captions: Sequence[str], letters: int) -> list[str]:
 def strip(captions: Sequence[str]) -> float:
     """Inches above an image that the longest of wrapped captions takes; 0 where there are none."""
     lines = max((text.count("\n") + 1 for text in captions if text), default=0)
-    return lines * GRID_LINE_INCHES + 0.05 if lines else 0.0
+    return lines * GRID_LINE_INCHES + 0.03 if lines else 0.0
 
 
 def write(axis: Any, captions: Sequence[str], columns: int, pixels: Float[Tensor, "R K C"]) -> None:
