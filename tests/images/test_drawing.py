@@ -67,7 +67,7 @@ def test_the_longest_caption_ends_above_the_image(tmp_path: Path) -> None:
     """Four lines on red images: black letters on white alone, and none on the red."""
     red = torch.zeros(8, 3, 32, 32)
     red[:, 0] = 1.0
-    picture({"": red}, tmp_path / "x.png", ["ten moons on a sea at noon in june " * 2] * 8)
+    picture({"": red}, tmp_path / "x.png", ["ten moons on a sea at noon once more " * 2] * 8)
     drawn = np.asarray(Image.open(tmp_path / "x.png").convert("RGB")).astype(int)
     black, coloured = (drawn.max(-1) < 100).any(1), ((drawn[..., 0] > 200) & (drawn[..., 1] < 50)).any(1)
     assert np.diff(black.astype(int)).clip(0).sum() == 4
