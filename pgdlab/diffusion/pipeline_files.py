@@ -110,8 +110,10 @@ def without(folder: Path) -> str:
 
 
 def no_advice(record: logging.LogRecord) -> bool:
-    """Whether a message says something else than that torchvision is not installed."""
-    return "torchvision" not in record.getMessage()
+    """Whether a message says something else than that torchvision is not installed, or that a part which is not there is not
+    saved."""
+    said = record.getMessage()
+    return "torchvision" not in said and "<class 'NoneType'> cannot be saved" not in said
 
 
 @contextmanager
@@ -121,9 +123,10 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging as of_transformers
 
     with ExitStack() as after:
-        logger = logging.getLogger("transformers.utils.import_utils")
-        logger.addFilter(no_advice)
-        after.callback(logger.removeFilter, no_advice)
+        for name in ("transformers.utils.import_utils", "diffusers.pipelines.pipeline_utils"):
+            logger = logging.getLogger(name)
+            logger.addFilter(no_advice)
+            after.callback(logger.removeFilter, no_advice)
         for library in (of_diffusers, of_transformers):
             if library.is_progress_bar_enabled():
                 library.disable_progress_bar()
@@ -199,7 +202,8 @@ def save_pipeline(origin: Origin, network: Any, folder: Path) -> str:
     pipe = origin.load()
     own = pipe.components[origin.part]
     own.load_state_dict(network.state_dict())
-    pipe.save_pretrained(folder, safe_serialization=True)
+    with quiet():
+        pipe.save_pretrained(folder, safe_serialization=True)
     return WHOLE.format(name=folder.name, example=origin.example, without=without(folder))
 
 
@@ -212,7 +216,8 @@ def save_fused(origin: Origin, network: Any, folder: Path) -> str:
     again = get_peft_model(pipe.components[origin.part], network.peft_config["default"])
     set_peft_model_state_dict(again, get_peft_model_state_dict(network))
     setattr(pipe, origin.part, again.merge_and_unload())
-    pipe.save_pretrained(folder, safe_serialization=True)
+    with quiet():
+        pipe.save_pretrained(folder, safe_serialization=True)
     return WHOLE.format(name=folder.name, example=origin.example, without=without(folder))
 
 

@@ -55,6 +55,8 @@ def test_a_module_that_does_not_say_is_found(monkeypatch: pytest.MonkeyPatch, tm
         (["engine.foo=1"], "engine.foo is set, but task=train"),
         (["certificate={foo: 1}"], "certificate.foo is set"),
         (["task=compare", "resume=runs/x"], "task=compare resumes no run"),
+        (["task=export", "domain=emoji"], "task=export needs a run: .*task=export resume="),
+        (["task=evaluate", "domain=smiles"], "task=evaluate needs a run: .*task=evaluate resume="),
     ],
 )  # fmt: skip
 def test_a_setting_without_effect_is_refused(words: list[str], said: str, capsys: Any) -> None:
