@@ -20,7 +20,6 @@ MUTANTS = [
     Mutant(
         "hps_v3: no ReLU before the last layer", JUDGE, "layers[1] = layers[4] =", "layers[1] =", T_JUDGE, FIRST
     ),
-    Mutant("hps_v3: filled up to the left", JUDGE, 'padding_side="right"', 'padding_side="left"', T_JUDGE, FIRST),
     Mutant("hps_v3: patches row by row", JUDGE, "permute(0, 3, 6, 4, 7,", "permute(0, 3, 4, 6, 7,", T_JUDGE, "cuts_them"),
     Mutant("hps_v3: sides are rounded up", JUDGE, "max(1, int(side / factor", "max(1, round(side / factor", T_JUDGE, "cuts_them"),
     Mutant("hps_v3: the head is rounded", JUDGE, 'dtype="float32")\n', "dtype=dtype)\n", T_JUDGE, "precision"),

@@ -91,7 +91,7 @@ def patches(image: Float[Tensor, "B 3 h w"], size: int, merged: int, times: int)
 
 def body(state: Mapping[str, Tensor], config: Any, name: str, dtype: DType) -> Any:
     """The Qwen2-VL of a checkpoint, without its layer of words, in the names of transformers before 4.52 or since."""
-    renamed = {}
+    renamed: dict[str, Tensor] = {}
     for key, value in state.items():
         new = next((re.sub(old, to, key) for old, to in RENAMED.items() if re.match(old, key)), key)
         renamed |= {} if key.startswith(("lm_head.", "rm_head.")) else {new: value}
@@ -109,7 +109,7 @@ def head_of(state: Mapping[str, Tensor], name: str) -> nn.Sequential:
         weight = state.get(f"{place}.weight")
         if place is not None and weight is None:
             raise ValueError(f"weights is {name!r}, which is of another layout: it has no rm_head.{place}.weight")
-        layers.append(nn.Linear(*reversed(weight.shape)) if weight is not None else nn.Identity())
+        layers.append(nn.Linear(weight.shape[1], weight.shape[0]) if weight is not None else nn.Identity())
     layers[1] = layers[4] = nn.ReLU()
     return filled(nn.Sequential(*layers), state, name)
 
@@ -136,7 +136,7 @@ class Judge(nn.Module):
     def forward(self, image: Float[Tensor, "B C height width"], prompts: list[str]) -> Float[Tensor, " B"]:
         """The head's first number, the mean of a Gaussian, at the token <|Reward|>."""
         size, merged = self.vision.patch_size, self.vision.spatial_merge_size
-        sides = resized(*image.shape[-2:], size * merged)
+        sides = resized(image.shape[-2], image.shape[-1], size * merged)
         seen = patches(
             Preprocessing(size=sides, crop=None)(image.float()), size, merged, self.vision.temporal_patch_size
         )
