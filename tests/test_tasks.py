@@ -230,6 +230,8 @@ def test_export_is_a_plain_diffusers_folder(runs: Runs) -> None:
     assert facts["tuned"]["trained_steps"] == {"_target_": "pgdlab.rollout.plan.AllSteps"}
     assert facts["tuned"]["stochastic_steps"] == 3  # of 4: the last one is deterministic, and the reference's
     assert facts["tuned"]["initial"]["_target_"].endswith("Diagonal")
+    assert facts["reward"]["_target_"] == "pgdlab.rewards.image.classes.ClassProbability"
+    assert card.index("from_pretrained") < card.index("```json"), "what a reader wants first"
     rho = load_file(out / "initial.safetensors")
     assert all(torch.equal(rho[n], p) for n, p in world.policy.initial.state_dict().items())
     assert rho["mean"].abs().max() > 0

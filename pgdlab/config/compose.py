@@ -45,6 +45,7 @@ UNUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "pretrain": FROM_DATA,
     "clip": FROM_DATA,
     "autoencoder": FROM_DATA,
+    "sample": ("scores nothing", {"reward": None, "heldout": None}),
     "best_of_n": (
         "trains nothing",
         {"trainer": None, "policy.tuning": {"_target_": "pgdlab.diffusion.tuning.Frozen"}, "plan.group": 1},
@@ -131,6 +132,8 @@ def used(cfg: Config, given: Sequence[str], known: Mapping[str, Slot]) -> Config
     why, unused = UNUSED.get(cfg.task, ("", {}))
     nodes = dict(cfg.nodes)
     for key, node in unused.items():
+        if key.partition(".")[0] not in known:
+            continue
         for name in given:
             if f"{name}.".startswith(f"{key}.") or key.startswith(f"{name}."):
                 raise ConfigError(f"{name} is set, but task={cfg.task} {why}: leave it out")
@@ -268,8 +271,8 @@ def unresolved(cfg: Config, error: OmegaConfBaseException) -> str:
     reader = asking.partition(".")[0]
     names = {name: str((cfg.nodes[name] or {}).get("_target_")).rpartition(".")[2] for name in (slot, reader)}
     return (
-        f"{asking} is read from {slot}.{key}, which {slot} ({names[slot]}) does not have: this {reader} "
-        f"({names[reader]}) goes with {slot}={' or '.join(has)}"
+        f"{asking} is read from {slot}.{key}, which {slot} ({names[slot]}) does not have: this {reader} ({names[reader]}) goes "
+        f"with {slot}={' or '.join(has)}; {reader}=NAME chooses another, experiment=NAME one that goes with its {slot}"
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pgdlab.config.program import program
 from pgdlab.config.schema import ConfigError, is_node, nearest
 
 TASKS = Path(__file__).resolve().parents[1] / "tasks"
@@ -55,10 +56,13 @@ def constants(source: str) -> dict[str, Any]:
 
 
 def require_read(task: str, overrides: Iterable[tuple[str, Any]], *, resumed: bool) -> None:
-    """Raises ConfigError for an override that would change nothing: the task reads no such key."""
+    """Raises ConfigError for an override that would change nothing, since the task reads no such key, and for a task that needs a
+    run and is given none."""
     known = reads(task)
-    if known is None or (not resumed and not known.new and known.resumed):  # a task that needs a run says so itself
+    if known is None:
         return
+    if not resumed and not known.new and known.resumed:
+        raise ConfigError(f"task={task} needs a run: {program()} task={task} resume=runs/<name>")
     allowed = known.resumed if resumed else known.new
     if allowed is None:
         raise ConfigError(f"task={task} resumes no run: leave resume out")

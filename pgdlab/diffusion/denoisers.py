@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pgdlab.diffusion.conditioning import Conditioning
+from pgdlab.diffusion.predictions import estimate_of
 from pgdlab.diffusion.schedules import DiffusersSchedule, Schedule
 from pgdlab.functional.gaussian import expand
 
@@ -105,11 +106,8 @@ class NetworkDenoiser(Denoiser):
 
 
 class DiffusersDenoiser(NetworkDenoiser):
-    """A diffusers UNet2DModel-like network with its scheduler's prediction type.
-
-    epsilon: x0 = (x - sigma eps) / alpha; v: x0 = alpha x - sigma v (Salimans & Ho 2022, arXiv:2202.00512); sample: x0.
-    conditioning: tells the network what cond stands for.
-    """
+    """A diffusers UNet2DModel-like network with its scheduler's prediction type: see estimate_of. conditioning: tells the network
+    what cond stands for."""
 
     adapter_targets = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "time_emb_proj")
 
@@ -130,10 +128,7 @@ class DiffusersDenoiser(NetworkDenoiser):
 
     def forward(self, x: Float[Tensor, "P *D"], t: Int[Tensor, " P"], cond: Tensor) -> Float[Tensor, "P *D"]:
         alpha, sigma = expand(self.schedule.alpha(t), x), expand(self.schedule.sigma(t), x)
-        out, kind = self.output(x, t, cond), self.schedule.prediction_type
-        if kind == "epsilon":
-            return torch.addcmul(x / alpha, out, -sigma / alpha)
-        return torch.addcmul(alpha * x, out, -sigma) if kind == "v_prediction" else out
+        return estimate_of(self.schedule.prediction_type, x, self.output(x, t, cond), alpha, sigma)
 
     def save(self, folder: Path) -> str:
         """unet/ and scheduler/, in diffusers' format."""

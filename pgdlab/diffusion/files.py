@@ -30,9 +30,20 @@ def card(folder: Path, facts: dict[str, Any], loading: str, run: Path) -> None:
     """README.md: how it was made, how good it is, how to load it."""
     made = run / COMMAND
     command = made.read_text().strip() if made.is_file() else "(the command was not kept)"
-    lines = [f"# {run.resolve().name}", "", "Made with pgdlab by", "", f"    {command}", "", "```json"]
+    lines = [
+        f"# {run.resolve().name}",
+        "",
+        "Made with pgdlab by",
+        "",
+        f"    {command}",
+        "",
+        "Load it with",
+        "",
+        loading,
+        "",
+    ]
+    lines += ["It was made for `sampler`; under another it is another policy.", "", "```json"]
     lines += [json.dumps(facts, indent=2), "```", ""]
-    lines += ["It was made for `sampler`; under another it is another policy.", "", "Load it with", "", loading, ""]
     (folder / "README.md").write_text("\n".join(lines))
 
 

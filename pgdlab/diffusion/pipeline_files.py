@@ -21,7 +21,7 @@ WEIGHTS = "pytorch_lora_weights.safetensors"
 LORA = """```python
 from diffusers import DiffusionPipeline
 
-pipe = DiffusionPipeline.from_pretrained("{source}"){scheduler}
+pipe = DiffusionPipeline.from_pretrained("{source}"{without}){scheduler}
 pipe.load_lora_weights("{name}")
 {example}
 ```"""
@@ -30,7 +30,7 @@ PEFT = """```python
 from diffusers import DiffusionPipeline
 from peft import PeftModel
 
-pipe = DiffusionPipeline.from_pretrained("{source}"){scheduler}
+pipe = DiffusionPipeline.from_pretrained("{source}"{without}){scheduler}
 pipe.{part} = PeftModel.from_pretrained(pipe.{part}, "{name}/lora").merge_and_unload()
 {example}
 ```"""
@@ -38,7 +38,7 @@ pipe.{part} = PeftModel.from_pretrained(pipe.{part}, "{name}/lora").merge_and_un
 WHOLE = """```python
 from diffusers import DiffusionPipeline
 
-pipe = DiffusionPipeline.from_pretrained("{name}")
+pipe = DiffusionPipeline.from_pretrained("{name}"{without})
 {example}
 ```"""
 
@@ -91,12 +91,29 @@ def read(folder: Path, dtype: str, variant: str | None) -> Any:
 
     named = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
     settings = {named: getattr(torch, dtype), "variant": variant, "use_safetensors": True}
+    settings |= dict.fromkeys(left_out(folder))
     return diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True, **settings)
 
 
+def left_out(folder: Path) -> list[str]:
+    """The parts that a pipeline was saved without and its class expects: diffusers loads it where they are given as None."""
+    import diffusers
+
+    index = json.loads((folder / INDEX).read_text())
+    optional = getattr(getattr(diffusers, index["_class_name"], None), "_optional_components", ())
+    return [k for k, v in index.items() if isinstance(v, list) and v[:1] == [None] and k not in optional]
+
+
+def without(folder: Path) -> str:
+    """The arguments for left_out(), in Python."""
+    return "".join(f", {part}=None" for part in left_out(folder))
+
+
 def no_advice(record: logging.LogRecord) -> bool:
-    """Whether a message says something else than that torchvision is not installed."""
-    return "torchvision" not in record.getMessage()
+    """Whether a message says something else than that torchvision is not installed, or that a part which is not there is not
+    saved."""
+    said = record.getMessage()
+    return "torchvision" not in said and "<class 'NoneType'> cannot be saved" not in said
 
 
 @contextmanager
@@ -106,9 +123,10 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging as of_transformers
 
     with ExitStack() as after:
-        logger = logging.getLogger("transformers.utils.import_utils")
-        logger.addFilter(no_advice)
-        after.callback(logger.removeFilter, no_advice)
+        for name in ("transformers.utils.import_utils", "diffusers.pipelines.pipeline_utils"):
+            logger = logging.getLogger(name)
+            logger.addFilter(no_advice)
+            after.callback(logger.removeFilter, no_advice)
         for library in (of_diffusers, of_transformers):
             if library.is_progress_bar_enabled():
                 library.disable_progress_bar()
@@ -184,8 +202,9 @@ def save_pipeline(origin: Origin, network: Any, folder: Path) -> str:
     pipe = origin.load()
     own = pipe.components[origin.part]
     own.load_state_dict(network.state_dict())
-    pipe.save_pretrained(folder, safe_serialization=True)
-    return WHOLE.format(name=folder.name, example=origin.example)
+    with quiet():
+        pipe.save_pretrained(folder, safe_serialization=True)
+    return WHOLE.format(name=folder.name, example=origin.example, without=without(folder))
 
 
 def save_fused(origin: Origin, network: Any, folder: Path) -> str:
@@ -197,8 +216,9 @@ def save_fused(origin: Origin, network: Any, folder: Path) -> str:
     again = get_peft_model(pipe.components[origin.part], network.peft_config["default"])
     set_peft_model_state_dict(again, get_peft_model_state_dict(network))
     setattr(pipe, origin.part, again.merge_and_unload())
-    pipe.save_pretrained(folder, safe_serialization=True)
-    return WHOLE.format(name=folder.name, example=origin.example)
+    with quiet():
+        pipe.save_pretrained(folder, safe_serialization=True)
+    return WHOLE.format(name=folder.name, example=origin.example, without=without(folder))
 
 
 def save_adapters(origin: Origin, network: Any, folder: Path) -> str:
@@ -209,6 +229,7 @@ def save_adapters(origin: Origin, network: Any, folder: Path) -> str:
 
     kind: Any = pipeline_class(origin)
     said = {"source": origin.outside, "name": folder.name, "part": origin.part, "example": origin.example}
+    said["without"] = without(found(origin.source, origin.variant))
     said["scheduler"] = f"\npipe.scheduler = {scheduler_text(origin)}" if origin.scheduler else ""
     base = network.get_base_model()
     if not (issubclass(kind, LoraBaseMixin) and isinstance(base, PeftAdapterMixin)):

@@ -14,8 +14,8 @@ from torch import Tensor
 MOST = 64  # images a grid
 TILE = 56  # pixels that a smaller image is enlarged to
 FRAME = 2  # white pixels around an image
-CAPTION = 0.25  # of an image, above one that has a caption
-LETTERS = 11  # of a caption
+GRID_INCHES, GRID_LINE_INCHES = 4.8, 0.125  # of a grid's width, of a line of its captions
+LETTERS, LINES = 88, 4  # of a row's captions side by side, of one caption
 COLUMNS, TILE_INCHES, LINE_INCHES = 8, 1.7, 0.13  # of a sheet
 
 
@@ -39,12 +39,16 @@ def picture(rows: dict[str, Tensor], path: Path, captions: Sequence[str] | None 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    named = captions if captions is not None and any(captions) else None
-    grids = {t: grid(image, min(8, len(image)), CAPTION if named else 0.0) for t, image in rows.items()}
+    columns = min(8, max(map(len, rows.values())))
+    named = wrapped(captions, LETTERS // columns) if captions is not None else []
+    above = strip(named) * columns / GRID_INCHES
+    grids = {t: grid(image, min(8, len(image)), above) for t, image in rows.items()}
     across = min(2, len(grids)) if len(grids) != 3 else 3
     down = -(-len(grids) // across)
     tallest = max(g.shape[0] / g.shape[1] for g in grids.values())
-    figure = Figure(figsize=(4.8 * across, (4.8 * tallest + 0.45) * down), dpi=110, layout="constrained")
+    figure = Figure(
+        figsize=(GRID_INCHES * across, (GRID_INCHES * tallest + 0.45) * down), dpi=110, layout="constrained"
+    )
     FigureCanvasAgg(figure)
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for axis in axes:
@@ -54,17 +58,27 @@ def picture(rows: dict[str, Tensor], path: Path, captions: Sequence[str] | None 
         shown = pixels.expand(-1, -1, 3)  # grey as equal parts of red, green and blue
         axis.imshow(shown.numpy(), vmin=0, vmax=1, interpolation="nearest")
         axis.set_title(title, fontsize=12)
-        if named:
+        if any(named):
             write(axis, named[: min(MOST, len(rows[title]))], min(8, len(rows[title])), pixels)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
 
+def wrapped(captions: Sequence[str], letters: int) -> list[str]:
+    """Captions in lines of so many letters, LINES of them at most."""
+    return ["\n".join(textwrap.wrap(text, letters, max_lines=LINES, placeholder=" …")) for text in captions]
+
+
+def strip(captions: Sequence[str]) -> float:
+    """Inches above an image that the longest of wrapped captions takes; 0 where there are none."""
+    lines = max((text.count("\n") + 1 for text in captions if text), default=0)
+    return lines * GRID_LINE_INCHES + 0.03 if lines else 0.0
+
+
 def write(axis: Any, captions: Sequence[str], columns: int, pixels: Float[Tensor, "R K C"]) -> None:
     """The captions above the images of a grid."""
     wide, high = pixels.shape[1] / columns, pixels.shape[0] / -(-len(captions) // columns)
-    for i, caption in enumerate(captions):
-        text = caption if len(caption) <= LETTERS else f"{caption[: LETTERS - 1]}…"
+    for i, text in enumerate(captions):
         at = (i % columns + 0.5) * wide, i // columns * high + FRAME
         axis.text(*at, text, ha="center", va="top", fontsize=6, parse_math=False)
 
@@ -79,7 +93,7 @@ def sheet(image: UInt8[Tensor, "B C H W"], captions: Sequence[str], title: str, 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    under = ["\n".join(textwrap.wrap(text, 32, max_lines=4, placeholder=" …")) for text in captions]
+    under = wrapped(captions, 32)
     columns, lines = min(COLUMNS, len(image)), max(text.count("\n") + bool(text) for text in under)
     rows, tall = -(-len(image) // columns), TILE_INCHES * image.shape[2] / image.shape[3]
     wide, high = columns * TILE_INCHES, rows * (tall + LINE_INCHES * (lines + 1)) + 3 * LINE_INCHES

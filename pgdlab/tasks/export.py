@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import yaml
 from safetensors.torch import save_file
 
 from pgdlab.config.configuration import Config
 from pgdlab.config.program import program
-from pgdlab.config.runs import SUMMARY, run_folder, short, whole
+from pgdlab.config.runs import CONFIG, SUMMARY, run_folder, short, whole
 from pgdlab.diffusion.files import share, write_base
 from pgdlab.evaluation.evaluate import load_weights
 from pgdlab.training.build import build_world, origin, tell_loggers
@@ -40,7 +41,7 @@ def export(cfg: Config, out: Path) -> None:
     summary = folder / SUMMARY
     facts = json.loads(summary.read_text()) if summary.is_file() else {"note": "the run was not finished"}
     with whole(out):
-        goal = {slot: cfg.nodes[slot] for slot in ("domain", "reward")}
+        goal = {"domain": cfg.nodes["domain"], "reward": yaml.safe_load((folder / CONFIG).read_text())["reward"]}
         write_base(world.policy.denoiser, out, facts | origin(cfg, world.policy) | goal, folder)
         if world.policy.trains_initial:
             initial = {k: v.contiguous() for k, v in world.policy.initial.state_dict().items()}

@@ -49,7 +49,7 @@ ELSEWHERE |= {f"reward/{name}": "rewards/test_text_clip" for name in ("clip_scor
 ELSEWHERE |= {f"reward/{name}": "rewards/test_text_aesthetic" for name in ("aesthetic", "aesthetic_v2_5")}
 ELSEWHERE |= {"reward/hps_v2": "rewards/test_text_open_clip", "reward/image_reward": "rewards/test_text_image_reward"}
 ELSEWHERE |= {"reward/ocr": "rewards/test_text_ocr", "reward/vlm": "rewards/test_text_vlm"}
-ELSEWHERE |= {"reward/gen_eval": "rewards/test_text_gen_eval"}
+ELSEWHERE |= {"reward/gen_eval": "rewards/test_text_gen_eval", "reward/hps_v3": "rewards/test_text_hps_v3"}
 # what needs files of one's own
 OWN = ("domain/folder", "experiment/pretrain/folder", "experiment/folder/jpeg")
 OWN += ("domain/smiles", "experiment/pretrain/smiles", "experiment/smiles/valid")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pgdlab import cli
+from pgdlab.config.compose import compose
 from pgdlab.config.groups import slots
 from pgdlab.config.tasks import changed, constants, reads, require_read
 from tests.worlds import POINTS, tiny
@@ -54,6 +55,8 @@ def test_a_module_that_does_not_say_is_found(monkeypatch: pytest.MonkeyPatch, tm
         (["engine.foo=1"], "engine.foo is set, but task=train"),
         (["certificate={foo: 1}"], "certificate.foo is set"),
         (["task=compare", "resume=runs/x"], "task=compare resumes no run"),
+        (["task=export", "domain=emoji"], "task=export needs a run: .*task=export resume="),
+        (["task=evaluate", "domain=smiles"], "task=evaluate needs a run: .*task=evaluate resume="),
     ],
 )  # fmt: skip
 def test_a_setting_without_effect_is_refused(words: list[str], said: str, capsys: Any) -> None:
@@ -72,6 +75,13 @@ def test_what_a_resumed_task_takes_is_less(key: str) -> None:
         else:
             with pytest.raises(ValueError, match=f"{key} is set"):
                 require_read(task, [(key, 1)], resumed=True)
+
+
+@pytest.mark.parametrize("domain", ["emoji", "diffusers", "folder", "smiles", "qm9_3d", "gaussian", "digits"])
+def test_sampling_asks_no_reward(domain: str) -> None:
+    """That of the experiment which is there by default judges digits; whatever is sampled, none is built."""
+    cfg = compose(["task=sample", f"domain={domain}"])
+    assert (cfg.nodes["reward"], cfg.nodes["heldout"]) == (None, None)
 
 
 def test_what_differs_between_two_configurations() -> None:

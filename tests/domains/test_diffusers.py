@@ -106,6 +106,28 @@ def test_a_text_to_image_pipeline_from_command_to_export() -> None:
     assert off(untuned.playback.own_run([0, 1], 0)[1], theirs) > 1e-4
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_pipeline_without_one_of_its_encoders(fused: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """SD3 is often kept without T5: diffusers must be told so, and the card tells it."""
+    pipe = made("SD3").pipe
+    pipe.register_modules(text_encoder_3=None, tokenizer_3=None)
+    pipe.save_pretrained("base")
+    diffusers.utils.logging.set_verbosity_warning()
+    lora = ["policy=lora", "policy.tuning.rank=2", "optimizer.lr=0.01", "name=x", f"domain.fused={str(fused).lower()}"]
+    assert cli.main(experiment("domain.prompts=prompts.txt", "domain.call={height: 16, width: 16}", *lora)) == 0
+    capsys.readouterr()
+    assert cli.main(["task=export", "resume=runs/x"]) == 0
+    assert capsys.readouterr().err == ""
+    code = Path("runs/x/export/README.md").read_text().partition("```python")[2].partition("```")[0]
+    assert "text_encoder_3=None, tokenizer_3=None" in code
+    assert "image_encoder" not in code, "that one need not be there"
+    there: dict[str, Any] = {}
+    os.chdir("runs/x")  # beside export/, as the card says
+    exec(code.replace('"base"', '"../../base"'), there)
+    assert there["image"].size == (16, 16)
+    assert there["pipe"].text_encoder_3 is None
+
+
 @pytest.mark.parametrize("name", ["stable diffusion", "DDPM"])
 def test_adapters_are_exported_inside_the_pipeline(name: str) -> None:
     """Where diffusers reads LoRA and where it does not: a folder that it loads whole, whose samples are the tuned ones, and the

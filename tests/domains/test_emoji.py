@@ -7,6 +7,7 @@ from pathlib import Path
 
 import diffusers
 import pytest
+import torch
 
 from pgdlab import cli
 from pgdlab.config.compose import compose
@@ -54,6 +55,12 @@ def test_from_the_command_to_an_export_that_diffusers_loads(tmp_path: Path, monk
     pipe = diffusers.DiffusionPipeline.from_pretrained(ASSETS / "emoji")
     pipe.load_lora_weights("runs/run/export")
     assert pipe("blue cat face", num_inference_steps=2).images[0].size == (64, 64)
+
+
+def test_what_ships_is_sampled_without_an_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["task=sample", "domain=emoji", "policy.steps=2", "plan.eval_samples=3", "name=base"]) == 0
+    assert torch.load("runs/sample-base/samples.pt")["sample"].shape == (3, 4, 8, 8)
 
 
 def test_the_base_is_small_and_whole() -> None:

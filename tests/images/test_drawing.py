@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pgdlab.images.drawing import FRAME, grid, picture
+from pgdlab.images.drawing import FRAME, grid, picture, wrapped
 from pgdlab.images.features import RandomFeatures
 from pgdlab.images.metrics import kid
 
@@ -49,6 +49,36 @@ def test_captions_are_written_above_the_images(tmp_path: Path) -> None:
     left, right = dark[dark[:, 1] < named.shape[1] / 2], dark[dark[:, 1] >= named.shape[1] / 2]
     assert len(left)
     assert len(right)
+
+
+def test_a_long_caption_is_wrapped_as_on_a_sheet(tmp_path: Path) -> None:
+    """Its last word is there, in a third line; a fifth line is left out, and it shows."""
+    white = torch.ones(8, 3, 32, 32)
+    picture({"": white}, tmp_path / "x.png", ["ten moons on a sea at noon", *["sea"] * 7])
+    dark = np.asarray(Image.open(tmp_path / "x.png").convert("L")) < 128
+    first, second = dark[:, : dark.shape[1] // 8].any(1), dark[:, dark.shape[1] // 8 : dark.shape[1] // 4].any(1)
+    assert [int(np.diff(column.astype(int)).clip(0).sum()) for column in (first, second)] == [3, 1]
+    assert wrapped(["ten moons on a sea at noon", "sea", ""], 11) == ["ten moons\non a sea at\nnoon", "sea", ""]
+    assert wrapped(["a " * 40], 11)[0].count("\n") == 3
+    assert wrapped(["a " * 40], 11)[0].endswith(" …")
+
+
+def test_the_longest_caption_ends_above_the_image(tmp_path: Path) -> None:
+    """Four lines on red images: black letters on white alone, and none on the red."""
+    red = torch.zeros(8, 3, 32, 32)
+    red[:, 0] = 1.0
+    picture({"": red}, tmp_path / "x.png", ["ten moons on a sea at noon once more " * 2] * 8)
+    drawn = np.asarray(Image.open(tmp_path / "x.png").convert("RGB")).astype(int)
+    black, coloured = (drawn.max(-1) < 100).any(1), ((drawn[..., 0] > 200) & (drawn[..., 1] < 50)).any(1)
+    assert np.diff(black.astype(int)).clip(0).sum() == 4
+    assert np.flatnonzero(black).max() < np.flatnonzero(coloured).min()
+
+
+def test_fewer_images_a_row_have_longer_lines(tmp_path: Path) -> None:
+    """Two images are four times as wide as eight: the caption fits into one line."""
+    picture({"": torch.ones(2, 3, 32, 32)}, tmp_path / "x.png", ["ten moons on a sea at noon", "sea"])
+    dark = (np.asarray(Image.open(tmp_path / "x.png").convert("L")) < 128).any(1)
+    assert np.diff(dark.astype(int)).clip(0).sum() == 1
 
 
 def blobs(seed: int, colour: tuple[float, float, float], count: int = 300) -> torch.Tensor:

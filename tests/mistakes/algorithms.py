@@ -153,7 +153,7 @@ MUTANTS = [
            "torch.lerp(null, given, -self.scale)", T_DENOISERS),
     Mutant("reference is the policy itself", "diffusion/denoisers.py", "copy.deepcopy(self).eval()", "self.eval()",
            T_DENOISERS),
-    Mutant("sign of v", "diffusion/denoisers.py", "torch.addcmul(alpha * x, out, -sigma)", "torch.addcmul(alpha * x, out, sigma)",
+    Mutant("sign of v", "diffusion/predictions.py", "torch.addcmul(alpha * x, out, -sigma)", "torch.addcmul(alpha * x, out, sigma)",
            "diffusion/test_against_diffusers.py", "ddpm and v_prediction"),
     Mutant("unweighted regression", "trainers/denoising.py", "(weight * each).sum()", "each.sum()",
            "trainers/test_denoising.py", "hand"),

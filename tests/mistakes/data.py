@@ -38,7 +38,7 @@ MUTANTS = [
            "return found if True else", T_DOMAIN, "figures_know"),
     Mutant("folder: classifiers of other images judge", DOMAIN, "if has != wanted:", "if False:", T_DOMAIN, "no_other"),
     Mutant("pictures: red for all colours", DRAWING, "few = image[:MOST]", "few = image[:MOST, :1]", T_DRAWING, "colour"),
-    Mutant("pictures: no captions", DRAWING, "        if named:\n", "        if False:\n", T_DRAWING, "captions_are"),
+    Mutant("pictures: no captions", DRAWING, "        if any(named):\n", "        if False:\n", T_DRAWING, "captions_are"),
     Mutant("conditions: another name's number", "diffusion/conditioning.py", "return self.texts.index(text)",
            "return sorted(self.texts).index(text)", T_DOMAIN, "have_names"),
     Mutant("smiles: a graph that is another molecule is kept", SMILES, "None if faithful(mol) else", "None if True else",

@@ -79,7 +79,8 @@ def test_an_image_reward_on_molecules_is_refused() -> None:
         (
             ("domain=qm9", "heldout=null", "reward=target"),
             "reward.domain is read from domain.classifiers, which domain (QM9) does not have: this reward (ClassProbability) "
-            "goes with domain=digits or fashion",
+            "goes with domain=digits or fashion or folder; reward=NAME chooses another, experiment=NAME one that goes with its "
+            "domain",
         ),
         (
             ("domain=qm9", "reward=valid", "heldout=heldout_target"),

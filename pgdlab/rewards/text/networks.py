@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeVar
@@ -89,22 +90,49 @@ def found(load: Callable[..., T], name: str, key: str, **settings: Any) -> T:
 def model(kind: str, name: str, key: str = "weights") -> Any:
     """A model of a class of transformers. Raises ValueError where a weight of it is not in the checkpoint, which transformers
     would fill with random numbers."""
-    library = transformers()
-    logs = library.utils.logging
-    shown = logs.is_progress_bar_enabled()
-    logs.disable_progress_bar()
-    try:
-        load = getattr(library, kind).from_pretrained
+    load = getattr(transformers(), kind).from_pretrained
+    with quiet():
         network, info = found(load, name, key, output_loading_info=True, weights_only=True)
-    finally:
-        if shown:
-            logs.enable_progress_bar()
     wrong = [str(x) for x in (*info["missing_keys"], *info["mismatched_keys"])]
     if wrong:
         raise ValueError(
             f"{key} is {name!r}, which is no {kind}: of its weights {len(wrong)} are missing, {wrong[0]} first"
         )
     return network
+
+
+def built(kind: str, config: Any, state: Mapping[str, Tensor], name: str, dtype: DType, key: str = "weights") -> Any:
+    """A model of a class of transformers with these weights; no others are drawn first, which takes minutes of a large one.
+    Raises ValueError where one is missing, of another shape, or has no place."""
+    load = getattr(transformers(), kind).from_pretrained
+    try:
+        with quiet():
+            network, info = load(
+                None, config=config, state_dict=dict(state), dtype=getattr(torch, dtype), output_loading_info=True
+            )
+    except RuntimeError as error:
+        raise ValueError(f"{key} is {name!r}, whose weights are of another shape: {quoted(error)}") from error
+    wrong = sorted(str(x) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for x in info[kind])
+    if wrong:
+        raise ValueError(
+            f"{key} is {name!r}, which is of another layout: {len(wrong)} names do not fit, {wrong[0]} first"
+        )
+    return network
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars and reports of transformers: what is wrong is said by whoever loads."""
+    logs = transformers().utils.logging
+    shown, level = logs.is_progress_bar_enabled(), logs.get_verbosity()
+    logs.disable_progress_bar()
+    logs.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logs.set_verbosity(level)
+        if shown:
+            logs.enable_progress_bar()
 
 
 def tokenizer(kind: str, name: str, key: str = "processor") -> Any:
