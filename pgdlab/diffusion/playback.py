@@ -79,7 +79,11 @@ class Playback:
     def differentiable(self) -> bool:
         """Whether what decoded() gives has a gradient: where an autoencoder decodes and a tensor comes out of it."""
         parts = self.caller.pipe.components
-        return parts.get("vae") is not None and "latents" in self.caller.takes and hasattr(processor(self.caller.pipe), "denormalize")
+        return (
+            parts.get("vae") is not None
+            and "latents" in self.caller.takes
+            and hasattr(processor(self.caller.pipe), "denormalize")
+        )
 
     def called(self, rows: Sequence[int], steps: int, output: str, seed: int = 0) -> Any:
         """The pipeline's own call for prompts by their places in `heard`, with what stands in for its parts."""

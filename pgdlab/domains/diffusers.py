@@ -29,8 +29,8 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class PipelineDecoder(Decoder):
-    """States -> images (B, C, H, W) in [0, 1], by the pipeline's own call with its network silent. Of pipelines with an autoencoder
-    the images have gradients where the states do."""
+    """States -> images (B, C, H, W) in [0, 1], by the pipeline's own call with its network silent. Of pipelines with an
+    autoencoder the images have gradients where the states do."""
 
     gives = "images"
 
@@ -44,9 +44,9 @@ class PipelineDecoder(Decoder):
 
     def decode(self, sample: Float[Tensor, "B *D"]) -> Float[Tensor, "B C H W"]:
         graph = torch.is_grad_enabled() and sample.requires_grad and self.differentiable
-        with torch.autocast(sample.device.type, enabled=False):  # as the pipeline does, whatever the run's precision is
-            with torch.set_grad_enabled(graph):
-                return self.playback.decoded(sample)
+        # in the pipeline's own precision, whatever the run's is
+        with torch.autocast(sample.device.type, enabled=False), torch.set_grad_enabled(graph):
+            return self.playback.decoded(sample)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,12 +19,14 @@ Cost = Callable[[Float[Tensor, " P"]], Float[Tensor, " P"]]
 
 @dataclass(frozen=True)
 class Adjoints:
-    """What the function gains per unit that a state moves. after: a_{h+1}, of the state that trained step h leads to; first: a of the
-    earliest state that was asked for, a_0 for the initial distribution. rows: network rows that it took (forward and backward)."""
+    """What the function gains per unit that a state moves. after: a_{h+1}, of the state that trained step h leads to; first: a of
+    the earliest state that was asked for, a_0 for the initial distribution. rows: network rows that it took (forward and
+    backward); queries: of the reward, where it took any more."""
 
     after: Float[Tensor, "B K *D"]
     first: Float[Tensor, "B *D"]
     rows: int
+    queries: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +35,8 @@ class Sweep:
 
     lean: a_h = (dm_pre_h/ds)^T a_{h+1}   (Adjoint Matching: Domingo-Enrich et al. 2024, arXiv:2409.08861, eq. 38, on the chain
     as it is sampled); full: a_h = (dm_h/ds)^T a_{h+1} - d cost(KL_h)/ds, the chain rule through the sampler (DRaFT: Clark et al.
-    2023, arXiv:2309.17400). A deterministic step is the reference's in both. cost: of a step's exact KL to the reference (nats), None
-    for none. The memory is that of one step, however many there are.
+    2023, arXiv:2309.17400). A deterministic step is the reference's in both. cost: of a step's exact KL to the reference
+    (nats), None for none. The memory is that of one step, however many there are.
     """
 
     policy: Policy
@@ -42,9 +44,7 @@ class Sweep:
     lean: bool
     cost: Cost | None = None
 
-    def carry(
-        self, trajectory: Trajectory, gradient: Float[Tensor, "B *D"], *, down_to: int, rows: int
-    ) -> Adjoints:
+    def carry(self, trajectory: Trajectory, gradient: Float[Tensor, "B *D"], *, down_to: int, rows: int) -> Adjoints:
         """Back to the state of step `down_to`, `rows` trajectories at a time, half as many where memory runs out. The trajectory
         must hold all states from there on (Extras.states). gradient: of the function in the final samples. Raises ValueError
         where a product is not finite."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from pgdlab.penalties.path_kl import KLPenalty
 from pgdlab.rollout.sweep import Adjoints, Sweep
+from pgdlab.trainers.interaction import Collected
 from pgdlab.trainers.pathwise import Pathwise
-from pgdlab.trainers.reward_gradient import Differentiated
 from pgdlab.world import World
 
 
@@ -32,9 +32,6 @@ class AdjointMatching(Pathwise):
                 "penalty.path_kl.coefficient above 0, or take trainer=draft"
             )
 
-    def adjoints(self, world: World, collected: Differentiated, down_to: int) -> Adjoints:
-        assert collected.gradient is not None
+    def adjoints(self, world: World, collected: Collected, down_to: int) -> Adjoints:
         sweep = Sweep(policy=world.policy, reference=world.reference, lean=True)
-        return sweep.carry(
-            collected.trajectory, collected.gradient, down_to=down_to, rows=world.capacity.pass_size
-        )
+        return self.swept(sweep, world, collected, down_to)

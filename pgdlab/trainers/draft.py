@@ -7,8 +7,8 @@ from typing import Literal
 
 from pgdlab.rollout.plan import AllSteps, Last, Plan, Steps
 from pgdlab.rollout.sweep import Adjoints, Sweep
+from pgdlab.trainers.interaction import Collected
 from pgdlab.trainers.pathwise import Pathwise
-from pgdlab.trainers.reward_gradient import Differentiated
 from pgdlab.world import World
 
 
@@ -37,13 +37,12 @@ class DRaFT(Pathwise):
                 "set initial=standard"
             )
         if self.last is not None and world.plan.trained_steps != AllSteps():
-            raise ValueError(f"trainer.last is {self.last} and plan.trained_steps is given: each says which steps are trained")
+            raise ValueError(
+                f"trainer.last is {self.last} and plan.trained_steps is given: each says which steps are trained"
+            )
 
-    def adjoints(self, world: World, collected: Differentiated, down_to: int) -> Adjoints:
-        assert collected.gradient is not None
+    def adjoints(self, world: World, collected: Collected, down_to: int) -> Adjoints:
         penalties = world.penalties
         cost = penalties.loss_term if penalties.needs_reference() and world.policy.trains_denoiser else None
         sweep = Sweep(policy=world.policy, reference=world.reference, lean=False, cost=cost)
-        return sweep.carry(
-            collected.trajectory, collected.gradient, down_to=down_to, rows=world.capacity.pass_size
-        )
+        return self.swept(sweep, world, collected, down_to)

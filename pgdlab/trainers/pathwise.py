@@ -14,7 +14,7 @@ from pgdlab.credit.reward_to_go import Credit, RewardToGo
 from pgdlab.functional.gaussian import kl_same_std
 from pgdlab.functional.returns import Baseline, Scale
 from pgdlab.penalties.path_kl import KLPenalty
-from pgdlab.rollout.sweep import Adjoints
+from pgdlab.rollout.sweep import Adjoints, Sweep
 from pgdlab.rollout.trajectory import Pairs, initial_kl, pick, replay
 from pgdlab.trainers.experience import Experience
 from pgdlab.trainers.interaction import Collected, Interaction
@@ -28,8 +28,8 @@ class Pulled(Experience):
     """pull: what the objective gains per unit that an action moves, a_{h+1} of the trained steps, in reward units per unit of the
     data; first: a_0."""
 
-    pull: Float[Tensor, "B K *D"] | None = None
-    first: Float[Tensor, "B *D"] | None = None
+    pull: Float[Tensor, "B K *D"] = field(kw_only=True)
+    first: Float[Tensor, "B *D"] = field(kw_only=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +44,13 @@ class Pathwise(PolicyGradient):
     interaction: Interaction = field(default_factory=WithGradient, init=False, repr=False)
 
     @abstractmethod
-    def adjoints(self, world: World, collected: Differentiated, down_to: int) -> Adjoints:
+    def adjoints(self, world: World, collected: Collected, down_to: int) -> Adjoints:
         """Of this process's rows, back to the state of step `down_to`."""
+
+    def swept(self, sweep: Sweep, world: World, collected: Collected, down_to: int) -> Adjoints:
+        """Those of a sweep that begins with the gradient of the samples' rewards."""
+        assert isinstance(collected, Differentiated)
+        return sweep.carry(collected.trajectory, collected.gradient, down_to=down_to, rows=world.capacity.pass_size)
 
     def refuse(self, world: World) -> None:
         super().refuse(world)
@@ -66,23 +71,18 @@ class Pathwise(PolicyGradient):
         return False  # sampling's graph is of densities, the loss is of means
 
     def completed(self, experience: Experience, collected: Collected, world: World) -> Pulled:
-        assert isinstance(collected, Differentiated) and collected.gradient is not None
-        trained = collected.trajectory.trained
-        down_to = 0 if world.policy.trains_initial else min(trained)
-        found, measured = self.adjoints(world, collected, down_to), collected.rewards.measured
-        gather = world.processes.gather
-        logs = {
-            name: gather(x.flatten(1).norm(dim=1).double())[experience.measured].mean().item()
-            for name, x in (("reward_gradient", collected.gradient), ("adjoint", found.first))
-        }
-        rows = int(gather(torch.tensor([found.rows], device=measured.device)).sum())
+        down_to = 0 if world.policy.trains_initial else min(collected.trajectory.trained)
+        found, gather = self.adjoints(world, collected, down_to), world.processes.gather
+        norm = gather(found.first.flatten(1).norm(dim=1).double())[experience.measured].mean().item()
+        queries, rows = gather(torch.tensor([[found.queries, found.rows]], device=world.device)).sum(0).tolist()
         same = {f.name: getattr(experience, f.name) for f in fields(Experience)}
-        same |= {"logs": experience.logs | logs, "evaluations": experience.evaluations + rows}
+        same |= {"queries": experience.queries + queries, "evaluations": experience.evaluations + rows}
+        same |= {"logs": experience.logs | {"adjoint_norm": norm}}
         return Pulled(**same, pull=found.after, first=found.first)
 
     def step_loss(self, experience: Experience, pairs: Pairs, world: World) -> Terms:
         trajectory, penalties = experience.trajectory, world.penalties
-        assert isinstance(experience, Pulled) and experience.pull is not None
+        assert isinstance(experience, Pulled)
         g, _ = replay(world.policy, trajectory, pairs)
         moved = g.mean - pick(trajectory.states, pairs.action)  # a constant, which keeps the sum small
         loss = -(pick(experience.pull, pairs.index) * moved).flatten(1).sum(1, dtype=torch.float64)
@@ -93,7 +93,7 @@ class Pathwise(PolicyGradient):
 
     def initial_loss(self, experience: Experience, rows: Int[Tensor, " R"], world: World) -> Terms:
         trajectory, policy = experience.trajectory, world.policy
-        assert isinstance(experience, Pulled) and experience.first is not None
+        assert isinstance(experience, Pulled)
         cond, sampled = trajectory.cond[rows], trajectory.initial[rows]
         rho = policy.initial(cond)
         moved = rho.sample(((sampled - rho.mean) / rho.std).detach()) - sampled

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pgdlab.domains.base import Decoder
-from pgdlab.rewards.base import Outcome, Reward, RewardError, Score, ShapeError
+from pgdlab.processes import Processes
+from pgdlab.rewards.base import Outcome, Reward, RewardError, Score, ShapeError, StepRewards
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout.sampler import rollout
+from pgdlab.rollout.trajectory import Trajectory
 from pgdlab.trainers.interaction import Collected, OneShot, Request, evaluations, outcome_of, require_finite
 from pgdlab.world import World
 
@@ -21,17 +22,26 @@ from pgdlab.world import World
 class Differentiated(Collected):
     """With the gradient of every sample's reward in the sample as the policy makes it; 0 where it was not measured."""
 
-    gradient: Float[Tensor, "B *D"] | None = None
+    gradient: Float[Tensor, "B *D"] = field(kw_only=True)
 
 
 class Slope(Reward):
-    """A reward of samples that are not decoded yet, by their numbers (B,): values and, kept in `gradient`, their gradients through
-    decoder and reward. decoded: what the reward has seen. Rows do not see each other, `chunk` of them are decoded at a time."""
+    """A reward of samples that are not decoded yet, by their numbers (B,): values and, kept in `gradient`, their gradients
+    through decoder and reward. decoded: what the reward has seen. Rows do not see each other, and come a part at a time."""
 
-    def __init__(self, reward: Reward, decoder: Decoder, sample: Float[Tensor, "B *D"], chunk: int) -> None:
+    def __init__(self, world: World, sample: Float[Tensor, "B *D"]) -> None:
         super().__init__()
-        self.reward, self.decoder, self.sample, self.batch = reward, decoder, sample, chunk
+        self.reward, self.decoder, self.sample = world.reward, world.domain.decoder, sample
+        self.batch = min(n for n in (self.decoder.chunk, self.reward.batch, world.capacity.rollout_batch) if n)
         self.gradient, self.decoded = torch.zeros_like(sample), torch.empty(0)
+
+    def scored_by(self, world: World, trajectory: Trajectory, processes: Processes) -> StepRewards:
+        """The rewards of all samples. Raises RewardError where too many failed, or where no sample has a gradient."""
+        numbers = torch.arange(len(self.sample), device=self.sample.device)
+        asked = Outcome(numbers, trajectory.cond, trajectory.steps)
+        rewards = guarded(self, asked, world.plan.max_failed, processes.gather)
+        require_slope(self.reward, processes.gather(self.gradient.flatten(1).any(1)))
+        return rewards
 
     @property
     def called(self) -> str:
@@ -77,16 +87,11 @@ class WithGradient(OneShot):
             trained=request.trained, extras=request.extras,
             watch=lambda batch: require_finite(batch, request.policy, request.reference),
         )  # fmt: skip
-        limits = (world.domain.decoder.chunk, world.reward.batch, world.capacity.rollout_batch)
-        slope = Slope(world.reward, world.domain.decoder, trajectory.sample, min(n for n in limits if n))
-        started, gather = time.perf_counter(), request.processes.gather
-        numbers = torch.arange(len(trajectory.cond), device=trajectory.cond.device)
-        asked = Outcome(numbers, trajectory.cond, trajectory.steps)
-        rewards = guarded(slope, asked, world.plan.max_failed, gather)
-        require_slope(world.reward, gather(slope.gradient.flatten(1).any(1)))
+        started, slope = time.perf_counter(), Slope(world, trajectory.sample)
+        rewards = slope.scored_by(world, trajectory, request.processes)
         return Differentiated(
             trajectory, outcome_of(world, trajectory, slope.decoded), rewards, evaluations(request),
-            time.perf_counter() - started, slope.gradient,
+            time.perf_counter() - started, gradient=slope.gradient,
         )  # fmt: skip
 
 

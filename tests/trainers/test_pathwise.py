@@ -57,7 +57,7 @@ def test_draft_trains_the_initial_distribution(denoiser: bool, eta: float) -> No
 
 
 def test_draft_has_less_variance_than_reinforce() -> None:
-    """What the reward's gradient is asked for: squared standard errors of the shifts, 1/49 of REINFORCE's when this was written."""
+    """What the reward's gradient is asked for: squared standard errors, of the shifts."""
     policy, reference = start(1.0)
     world = world_of(policy, reference, PathKL(coefficient=LAM))
     direct, scored = (estimated(world, a)["denoiser.shift"][1] for a in (DRaFT(), Reinforce()))  # type: ignore[arg-type]
@@ -81,7 +81,7 @@ def test_random_steps_are_scaled_up() -> None:
 
 @pytest.mark.parametrize("rho", [False, True])
 def test_adjoint_matching_is_the_published_regression(rho: bool) -> None:
-    """Gradient of sum_h lambda / (2 std^2) ||m - m_pre - std^2 / lambda a_{h+1}||^2, a by explicit Jacobians of the affine base."""
+    """Gradient of sum_h lambda / (2 std^2) ||m - m_pre - std^2 / lambda a_{h+1}||^2, a by the base's slopes, which are known."""
     policy, reference = start(0.7, rho=rho)
     world = tiny_world(policy, reference, penalty=PathKL(coefficient=LAM))
     algorithm = AdjointMatching()
@@ -104,7 +104,6 @@ def test_adjoint_matching_is_the_published_regression(rho: bool) -> None:
     found = gradient(world, algorithm, experience)
     for name, e in zip(trained, expected, strict=True):
         torch.testing.assert_close(found[name], e, rtol=1e-9, atol=1e-12)
-    assert experience.first is not None
     torch.testing.assert_close(experience.first, a, rtol=1e-9, atol=1e-12)
 
 
@@ -114,7 +113,9 @@ def test_both_stand_still_at_the_optimum_and_there_alone() -> None:
     world = world_of(policy, reference, PathKL(coefficient=LAM))
     expected = exact(policy, 1.0, LAM, LAM)
     assert off(estimated(world, AdjointMatching()), expected).abs().max() > 2 * FOUR_ERRORS  # type: ignore[arg-type]
-    climber = torch.optim.LBFGS([p for p in policy.parameters() if p.requires_grad], max_iter=200, line_search_fn="strong_wolfe")
+    climber = torch.optim.LBFGS(
+        [p for p in policy.parameters() if p.requires_grad], max_iter=200, line_search_fn="strong_wolfe"
+    )
 
     def minus() -> float:
         found = exact(policy, 1.0, LAM, LAM)
@@ -123,7 +124,8 @@ def test_both_stand_still_at_the_optimum_and_there_alone() -> None:
                 p.grad = -found[name]
         zero = torch.zeros(2, dtype=torch.float64)
         with torch.no_grad():
-            j = objective(policy.denoiser.shift, policy.denoiser.gain, zero, zero, eta=1.0, lam=LAM, lam0=LAM, **QUADRATIC)  # type: ignore[arg-type]
+            tuned: Any = policy.denoiser
+            j = objective(tuned.shift, tuned.gain, zero, zero, eta=1.0, lam=LAM, lam0=LAM, **QUADRATIC)
         return -float(j)
 
     climber.step(minus)
@@ -144,7 +146,7 @@ def test_the_last_steps_of_draft() -> None:
     for name, g in last.items():
         row = 1  # time 1 is the last step with noise: step 2 of 4, whose later one has none
         torch.testing.assert_close(g[row], whole[name][row], rtol=1e-12, atol=1e-14)
-        assert whole[name].any(1).sum() == 3 and g.any(1).sum() == 1
+        assert (whole[name].any(1).sum(), g.any(1).sum()) == (3, 1)
     with pytest.raises(ValueError, match="the last 5 steps are asked for, and 3 have noise"):
         DRaFT(last=5).refuse(world)
     with pytest.raises(ValueError, match="count is 0"):
@@ -192,7 +194,7 @@ def test_rows_without_a_finite_gradient_are_failed_ones() -> None:
     assert 0 < int(above.sum()) < 64
     assert torch.equal(experience.measured, ~above)
     assert all(g.isfinite().all() for g in gradient(world, DRaFT(), experience).values())
-    with pytest.raises(RewardError, match="plan.max_failed"):
+    with pytest.raises(RewardError, match="allows 0%"):
         DRaFT().collect(planned(world, max_failed=0.0), 0)
 
 
@@ -200,7 +202,12 @@ def test_samples_that_could_not_be_scored_take_no_part() -> None:
     """The gradient over the measured rows is that of a run without the others."""
     policy, reference = start(1.0)
     world = tiny_world(
-        policy, reference, reward=Failing(Quadratic(), above=0.0), penalty=PathKL(coefficient=LAM), samples=64, max_failed=0.9
+        policy,
+        reference,
+        reward=Failing(Quadratic(), above=-1.0),
+        penalty=PathKL(coefficient=LAM),
+        samples=64,
+        max_failed=0.9,
     )
     experience = DRaFT().collect(world, 0)
     kept = experience.measured.nonzero().flatten()
@@ -248,7 +255,7 @@ def test_the_loss_reads_the_kl_that_is_charged() -> None:
     world = tiny_world(policy, reference, penalty=PathKL(coefficient=LAM))
     experience = DRaFT().collect(world, 0)
     trajectory = experience.trajectory
-    assert isinstance(experience, Pulled) and experience.pull is not None
+    assert isinstance(experience, Pulled)
     pairs = trajectory.pairs(torch.tensor([0, 5, 7]))
     g, _ = replay(policy, trajectory, pairs)
     base, _ = replay(reference, trajectory, pairs)
