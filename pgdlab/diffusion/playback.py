@@ -154,7 +154,7 @@ def unclamped(pipe: Any) -> AbstractContextManager[None]:
     """The pipeline with limits of grey levels that gradients pass; the values are the same."""
     if not hasattr(processor(pipe), "denormalize"):
         return nullcontext()
-    return instead(processor(pipe), denormalize=lambda images: straight_through(images * 0.5 + 0.5, 0, 1))
+    return instead(processor(pipe), denormalize=lambda images: straight_through(images * 0.5 + 0.5))
 
 
 def deterministic(scheduler: Any, asked: Asked) -> Any:

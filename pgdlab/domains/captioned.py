@@ -57,7 +57,7 @@ class LatentDecoder(Decoder):
     def decode(self, sample: Float[Tensor, "B 4 s s"]) -> Float[Tensor, "B 3 S S"]:
         with torch.autocast(sample.device.type, enabled=False):
             image: Tensor = self.vae.decode(sample.float() / self.vae.config.scaling_factor).sample
-        return straight_through(image / 2 + 0.5, 0, 1)
+        return straight_through(image / 2 + 0.5)
 
 
 class LatentDenoiser(DiffusersDenoiser):

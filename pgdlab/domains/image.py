@@ -51,7 +51,7 @@ class Intensities(Decoder):
     gives = "images"
 
     def decode(self, sample: Float[Tensor, "B C S S"]) -> Float[Tensor, "B C S S"]:
-        return straight_through((sample.float() + 1) / 2, 0, 1)
+        return straight_through((sample.float() + 1) / 2)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

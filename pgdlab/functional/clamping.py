@@ -18,7 +18,7 @@ class _StraightThrough(torch.autograd.Function):
         return gradients[0], None, None
 
 
-def straight_through(x: Tensor, low: float, high: float) -> Tensor:
+def straight_through(x: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
     """x.clamp(low, high) with the gradient of x: an image that has left its range is drawn back by what it shows, where the true
     gradient is 0 (the straight-through estimator: Bengio et al. 2013, arXiv:1308.3432)."""
     out: Tensor = _StraightThrough.apply(x, low, high)
