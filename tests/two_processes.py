@@ -51,7 +51,14 @@ SCENARIOS: dict[str, tuple[bool, tuple[str, ...]]] = {
     ),
     "adjoint": (
         True,
-        ("trainer=adjoint_matching", "penalty=path_kl", "initial=diagonal", *PATCHY, "trainer.minibatches=2", "plan.iterations=3"),
+        (
+            "trainer=adjoint_matching",
+            "penalty=path_kl",
+            "initial=diagonal",
+            *PATCHY,
+            "trainer.minibatches=2",
+            "plan.iterations=3",
+        ),
     ),
     "draft": (True, ("trainer=draft", "penalty=constraint", "policy=lora", *PATCHY, "plan.iterations=3")),
     "rho": (True, ("policy=frozen", "initial=conditional", "trainer=ppo", *PATCHY, "plan.iterations=3")),

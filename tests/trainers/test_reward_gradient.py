@@ -44,7 +44,9 @@ def test_an_image_outside_its_range_has_the_gradient_of_the_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    "reward", [ClassProbability(domain="digits", target=3), AnyClass(domain="digits"), Quality()], ids=lambda r: r.called
+    "reward",
+    [ClassProbability(domain="digits", target=3), AnyClass(domain="digits"), Quality()],
+    ids=lambda r: r.called,
 )
 def test_finite_differences_of_rewards_of_digits(reward: Reward) -> None:
     """In fp64, along a random direction: central differences are off by the third derivative times 1e-10."""
