@@ -71,6 +71,8 @@ class GaussianDenoiser(Denoiser):
 class Quadratic(Reward):
     """sum_d slope_d x_d - curvature_d x_d^2."""
 
+    differentiable = True
+
     def __init__(self, slope: tuple[float, ...] = (1.0, -0.5), curvature: tuple[float, ...] = (0.8, 0.3)) -> None:
         super().__init__()
         self.register_buffer("slope", torch.tensor(slope, dtype=torch.float64))
@@ -85,7 +87,7 @@ class Failing(Reward):
 
     def __init__(self, reward: Reward, above: float = 0.5) -> None:
         super().__init__()
-        self.reward, self.above = reward, above
+        self.reward, self.above, self.differentiable = reward, above, reward.differentiable
 
     def score(self, sample: Any, cond: Tensor) -> Score:
         score, failed = self.reward.score(sample, cond), sample[:, 0] > self.above

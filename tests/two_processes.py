@@ -49,6 +49,18 @@ SCENARIOS: dict[str, tuple[bool, tuple[str, ...]]] = {
         True,
         ("penalty=[path_kl,terminal]", "penalty.terminal.samples=6", "trainer=ppo", *PATCHY, "plan.iterations=2"),
     ),
+    "adjoint": (
+        True,
+        (
+            "trainer=adjoint_matching",
+            "penalty=path_kl",
+            "initial=diagonal",
+            *PATCHY,
+            "trainer.minibatches=2",
+            "plan.iterations=3",
+        ),
+    ),
+    "draft": (True, ("trainer=draft", "penalty=constraint", "policy=lora", *PATCHY, "plan.iterations=3")),
     "rho": (True, ("policy=frozen", "initial=conditional", "trainer=ppo", *PATCHY, "plan.iterations=3")),
 }
 

@@ -59,12 +59,16 @@ def graphs() -> tuple[str, ...]:
 class Bright(Reward):
     """Mean grey level; parts keep the darkest pixel."""
 
+    differentiable = True
+
     def score(self, sample: Any, cond: Tensor) -> Score:
         return Score.of(sample.flatten(1).mean(1), darkest=sample.flatten(1).amin(1))
 
 
 class Patchy(Reward):
     """Mean grey level, which cannot be measured (NaN) where the first pixel is brighter than `limit`."""
+
+    differentiable = True
 
     def __init__(self, *, limit: float = 0.8) -> None:
         super().__init__()
@@ -76,6 +80,8 @@ class Patchy(Reward):
 
 class OneClass(Reward):
     """Mean grey level, which cannot be measured (NaN) for any class but one."""
+
+    differentiable = True
 
     def score(self, sample: Any, cond: Tensor) -> Score:
         return Score.of(sample.flatten(1).mean(1).masked_fill(cond != 0, torch.nan))

@@ -6,8 +6,9 @@ samplers are compared with.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from pgdlab.diffusion.asked import Asked
 from pgdlab.diffusion.asking import NOISY, Caller, instead, named, network_of
+from pgdlab.functional.clamping import straight_through
 
 FEW = 2  # steps of a call that only decodes; of one, grids with a last sigma of their own are not numbers
 Change = Callable[[Any], Any]
@@ -67,17 +69,32 @@ class Playback:
         with instead(pipe, encode_prompt=lambda *_, **__: each(next(said), pick)):
             yield
 
-    @torch.no_grad()
+    @property
+    def call(self) -> Any:
+        """The pipeline's call, as it is: without the torch.no_grad that diffusers wraps around it."""
+        call = type(self.caller.pipe).__call__
+        return functools.partial(getattr(call, "__wrapped__", call), self.caller.pipe)
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether what decoded() gives has a gradient: where an autoencoder decodes and a tensor comes out of it."""
+        parts = self.caller.pipe.components
+        return (
+            parts.get("vae") is not None
+            and "latents" in self.caller.takes
+            and hasattr(processor(self.caller.pipe), "denormalize")
+        )
+
     def called(self, rows: Sequence[int], steps: int, output: str, seed: int = 0) -> Any:
         """The pipeline's own call for prompts by their places in `heard`, with what stands in for its parts."""
         caller, which = self.caller, [self.heard[r] for r in rows]
         arguments = caller.arguments(len(rows), steps, output)
         arguments["generator"] = torch.Generator().manual_seed(seed)
         with self.repeating(rows):
-            return caller.pipe(**caller.told(which), **arguments).images
+            return self.call(**caller.told(which), **arguments).images
 
     def decoded(self, state: Float[Tensor, "B *D"]) -> Float[Tensor, "B C H W"]:
-        """Images in [0, 1] of final states of our sampler."""
+        """Images in [0, 1] of final states of our sampler; gradients pass the limits of grey levels."""
         pipe, alpha = self.caller.pipe, self.last_alpha()
 
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -90,7 +107,8 @@ class Playback:
             given = given.repeat(len(sample) // len(given), *(1,) * (given.ndim - 1))
             return SimpleNamespace(prev_sample=given) if return_dict else (given,)
 
-        with instead(network_of(pipe)[1], forward=forward), instead(pipe.scheduler, step=step):
+        silent = instead(network_of(pipe)[1], forward=forward), instead(pipe.scheduler, step=step)
+        with silent[0], silent[1], unclamped(pipe):
             images = self.called([0] * len(state), FEW, "pt")
         return pixels(images).to(state.device)
 
@@ -99,6 +117,7 @@ class Playback:
         schedule, asked = self.asked.schedule, self.asked
         return float(schedule.alpha(schedule.times(asked.steps)[-1:])) if asked.scaled else 1.0
 
+    @torch.no_grad()
     def own_run(self, rows: Sequence[int], seed: int) -> tuple[Float[Tensor, "B *D"], Float[Tensor, "B *D"]]:
         """The pipeline's own deterministic sampler: our initial and final states. A scheduler that draws noise is replaced by
         DDIM's or Euler's, and where estimates are clipped the noise is the clipped one's."""
@@ -124,6 +143,18 @@ class Playback:
         alphas = asked.schedule.alpha(times[[0, -1]]).tolist() if asked.scaled else (1.0, 1.0)
         first, last = (x[: len(rows)].float() * alpha for x, alpha in zip(seen, alphas, strict=True))
         return first, last
+
+
+def processor(pipe: Any) -> Any:
+    """What makes pictures of an autoencoder's outputs, or None."""
+    return getattr(pipe, "image_processor", None)
+
+
+def unclamped(pipe: Any) -> AbstractContextManager[None]:
+    """The pipeline with limits of grey levels that gradients pass; the values are the same."""
+    if not hasattr(processor(pipe), "denormalize"):
+        return nullcontext()
+    return instead(processor(pipe), denormalize=lambda images: straight_through(images * 0.5 + 0.5))
 
 
 def deterministic(scheduler: Any, asked: Asked) -> Any:

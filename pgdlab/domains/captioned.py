@@ -23,6 +23,7 @@ from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.space import Dense, Space
 from pgdlab.domains.base import Decoder, LabelledDomain
 from pgdlab.domains.image import SCHEDULER
+from pgdlab.functional.clamping import straight_through
 from pgdlab.images import autoencoder, contrastive
 from pgdlab.images.autoencoder import FACTOR
 from pgdlab.images.captioned import Captioned, captioned
@@ -56,7 +57,7 @@ class LatentDecoder(Decoder):
     def decode(self, sample: Float[Tensor, "B 4 s s"]) -> Float[Tensor, "B 3 S S"]:
         with torch.autocast(sample.device.type, enabled=False):
             image: Tensor = self.vae.decode(sample.float() / self.vae.config.scaling_factor).sample
-        return (image / 2 + 0.5).clamp(0, 1)
+        return straight_through(image / 2 + 0.5)
 
 
 class LatentDenoiser(DiffusersDenoiser):

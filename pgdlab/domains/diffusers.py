@@ -29,19 +29,23 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class PipelineDecoder(Decoder):
-    """States -> images (B, C, H, W) in [0, 1], by the pipeline's own call with its network silent. Gives no gradient."""
+    """States -> images (B, C, H, W) in [0, 1], by the pipeline's own call with its network silent. Of pipelines with an
+    autoencoder the images have gradients where the states do."""
 
-    differentiable = False
     gives = "images"
 
     def __init__(self, playback: Playback, chunk: int) -> None:
         super().__init__()
         self.playback, self.chunk = playback, chunk
         self.vae = playback.caller.pipe.components.get("vae")  # so that it moves with the policy
+        self.differentiable = playback.differentiable
+        if self.vae is not None:
+            self.vae.requires_grad_(False)
 
-    @torch.no_grad()
     def decode(self, sample: Float[Tensor, "B *D"]) -> Float[Tensor, "B C H W"]:
-        with torch.autocast(sample.device.type, enabled=False):  # as the pipeline does, whatever the run's precision is
+        graph = torch.is_grad_enabled() and sample.requires_grad and self.differentiable
+        # in the pipeline's own precision, whatever the run's is
+        with torch.autocast(sample.device.type, enabled=False), torch.set_grad_enabled(graph):
             return self.playback.decoded(sample)
 
 

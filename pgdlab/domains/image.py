@@ -19,6 +19,7 @@ from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.space import Dense, Space
 from pgdlab.domains.base import Decoder, LabelledDomain
+from pgdlab.functional.clamping import straight_through
 from pgdlab.images.classifiers import Classifier, folder_of, load_classifier, predict
 from pgdlab.images.drawing import picture
 from pgdlab.images.features import Features
@@ -45,12 +46,12 @@ def stratified(labels: Int[Tensor, " N"], parts: int, seed: int) -> list[Int[Ten
 
 
 class Intensities(Decoder):
-    """[-1, 1] -> [0, 1], clamped; the gradient is 0 outside."""
+    """[-1, 1] -> [0, 1], clamped; gradients pass."""
 
     gives = "images"
 
     def decode(self, sample: Float[Tensor, "B C S S"]) -> Float[Tensor, "B C S S"]:
-        return ((sample.float() + 1) / 2).clamp(0, 1)
+        return straight_through((sample.float() + 1) / 2)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,7 +12,7 @@ from pgdlab.rewards.base import Reward, Score
 class Quadratic(Reward):
     """r(x) = slope . x - sum_d curvature_d x_d^2, of points (B, D). Linear where the curvature is 0 (the default)."""
 
-    takes = "points"
+    takes, differentiable = "points", True
     slope: Tensor
     curvature: Tensor
 

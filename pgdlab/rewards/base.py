@@ -151,12 +151,14 @@ class Reward(nn.Module, ABC):
 
     cache_misses: answers that were not in the reward's cache, so far in this process; None without a cache. batch: samples
     that score() is given at once, so that a large network fits in memory; 0 for all of them, as a reward needs that
-    compares samples. takes: what kind its samples have to be, in the words of Decoder.gives; None for any.
+    compares samples. takes: what kind its samples have to be, in the words of Decoder.gives; None for any. differentiable:
+    whether the values of score() carry gradients to samples that do.
     """
 
     cache_misses: int | None = None
     batch: int = 0
     takes: str | None = None
+    differentiable: bool = False
 
     @abstractmethod
     def score(self, sample: Any, cond: Tensor) -> Score:

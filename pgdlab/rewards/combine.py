@@ -35,6 +35,7 @@ class Sum(Reward):
             )
         self.names, self.rewards = tuple(rewards), nn.ModuleList(rewards.values())  # a ModuleDict refuses some names
         self.weights = {name: float(given.get(name, 1.0)) for name in rewards}
+        self.differentiable = all(r.differentiable for name, r in rewards.items() if self.weights[name])
 
     def needs_estimates(self) -> bool:
         return any(r.needs_estimates() for r in self._each().values())

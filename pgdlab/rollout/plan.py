@@ -70,6 +70,44 @@ class Window(Steps):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Last(Steps):
+    """The last `count` stochastic steps; None draws their number anew each iteration, 1 to all of them. Nothing is scaled."""
+
+    count: int | None = 1
+
+    def __post_init__(self) -> None:
+        if self.count is not None and self.count < 1:
+            raise ValueError(f"count is {self.count}; it must be at least 1, or null")
+
+    def select(self, stochastic: list[int], generator: torch.Generator) -> list[int]:
+        count = self.count or int(torch.randint(len(stochastic), (), generator=generator)) + 1
+        if count > len(stochastic):
+            raise ValueError(f"the last {count} steps are asked for, and {len(stochastic)} have noise: {stochastic}")
+        return stochastic[-count:]
+
+    def scale(self, stochastic: int, trained: int) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneOf(Steps):
+    """One stochastic step, drawn anew each iteration, of those after the share `start` of them. Nothing is scaled."""
+
+    start: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < 1:
+            raise ValueError(f"start is {self.start}; it must be a share of the steps, from 0 to below 1")
+
+    def select(self, stochastic: list[int], generator: torch.Generator) -> list[int]:
+        late = stochastic[int(self.start * len(stochastic)) :]
+        return [late[int(torch.randint(len(late), (), generator=generator))]]
+
+    def scale(self, stochastic: int, trained: int) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class NoiseWindow(Steps):
     """`size` consecutive steps have noise and are trained, all others are steps of the ODE, by the network as it is; nothing is
     scaled. The window lies in start <= h < stop (None: the end). every: 0 puts it anywhere, anew each iteration

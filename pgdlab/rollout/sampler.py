@@ -23,13 +23,14 @@ class Extras(NamedTuple):
 
     reference: KL, log-ratio and the reference's means at trained steps. estimates: the reference's x0 estimates.
     tuned_deterministic: take deterministic steps with the tuned network instead of the reference. graph: log_prob and kl
-    keep theirs at trained steps, as long as memory lasts; actions are constants in it.
+    keep theirs at trained steps, as long as memory lasts; actions are constants in it. states: keep those of all steps.
     """
 
     reference: bool = False
     estimates: bool = False
     tuned_deterministic: bool = False
     graph: bool = False
+    states: bool = False
 
 
 SAMPLES = Extras()
@@ -94,7 +95,8 @@ class Batch:
     def __init__(self, policy: Policy, reference: Policy, cond: Tensor, trained: Sequence[int], extras: Extras) -> None:
         self.policy, self.reference, self.cond = policy, reference, cond
         self.trained, self.extras = list(trained), extras
-        self.stored_at = stored_at(self.trained, policy.steps)
+        kept = range(policy.steps) if extras.states else self.trained
+        self.stored_at = stored_at(list(kept), policy.steps)
 
     def run(self, noise: Iterator[Float[Tensor, "B *D"]], sampler: Sampler) -> Trajectory:
         """All steps. noise: of the initial state, then of every step."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from pgdlab.credit.critic import fit_loss
 from pgdlab.credit.reward_to_go import Credit, Credited, RewardToGo, returns_table
 from pgdlab.functional.returns import Baseline, Scale, advantages
-from pgdlab.rollout.plan import Plan
+from pgdlab.rollout.plan import Plan, Steps
 from pgdlab.rollout.sampler import Extras
 from pgdlab.rollout.trajectory import Pairs, pair_indices, split
 from pgdlab.trainers.base import Algorithm, Loss, refuse_idle_guidance, refuse_ode
@@ -39,8 +40,11 @@ Terms = tuple[Tensor, dict[str, tuple[Tensor, float]]]  # a sum of losses, and w
 class PolicyGradient(Algorithm[Experience, MicroBatch]):
     """Maximises E[sum_h surrogate_h] minus the penalties.
 
-    baseline, scale: see functional.returns.advantages. credit: what returns are made of.
+    baseline, scale: see functional.returns.advantages. credit: what returns are made of. keeps_states: whether the states of all
+    steps are kept, trained or not.
     """
+
+    keeps_states: ClassVar[bool] = False
 
     baseline: Baseline = "leave_one_out"
     scale: Scale = "none"
@@ -57,6 +61,14 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
     @abstractmethod
     def initial_loss(self, experience: Experience, rows: Int[Tensor, " R"], world: World) -> Terms:
         """Sum over the rows of rho's penalty cost minus its surrogate."""
+
+    def steps(self, plan: Plan) -> Steps:
+        """Which steps are trained."""
+        return plan.trained_steps
+
+    def completed(self, experience: Experience, collected: Collected, world: World) -> Experience:
+        """The experience with what else the losses need."""
+        return experience
 
     def updates_per_iteration(self, plan: Plan) -> int:
         return self.epochs * self.minibatches
@@ -82,7 +94,7 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
         world.processes.share(world.plan.samples)
         refuse_ode(world.policy)
         if world.policy.trains_denoiser:  # a window that does not fit
-            world.plan.trained_steps.of(0, world.policy.stochastic_steps, torch.Generator())
+            self.steps(world.plan).of(0, world.policy.stochastic_steps, torch.Generator())
         refuse_idle_guidance(world)
         world.penalties.refuse(world.policy.trains_initial)
         self.refuse_lone_samples(world.plan)
@@ -105,14 +117,15 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
     @torch.no_grad()
     def collect(self, world: World, iteration: int) -> Experience:
         plan, policy, shuffle = world.plan, world.policy, world.noise.generator(iteration, 1)
-        trained = plan.trained_steps.of(iteration, policy.stochastic_steps, shuffle) if policy.trains_denoiser else []
+        steps = self.steps(plan)
+        trained = steps.of(iteration, policy.stochastic_steps, shuffle) if policy.trains_denoiser else []
         index = world.processes.share(plan.samples)
         pairs = len(index) * len(trained)
         graph = self.differentiates_sampling(world, pairs)
         compared = world.penalties.needs_reference() and policy.trains_denoiser  # a frozen denoiser's KL is 0
-        extras = Extras(compared, world.reward.needs_estimates(), graph=graph)
+        extras = Extras(compared, world.reward.needs_estimates(), graph=graph, states=self.keeps_states)
         request = training_request(world, iteration, trained, extras)
-        if trained and not plan.trained_steps.noise_elsewhere:
+        if trained and not steps.noise_elsewhere:
             request = request.with_noise_at(trained)
         collected = self.interaction.collect(world, request)
         if graph and not collected.trajectory.has_graph:  # memory ran out: not again
@@ -123,14 +136,15 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
         credited, advantage, scale = self.credited(world, collected)
         local = advantage[index.start : index.stop]
         order = torch.stack([torch.randperm(plan.samples, generator=shuffle) for _ in range(self.epochs)])
-        return Experience(
+        experience = Experience(
             trajectory=collected.trajectory, advantage=local[:, [h + 1 for h in trained]], initial_advantage=local[:, 0],
             objective_scale=scale, measured=world.processes.gather(collected.rewards.measured).cpu(), index=index,
-            step_scale=plan.trained_steps.scale(len(policy.stochastic_steps), len(trained)) if trained else 1.0,
+            step_scale=steps.scale(len(policy.stochastic_steps), len(trained)) if trained else 1.0,
             cost_weight=credited.weight, targets=credited.targets, order=order,
             logs=logs | credited.logs | world.penalties.logs(), prompts=prompts,
             **cost(world, collected, first=not iteration),
         )  # fmt: skip
+        return self.completed(experience, collected, world)
 
     def credited(self, world: World, collected: Collected) -> tuple[Credited, Float[Tensor, "N H1"], float]:
         """The credit of this process's rows, all processes' advantages (column 0 rho's), and the objective's scale."""

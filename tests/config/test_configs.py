@@ -60,7 +60,7 @@ ELSEWHERE |= {name: f"domains/test_{kind}" for kind in KINDS for name in OWN if 
 # of colour images, or of a base with prompts
 ELSEWHERE |= {"reward/red": "rewards/test_colour"}
 EMOJI = ("domain/emoji", "reward/emoji_clip", "reward/emoji_judge")
-EMOJI += tuple(f"experiment/emoji/{name}" for name in ("clip", "jpeg", "red", "compose"))
+EMOJI += tuple(f"experiment/emoji/{name}" for name in ("clip", "jpeg", "red", "compose", "adjoint_red"))
 ELSEWHERE |= dict.fromkeys(EMOJI, "domains/test_emoji")
 
 

@@ -34,7 +34,7 @@ def test_unseen_compositions_are_new_but_for_their_words() -> None:
     assert {word for text in unseen for word in text.split()} <= {word for text in trained for word in text.split()}
 
 
-@pytest.mark.parametrize("name", ["clip", "jpeg", "red", "compose"])
+@pytest.mark.parametrize("name", ["clip", "jpeg", "red", "compose", "adjoint_red"])
 def test_experiments_have_their_reward_and_the_judge(name: str) -> None:
     cfg = compose([f"experiment=emoji/{name}"])
     assert cfg.nodes["heldout"]["weights"] == "pgdlab:emoji/judge"

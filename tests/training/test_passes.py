@@ -112,6 +112,15 @@ CASES: dict[str, tuple[tuple[str, ...], Counts]] = {
         Counts(PLAIN, (6, 18), 3),
     ),
     "eager": (("trainer=eager", "penalty=none"), Counts(PLAIN, (6, 24), 1)),
+    # the reference once more at all 4 steps, differentiated in the states, 4 rows at a time: 2 x 4 passes; 24 pairs in 6
+    "adjoint matching": (("trainer=adjoint_matching", "penalty=path_kl"), Counts(COMPARED, (8 + 6, 32 + 24), 1)),
+    # through the policy, and through the reference's part of the KL: 2 networks at 3 steps, one at the last
+    "direct gradients": (("trainer=draft", "penalty=path_kl"), Counts(COMPARED, (14 + 6, 56 + 24), 1)),
+    "direct gradients, no penalty": (("trainer=draft", "penalty=none"), Counts(PLAIN, (8 + 6, 32 + 24), 1)),
+    # the last step with noise, and the one after it, without
+    "the last step": (("trainer=draft", "trainer.last=1", "penalty=path_kl"), Counts(COMPARED, (6 + 2, 24 + 8), 1)),
+    # the policy's estimates at one step, in batches of 5 and 3
+    "estimates that are followed": (("trainer=refl", "penalty=path_kl"), Counts((14 + 2, 56 + 8), (2, 8), 1)),
     # all 4 steps have noise: 8 passes each for policy and reference; 12, 12 and 8 pairs an epoch
     "molecules": (
         (*graphs(), *PPO, "penalty=path_kl", "reward={_target_: pgdlab.rewards.molecule.validity.Valid}"),

@@ -96,8 +96,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             signal.SIGINT,
             ("policy=lora", "plan.trained_steps={_target_: pgdlab.rollout.plan.RandomSteps, fraction: 0.5}"),
         ),
+        (signal.SIGTERM, ("trainer=adjoint_matching", "policy=full", "initial=diagonal")),
     ],
-    ids=["joint", "lora"],
+    ids=["joint", "lora", "adjoint"],
 )
 def test_a_signal_saves_and_resuming_continues_bit_for_bit(
     here: Path, capfd: Any, number: signal.Signals, extra: tuple[str, ...]

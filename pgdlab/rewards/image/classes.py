@@ -19,7 +19,7 @@ class ClassProbability(Reward):
     "reward" to train on, "heldout" to judge by.
     """
 
-    takes = "images"
+    takes, differentiable = "images", True
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class AnyClass(Reward):
     Parts: "confidence" and "confusion". domain, classifier: as in ClassProbability.
     """
 
-    takes = "images"
+    takes, differentiable = "images", True
 
     def __init__(self, *, domain: str | None, classifier: Literal["reward", "heldout"] = "reward") -> None:
         super().__init__()

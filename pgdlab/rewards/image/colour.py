@@ -18,7 +18,7 @@ class Colour(Reward):
     channel: red, green or blue.
     """
 
-    takes = "images"
+    takes, differentiable = "images", True
 
     def __init__(self, *, channel: Channel = "red") -> None:
         super().__init__()

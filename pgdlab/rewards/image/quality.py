@@ -25,7 +25,7 @@ class Quality(Reward):
     "total_variation" (mean over pixels of |down| + |right| differences, Rudin, Osher & Fatemi 1992), raised by noise.
     """
 
-    takes = "images"
+    takes, differentiable = "images", True
 
     def __init__(self, *, sharpness: float = 1.0, contrast: float = 1.0, total_variation: float = 0.5) -> None:
         super().__init__()

@@ -37,7 +37,6 @@ class Clip(Network):
         """The CLIPModel."""
         return self.networks[0]
 
-    @torch.no_grad()
     def images(self, image: Float[Tensor, "B C height width"]) -> Float[Tensor, "B F"]:
         """Directions of grey or RGB images in [0, 1]."""
         pixels = self.lent(self.preprocess(image.float()))
@@ -71,6 +70,7 @@ class Clip(Network):
 class InClip(Prompted):
     """A reward that is a function of the cosine between image and prompt; part "cosine"."""
 
+    differentiable = True
     clip: Clip
 
     @abstractmethod
