@@ -42,7 +42,7 @@ MUTANTS = [
     Mutant("flow: the reference takes a window's other steps", "trainers/interaction.py", "_replace(tuned_deterministic=True)",
            "_replace(tuned_deterministic=False)", T_WINDOW, "tuned_networks"),
     Mutant("flow: noise outside the window", "trainers/policy_gradient.py",
-           "if trained and not plan.trained_steps.noise_elsewhere:", "if False:", T_WINDOW, "tuned_networks"),
+           "if trained and not steps.noise_elsewhere:", "if False:", T_WINDOW, "tuned_networks"),
     Mutant("flow: a window is scaled", PLAN, "places[int(torch.randint(len(places), (), generator=generator))]\n\n"
            "    def scale(self, stochastic: int, trained: int) -> float:\n        return 1.0",
            "places[int(torch.randint(len(places), (), generator=generator))]", T_WINDOW, "exact"),
