@@ -20,8 +20,8 @@ from pgdlab.config import renamed
 from pgdlab.config.compose import RESUMABLE
 from pgdlab.config.configuration import Config
 from pgdlab.config.runs import CONFIG, LAST, short
-from pgdlab.diffusion.policy import Policy
 from pgdlab.training.module import SteeringModule, digest
+from pgdlab.world import World
 
 NOT_OF_THE_RUN = (*RESUMABLE, "name", "resume", "sweep", "experiment", "certificate", "compare", "engine")
 COUNTERS = ("iterations", "queries", "evaluations", "seconds")
@@ -131,9 +131,13 @@ def require_fit(own: dict[str, Tensor], saved: dict[str, Tensor], path: Path) ->
         )
 
 
-def require_base(reference: Policy, state: dict[str, Any], path: Path) -> None:
-    """Raises ValueError where a checkpoint's run had another reference: its KL and its gain would be to two bases."""
-    if state.get("base") != digest(reference):
+def require_base(world: World, state: dict[str, Any], path: Path) -> None:
+    """Raises ValueError where a checkpoint's run had another reference: its KL and its gain would be to two bases. What is
+    frozen in the policy is the base too, and the only copy of it under low-rank adapters; ask before weights are loaded."""
+    saved = state["current_model_state"]
+    frozen = {f"policy.{name}": p for name, p in world.policy.named_parameters() if not p.requires_grad}
+    same = all(torch.equal(p.cpu(), saved[name].cpu()) for name, p in frozen.items() if name in saved)
+    if not same or state.get("base") != digest(world.reference):
         raise ValueError(
             f"{path} was made on another base than the one that is loaded now: put the weights of its domain back, or "
             "start a new run"

@@ -56,7 +56,7 @@ def ready(module: SteeringModule, cfg: Config) -> int:
     state = load(path)
     saved = renamed.checkpoint(state, module.state_dict())["current_model_state"]
     require_fit(module.state_dict(), saved, path)
-    require_base(module.world.reference, state, path)
+    require_base(module.world, state, path)
     require_own(state, Path(cfg.resume))
     require_whole(state, path)
     done = int(saved["iterations"])

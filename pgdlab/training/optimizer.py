@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -58,12 +59,24 @@ class Optimization:
         """An optimizer over exactly the parameters that train, a group a part."""
         if not trained.keys() - {"critic"}:
             raise ValueError("nothing to train: set policy=full or policy=lora, or initial=diagonal or conditional")
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [p for p in part.parameters() if p.requires_grad], "lr": self.rates.get(name, self.lr)}
             for name, part in trained.items()
         ]
+        for name, group in zip(trained, groups, strict=True):
+            self.warn_of_idle_decay(name, group["lr"], min(torch.finfo(p.dtype).eps for p in group["params"]))
         betas = (self.beta1, self.beta2)
         return torch.optim.AdamW(groups, betas=betas, weight_decay=self.weight_decay, fused=True)
+
+    def warn_of_idle_decay(self, part: str, rate: float, eps: float) -> None:
+        """Says where no weight decays: w (1 - q) rounds to w for every w, q = rate x weight_decay being at most a quarter of the
+        distance from 1 to the next number."""
+        if 0 < rate * self.weight_decay <= eps / 4:
+            text = (
+                f"optimizer.weight_decay is {self.weight_decay}: times the learning rate of the {part}, {rate}, it is less "
+                "than a weight can change by, and none decays"
+            )
+            warnings.warn(text, stacklevel=3)
 
     def lr_factor(self, update: int, updates: int) -> float:
         """The factor of all learning rates at an update, 0 .. updates - 1. Warns, at the first, of a warm-up that the run does

@@ -184,10 +184,14 @@ def test_pretraining_with_dropout_resumes_bit_for_bit(here: Path) -> None:
     assert not differences({k: cut[k] for k in parts}, {k: whole[k] for k in parts})
 
 
-def test_a_base_that_was_exchanged_is_refused(here: Path, capsys: Any) -> None:
-    """With policy=full the reference is in no checkpoint: kl_nats and the penalty would go on against another base."""
+@pytest.mark.parametrize("policy", ["full", "lora", "affine"])
+def test_a_base_that_was_exchanged_is_refused(here: Path, policy: str, capsys: Any) -> None:
+    """With policy=full the reference is in no checkpoint: kl_nats and the penalty would go on against another base. With
+    policy=lora it is the policy's own network: what was trained would be measured against weights that it never had."""
     shutil.copytree(base(), here / "base")
-    own = [o for o in tiny(BRIGHT, "penalty=path_kl", "name=x") if not o.startswith("domain.weights")]
+    own = [
+        o for o in tiny(BRIGHT, "penalty=path_kl", f"policy={policy}", "name=x") if not o.startswith("domain.weights")
+    ]
     assert cli.main([*own, "domain.weights=base"]) == 0
     weights = here / "base" / "unet" / "diffusion_pytorch_model.safetensors"
     before = weights.read_bytes()

@@ -1,0 +1,65 @@
+"""Mistakes in what mutated command lines, and old reports run again, have found."""
+
+from tests.mistakes import Mutant
+
+CHECKPOINT, T_RESUME = "training/checkpoint.py", "training/test_resume.py"
+DENOISERS, T_DENOISERS = "diffusion/denoisers.py", "diffusion/test_denoisers.py"
+
+MUTANTS = [
+    Mutant(
+        "a base under adapters is not known again",
+        CHECKPOINT,
+        "if not same or state",
+        "if state",
+        T_RESUME,
+        "exchanged and lora",
+    ),
+    Mutant(
+        "a base is compared with itself",
+        "evaluation/evaluate.py",
+        '    weights_of(world.policy, state["current_model_state"], checkpoint)\n',
+        '    load_weights(world.policy, state["current_model_state"], checkpoint)\n',
+        T_RESUME,
+        "exchanged and lora",
+    ),
+    Mutant(
+        "a network is given states of another precision",
+        DENOISERS,
+        "self.network(x.to(self.dtype), t",
+        "self.network(x, t",
+        T_DENOISERS,
+        "precise",
+    ),
+    Mutant(
+        "a graph's network is given states of another precision",
+        "diffusion/graphs.py",
+        "part.to(self.dtype) for",
+        "part for",
+        "diffusion/test_graphs.py",
+        "precise",
+    ),
+    Mutant(
+        "an atoms' network is given states of another precision",
+        "diffusion/atoms.py",
+        "part.to(self.dtype) for",
+        "part for",
+        "diffusion/test_atoms.py",
+        "precise",
+    ),
+    Mutant(
+        "a decay that rounds to nothing is not said",
+        "training/optimizer.py",
+        "<= eps / 4",
+        "<= eps / 64",
+        "training/test_optimizer.py",
+        "rounds",
+    ),
+    Mutant(
+        "a decay that works is said to be none",
+        "training/optimizer.py",
+        "<= eps / 4",
+        "<= eps * 4",
+        "training/test_optimizer.py",
+        "rounds",
+    ),
+]
