@@ -184,7 +184,7 @@ def test_pretraining_with_dropout_resumes_bit_for_bit(here: Path) -> None:
     assert not differences({k: cut[k] for k in parts}, {k: whole[k] for k in parts})
 
 
-@pytest.mark.parametrize("policy", ["full", "lora", "affine"])
+@pytest.mark.parametrize("policy", ["full", "lora", "network"])
 def test_a_base_that_was_exchanged_is_refused(here: Path, policy: str, capsys: Any) -> None:
     """With policy=full the reference is in no checkpoint: kl_nats and the penalty would go on against another base. With
     policy=lora it is the policy's own network: what was trained would be measured against weights that it never had."""
