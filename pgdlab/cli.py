@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pgdlab.config import trust
 from pgdlab.config.commands import COMMANDS, comment, node_help, table
 from pgdlab.config.compose import Config, draft, finish, load_run
 from pgdlab.config.defaults import with_defaults
@@ -180,6 +181,7 @@ def configuration(overrides: Sequence[str]) -> Config:
         return judged(finish(cfg), pairs)
     require_read(str(dict(pairs).get("task")), pairs, resumed=True)
     cfg = load_run(str(folder), [text for text, (key, _) in zip(overrides, pairs, strict=True) if key != "resume"])
+    trust.require_addresses(cfg.nodes, folder)
     check_run(cfg)
     require_read(cfg.task, pairs, resumed=True)
     return judged(cfg, pairs)

@@ -30,7 +30,8 @@ def main(cfg: Config) -> None:
     results, seconds = timed(world, folder / LAST)
     figures = {name: result.figures for name, result in results.items()}
     trained = load_run(folder, instead={} if cfg.objects else None).plain() | {"task": cfg.task}
-    given = {"overrides": changed(cfg.plain(), trained | {"resume": cfg.resume})}  # of the run that was trained
+    apart = {"resume": cfg.resume, "logger": cfg.nodes["logger"]}
+    given = {"overrides": changed(cfg.plain(), trained | apart)}  # of the run that was trained
     write_json(headline(results) | {"evaluations": figures, "seconds": seconds} | given, folder / "evaluation.json")
     before_after(world, results, folder)
     domain_report(world, results, folder)

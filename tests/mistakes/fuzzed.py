@@ -3,6 +3,7 @@
 from tests.mistakes import Mutant
 
 CHECKPOINT, T_RESUME = "training/checkpoint.py", "training/test_resume.py"
+TRUST, T_TRUST = "config/trust.py", "config/test_trust.py"
 DENOISERS, T_DENOISERS = "diffusion/denoisers.py", "diffusion/test_denoisers.py"
 
 MUTANTS = [
@@ -61,5 +62,40 @@ MUTANTS = [
         "<= eps * 4",
         "training/test_optimizer.py",
         "rounds",
+    ),
+    Mutant(
+        "a saved address is contacted",
+        "cli.py",
+        "    trust.require_addresses(cfg.nodes, folder)\n",
+        "",
+        T_TRUST,
+        "no_address",
+    ),
+    Mutant(
+        "an address in a suite is not looked at",
+        TRUST,
+        "elif OVERRIDE.match(value) and (stated := _stated(value, key)) is not None:\n            yield from _addresses",
+        "elif False:\n            yield from _addresses",
+        T_TRUST,
+        "no_address and suite",
+    ),
+    Mutant(
+        "an address is trusted by its scheme",
+        TRUST,
+        "return name if SCHEME in name else",
+        "return",
+        T_TRUST,
+        "user_names_is_taken",
+    ),
+    Mutant(
+        "a folder starts its loggers", TRUST, "    return {}\n", "    return loggers\n", T_TRUST, "starts_no_logger"
+    ),
+    Mutant(
+        "a digit's missing condition has an affine map",
+        "training/build.py",
+        "    require_rows(policy, domain)\n",
+        "",
+        "test_errors.py",
+        "affine",
     ),
 ]
