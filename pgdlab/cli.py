@@ -63,6 +63,15 @@ def main(argv: Sequence[str], imported: Callable[[], object] = lambda: None) -> 
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except (RuntimeError, MemoryError) as error:
+        if os.environ.get("PGDLAB_DEBUG") == "1" or not out_of_memory(error):
+            raise
+        said = " ".join(str(error).split())[:200]
+        print(
+            f"error: memory has run out ({said}): smaller plan.samples, plan.eval_samples or policy.steps need less",
+            file=sys.stderr,
+        )
+        return 2
 
 
 def prepare_environment() -> None:
@@ -93,6 +102,12 @@ def user_errors() -> tuple[type[Exception], ...]:
     """The errors that a user can mend: ValueError says what was given and allowed, OSError is the disk; Lightning has its own."""
     lightning = sys.modules.get("lightning.fabric.utilities.exceptions")
     return (ValueError, OSError, *((lightning.MisconfigurationException,) if lightning else ()))
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error is about memory, of this machine or of a GPU."""
+    lightning = sys.modules.get("lightning.pytorch.utilities.memory")
+    return isinstance(error, MemoryError) or (lightning is not None and lightning.is_oom_error(error))
 
 
 def dispatch(argv: Sequence[str], imported: Callable[[], object]) -> int:

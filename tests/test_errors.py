@@ -390,3 +390,12 @@ def test_an_affine_map_for_no_condition_is_refused(here: Path, capsys: Any) -> N
     assert "domain.train_conditions has 10, no condition, and policy=affine has a map for each of the others" in said
     assert "Traceback" not in said
     assert cli.main(tiny(BRIGHT, "policy=affine", "domain.train_conditions=[0,9]", "plan.iterations=1")) == 0
+
+
+def test_a_plan_that_no_memory_holds_is_one_line(here: Path, capsys: Any) -> None:
+    """8 TB of numbers. Failed first: torch's traceback."""
+    assert cli.main(tiny(BRIGHT, "plan.eval_samples=1000000000000")) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: memory has run out (")
+    assert "8000000000000 bytes" in said
+    assert "plan.eval_samples" in said
