@@ -130,4 +130,28 @@ MUTANTS = [
         "test_errors.py",
         "no_memory",
     ),
+    Mutant(
+        "an edited reward is measured without a word",
+        "tasks/evaluate.py",
+        '"seconds": seconds} | given | edited,',
+        '"seconds": seconds} | given,',
+        "test_api.py",
+        "was_edited",
+    ),
+    Mutant(
+        "an edited reward chooses the best without a word",
+        "tasks/best_of_n.py",
+        "| costs | whole | edited\n",
+        "| costs | whole\n",
+        "test_api.py",
+        "was_edited",
+    ),
+    Mutant(
+        "rho is not credited with what its state earns",
+        "credit/actor_critic.py",
+        "rewards.initial.double() - cost[:, 0]",
+        "-cost[:, 0]",
+        "credit/test_actor_critic.py",
+        "initial_state_earns",
+    ),
 ]
