@@ -74,13 +74,14 @@ QUIET = re.compile(
     r"(name|runtime(\..*)?|logger(\..*)?|plan\.(rollout_batch|pass_size|checkpoint_every|max_failed)|budget(\..*)?|"
     r"divergence(\..*)?|compare\.(name|by|ceilings.*)|reward\.batch|domain\.(folder|replicas)|optimizer\.(rates\..*|clip_norm|beta2))$"
 )
-# the doctor checks that a trainer and an optimizer can be built and does not train; a half-life is an update at least, which
-# of four updates is a quarter
+# the doctor builds a trainer and an optimizer and trains nothing. In runs of so few updates: a half-life is one at least, which of
+# four is a quarter; a warm-up of one is none; and of eight pairs none may lie between two clips
 QUIET_IN = {
-    "doctor": re.compile(r"(optimizer|trainer)\..*"),
-    **{
-        f"train {name}": re.compile(r"optimizer\.ema_halflife$") for name in ("points", "digits", "actor-critic", "rwr")
-    },
+    "doctor": re.compile(r"(optimizer|trainer)\..*|plan\.sheet_every$"),
+    **dict.fromkeys(
+        ("train points", "train digits", "train actor-critic", "train rwr"),
+        re.compile(r"(optimizer\.(ema_halflife|warmup)|trainer\.clip)$"),
+    ),
 }
 APART = ("runtime.devices", "runtime.num_nodes")  # more processes start this program, and not the one that they are of
 TIMED = re.compile(r"(seconds|versions|command|samples/s|/s, |\d+:\d\d:\d\d left)")
