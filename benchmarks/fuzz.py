@@ -74,8 +74,8 @@ QUIET = re.compile(
     r"(name|runtime(\..*)?|logger(\..*)?|plan\.(rollout_batch|pass_size|checkpoint_every|max_failed)|budget(\..*)?|"
     r"divergence(\..*)?|compare\.(name|by|ceilings.*)|reward\.batch|domain\.(folder|replicas)|optimizer\.(rates\..*|clip_norm|beta2))$"
 )
-# the doctor builds a trainer and an optimizer and trains nothing. In runs of so few updates: a half-life is one at least, which of
-# four is a quarter; a warm-up of one is none; and of eight pairs none may lie between two clips
+# the doctor builds a trainer and an optimizer and trains nothing. In runs of so few updates: a half-life is one at least, which
+# of four is a quarter; a warm-up of one is none; and of eight pairs none may lie between two clips
 QUIET_IN = {
     "doctor": re.compile(r"(optimizer|trainer)\..*|plan\.sheet_every$"),
     **dict.fromkeys(
