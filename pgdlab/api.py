@@ -141,6 +141,7 @@ def resumed(handed: Handed, folder: str | Path, experiment: str | None, override
     cfg = handed.saved(path, overrides, called="resume")
     require_read(cfg.task, [(slot, None) for slot in handed.objects], resumed=False)
     check_run(cfg)
+    trust.require_addresses(cfg.nodes, path)
     return cfg
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pgdlab.config import trust
 from pgdlab.config.commands import COMMANDS, comment, node_help, table
 from pgdlab.config.compose import Config, draft, finish, load_run
 from pgdlab.config.defaults import with_defaults
@@ -63,6 +64,15 @@ def main(argv: Sequence[str], imported: Callable[[], object] = lambda: None) -> 
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except (RuntimeError, MemoryError) as error:
+        if os.environ.get("PGDLAB_DEBUG") == "1" or not out_of_memory(error):
+            raise
+        said = " ".join(str(error).split())[:200]
+        print(
+            f"error: memory has run out ({said}): smaller plan.samples, plan.eval_samples or policy.steps need less",
+            file=sys.stderr,
+        )
+        return 2
 
 
 def prepare_environment() -> None:
@@ -93,6 +103,12 @@ def user_errors() -> tuple[type[Exception], ...]:
     """The errors that a user can mend: ValueError says what was given and allowed, OSError is the disk; Lightning has its own."""
     lightning = sys.modules.get("lightning.fabric.utilities.exceptions")
     return (ValueError, OSError, *((lightning.MisconfigurationException,) if lightning else ()))
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error is about memory, of this machine or of a GPU."""
+    lightning = sys.modules.get("lightning.pytorch.utilities.memory")
+    return isinstance(error, MemoryError) or (lightning is not None and lightning.is_oom_error(error))
 
 
 def dispatch(argv: Sequence[str], imported: Callable[[], object]) -> int:
@@ -182,6 +198,7 @@ def configuration(overrides: Sequence[str]) -> Config:
         return judged(finish(cfg), pairs)
     require_read(str(dict(pairs).get("task")), pairs, resumed=True)
     cfg = load_run(str(folder), [text for text, (key, _) in zip(overrides, pairs, strict=True) if key != "resume"])
+    trust.require_addresses(cfg.nodes, folder)
     check_run(cfg)
     require_read(cfg.task, pairs, resumed=True)
     return judged(cfg, pairs)

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from pgdlab.config import renamed
+from pgdlab.config import renamed, trust
 from pgdlab.config.compose import load_run
 from pgdlab.config.configuration import Config
 from pgdlab.config.functions import disarmed
@@ -134,7 +134,9 @@ class Run:
         return out
 
     def _configuration(self, task: str) -> Config:
-        return self.handed.saved(self.folder, [f"task={task}"])
+        cfg = self.handed.saved(self.folder, [f"task={task}"])
+        trust.require_addresses(cfg.nodes, self.folder / CONFIG)
+        return cfg
 
     def __repr__(self) -> str:
         return f"Run({self.folder.as_posix()!r}): {self.headline}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -285,6 +287,24 @@ def test_a_run_goes_on_where_its_function_is_named_again(here: Path, capsys: Any
     file.write_text(source + "  # the same")
     assert cli.main(["resume=runs/x", "plan.iterations=3", "reward.function=my_file.py:mine"]) == 0
     assert pgdlab.load("runs/x").metrics["iteration"] == [1, 2, 3]
+
+
+def test_a_run_that_is_measured_says_where_its_function_was_edited(here: Path, capsys: Any) -> None:
+    """It is not refused: a mended reward may be what one wants to see. Failed first: no word in figures of another reward."""
+    file = here / "my_file.py"
+    file.write_text("def mine(samples, prompts): return samples.flatten(1).mean(1)")
+    words = ["heldout=null", "reward=function", "reward.function=my_file.py:mine"]
+    assert cli.main([*tiny("experiment=digits/ppo", "plan.iterations=1"), *words, "name=x"]) == 0
+    mean = "def mine(samples, prompts): return samples.flatten(1).mean(1)"
+    for source, found in ((f"{mean}  # the same", None), (f"{mean} + 1", ["reward.function"])):
+        file.write_text(source)
+        for task, name in (("evaluate", "x/evaluation.json"), ("best_of_n", "best_of_n-x/summary.json")):
+            capsys.readouterr()
+            assert cli.main([f"task={task}", "resume=runs/x", "trust=my_file.py"]) == 0
+            said = capsys.readouterr().err
+            assert json.loads((here / "runs" / name).read_text()).get("edited") == found
+            assert (f"reward.function is '{file}:mine', which was edited since the run began" in said) == bool(found)
+        shutil.rmtree(here / "runs" / "best_of_n-x")
 
 
 @pytest.mark.parametrize("said", ABSENT)

@@ -381,3 +381,21 @@ def test_debug_shows_the_traceback(here: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_resuming_another_model_by_overrides(run: Path, capsys: Any) -> None:
     for override in ("policy=lora", "initial=diagonal", "domain.train_conditions=[1]", "seed=1"):
         refused([f"resume={run}", override], "cannot change when a run resumes", capsys)
+
+
+def test_an_affine_map_for_no_condition_is_refused(here: Path, capsys: Any) -> None:
+    """Digits are trained without a condition where none is asked for: an IndexError before. Under conditions it runs."""
+    assert cli.main(tiny(BRIGHT, "policy=affine")) == 2
+    said = capsys.readouterr().err
+    assert "domain.train_conditions has 10, no condition, and policy=affine has a map for each of the others" in said
+    assert "Traceback" not in said
+    assert cli.main(tiny(BRIGHT, "policy=affine", "domain.train_conditions=[0,9]", "plan.iterations=1")) == 0
+
+
+def test_a_plan_that_no_memory_holds_is_one_line(here: Path, capsys: Any) -> None:
+    """8 TB of numbers. Failed first: torch's traceback."""
+    assert cli.main(tiny(BRIGHT, "plan.eval_samples=1000000000000")) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: memory has run out (")
+    assert "8000000000000 bytes" in said
+    assert "plan.eval_samples" in said

@@ -103,6 +103,8 @@ def load_run(
     trust.allow(*trust.named(fresh.items()))
     cfg = OmegaConf.create(saved | {slot: fresh[slot] for slot in picks})
     stated = of_a_kind(assigned(cfg, [*values, ("resume", str(folder))], saved, known), known, config_dir)
+    if task not in ("train", "pretrain") and not any(key.split(".")[0] == "logger" for key in [*picks, *dict(values)]):
+        stated["logger"] = trust.unheard(stated["logger"], task)
     cfg_now = finish(used(Config.of(stated), [*picks, *dict(values)], known))
     if task in ("train", "pretrain"):
         require_same(dict(cfg_now.nodes), saved)

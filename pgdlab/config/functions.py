@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pgdlab.config import fingerprint
+import yaml
+
+from pgdlab.config import fingerprint, renamed
+from pgdlab.config.configuration import Config
 from pgdlab.config.schema import ConfigError, children
 
 FUNCTION = "pgdlab.rewards.function.Function"
@@ -37,11 +41,35 @@ def anchored(value: Any, key: str = "") -> Any:
 
 def require_same(now: Any, saved: Any) -> None:
     """Raises ConfigError where a function that a configuration names is not what it was when that was saved."""
+    for key, function in edited(now, saved):
+        raise ConfigError(f"{key} is {function!r}, but {DIFFERS}")
+
+
+def edited(now: Any, saved: Any) -> Iterator[tuple[str, str]]:
+    """(full key, function) of what a configuration names that does something else than when that was saved."""
     before = dict(functions(saved))
     for key, node in functions(now):
         was, digest = before.get(key, {}).get("digest"), node.get("digest")
         if node.get("function") and was and digest and was != digest:
-            raise ConfigError(f"{key}.function is {node['function']!r}, but {DIFFERS}")
+            yield f"{key}.function", node["function"]
+
+
+def edited_since(cfg: Config) -> dict[str, Any]:
+    """What a summary says of a run that there is and whose functions were edited since it began: the keys of those that it
+    still names, nothing where there are none. Says so on stderr: the figures are not those that it was trained on."""
+    if not cfg.resume:
+        return {}
+    saved = renamed.run(yaml.safe_load((Path(cfg.resume) / "config.yaml").read_text()))
+    before = {key: node.get("function") for key, node in functions(saved)}
+    found = {
+        key: name for key, name in edited(dict(cfg.nodes), saved) if before.get(key.removesuffix(".function")) == name
+    }
+    for key, name in found.items():
+        print(
+            f"{key} is {name!r}, which was edited since the run began: these are figures of the new one",
+            file=sys.stderr,
+        )
+    return {"edited": [*found]} if found else {}
 
 
 def functions(value: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

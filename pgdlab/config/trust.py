@@ -2,13 +2,15 @@
 
 A saved `_target_` must lead to a component of this package, an optimizer of torch or a strategy of Lightning, or into a module
 that the user of this process named: in an override, in a config file of their own, or as `trust=[module]`. Whether it does is
-asked before anything outside the package is imported, and before anything is called. docs/security.md says what is promised.
+asked before anything outside the package is imported, and before anything is called. A saved address is contacted where the user
+named it too, or has it in the environment. docs/security.md says what is promised.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import re
 import sys
 import typing
@@ -20,8 +22,11 @@ from typing import Any
 from pgdlab.config.defaults import word
 from pgdlab.config.groups import parse_one
 from pgdlab.config.schema import ConfigError
+from pgdlab.config.tasks import reads
 
-__all__ = ["ALLOW", "UntrustedError", "allow", "beware", "check", "named", "require", "taken", "words"]
+__all__ = [
+    "ALLOW", "UntrustedError", "allow", "beware", "check", "named", "require", "require_addresses", "taken", "unheard", "words",
+]  # fmt: skip
 
 ALLOW = "trust"  # the key of the command line; it is not saved
 EXACTLY = ("datetime.timedelta", "lightning.pytorch.Trainer")
@@ -31,9 +36,11 @@ LIBRARIES = {  # where a class lies -> what it must be
 }
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 CALLED = ".function"  # a key whose value is code of the user's, whatever it looks like: file.py:name, module:name
+ADDRESSES = {".url": "OPENAI_BASE_URL", ".uri": "MLFLOW_TRACKING_URI"}  # the end of a key: where one's own stands too
+SCHEME = "://"
 OVERRIDE = re.compile(r"[\w.@/+~]+=")  # as in the problems of a saved certificate
 TARGET = re.compile(r"_target_['\"]?\s*[:=]\s*['\"]?(?P<path>[\w.]*)(?=[\s'\",}\]]|$)")  # in an override that is saved
-_named: set[str] = set()  # modules and absolute paths of files
+_named: set[str] = set()  # modules, absolute paths of files, and addresses
 _elsewhere: set[Path] = set()  # run folders: nothing in them is a module
 
 
@@ -42,13 +49,14 @@ class UntrustedError(ConfigError):
 
 
 def allow(*names: str) -> None:
-    """Trusts modules (`mine`, and all in it), and files (`mine.py`, or `mine.py:name`), for the rest of this process. From the
-    first module of the user's on, modules are looked for in the working directory too, last, unless that is a run folder."""
+    """Trusts modules (`mine`, and all in it), files (`mine.py`, or `mine.py:name`) and addresses, for the rest of this process.
+    From the first module of the user's on, modules are looked for in the working directory too, last, unless that is a run
+    folder."""
     places = {_place(name) for name in names}
     _named.update(places)
     here = Path.cwd()
     inside = not _elsewhere.isdisjoint((here, *here.parents))
-    modules = [place for place in places if not (_known(place) or place.endswith(".py"))]
+    modules = [place for place in places if not (_known(place) or place.endswith(".py") or SCHEME in place)]
     if modules and not inside and str(here) not in sys.path:
         sys.path.append(str(here))
 
@@ -81,13 +89,16 @@ def taken(overrides: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
     for key, value in overrides:
         names = value if isinstance(value, list) else [value]
         if key == ALLOW and not all(isinstance(name, str) and name for name in names):
-            raise ConfigError(f"{ALLOW} is {value!r}; it must be a list of modules or files, as in {ALLOW}=[mine]")
+            raise ConfigError(
+                f"{ALLOW} is {value!r}; it must be a list of modules, files or addresses, as in {ALLOW}=[mine]"
+            )
     allow(*named(overrides))
     return [(key, value) for key, value in overrides if key != ALLOW]
 
 
 def named(values: Iterable[tuple[str, Any]]) -> set[str]:
-    """The modules and files that (key, value) pairs name: the modules of `_target_`s, files of functions, those of `trust`."""
+    """The modules, files and addresses that (key, value) pairs name: the modules of `_target_`s, files of functions, servers,
+    those of `trust`."""
     found: set[str] = set()
     for top, content in values:
         if top == ALLOW:
@@ -95,9 +106,43 @@ def named(values: Iterable[tuple[str, Any]]) -> set[str]:
         for key, value in _leaves(top, content):
             if key.endswith("_target_"):
                 found.add(str(value).rpartition(".")[0])
-            elif isinstance(value, str) and key.endswith(CALLED):
+            elif isinstance(value, str) and key.endswith((CALLED, *ADDRESSES)):
                 found.add(_origin(value))
     return found - {""}
+
+
+def require_addresses(config: Mapping[str, Any], file: object) -> None:
+    """Raises UntrustedError where a saved configuration names a server that neither this command nor the environment does: it
+    would be told samples and prompts. file: for the message."""
+    for key, address in (pair for name, value in config.items() for pair in _addresses(f"{file}: {name}", value)):
+        variable = next(ADDRESSES[end] for end in ADDRESSES if key.endswith(end))
+        if _place(address) not in _named and os.environ.get(variable, "").rstrip("/") != address.rstrip("/"):
+            raise UntrustedError(
+                f"{key} is {address!r}: an address of a run folder is not contacted unless you say so. If it is yours, add "
+                f"{ALLOW}={word(address)}, or set {variable} to it"
+            )
+
+
+def unheard(loggers: dict[str, Any], task: str) -> dict[str, Any]:
+    """The loggers of a run that there is, for a task that does not go on with it: none but what the command line names. Says
+    which would have been told."""
+    told = [name for name in loggers if name != "csv"]
+    known = reads(task)
+    if told and known is not None and "logger" in (known.resumed or ()):
+        text = f"logger {' and '.join(told)} of the run is not told: a run folder starts none. Name it: logger={word(told)}"
+        print(text, file=sys.stderr)
+    return {}
+
+
+def _addresses(top: str, content: Any) -> Iterator[tuple[str, str]]:
+    """(key, address) of every server that a saved value names, those in the overrides of a suite too."""
+    for key, value in _leaves(top, content):
+        if not isinstance(value, str) or not value:
+            continue
+        if key.endswith((*ADDRESSES,)):
+            yield key, value
+        elif OVERRIDE.match(value) and (stated := _stated(value, key)) is not None:
+            yield from _addresses(f"{key}: {stated[0]}", stated[1])
 
 
 def check(config: Mapping[str, Any], file: object) -> None:
@@ -161,13 +206,13 @@ def _stated(text: str, key: str) -> tuple[str, Any] | None:
 
 
 def _origin(name: str) -> str:
-    """The file or module of a function, as pgdlab.rewards.function.resolved takes it; of other names all."""
-    return name.rpartition(":")[0] or name
+    """The file or module of a function, as pgdlab.rewards.function.resolved takes it; of other names, and of addresses, all."""
+    return name if SCHEME in name else name.rpartition(":")[0] or name
 
 
 def _place(name: str) -> str:
-    """What is remembered of a name: the file's absolute path, or the module."""
-    place = _origin(name)
+    """What is remembered of a name: the file's absolute path, the address, or the module."""
+    place = _origin(name).rstrip("/")
     return str(Path(place).expanduser().resolve()) if place.endswith(".py") else place
 
 

@@ -87,7 +87,8 @@ class AtomDenoiser(NetworkDenoiser):
     def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
         alpha, sigma = expand(self.schedule.alpha(t), x), expand(self.schedule.sigma(t), x)
         log_snr = 2 * (self.schedule.alpha(t) / self.schedule.sigma(t)).log()
-        features, shift = self.network(*self.space.unpack(x), log_snr, self.space.real(cond))
+        seen = (part.to(self.dtype) for part in (*self.space.unpack(x), log_snr))
+        features, shift = self.network(*seen, self.space.real(cond))
         v = self.space.project(torch.cat([features, shift], 2).to(x.dtype), cond)
         return alpha * x - sigma * v
 

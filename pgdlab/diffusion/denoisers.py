@@ -91,6 +91,11 @@ class NetworkDenoiser(Denoiser):
     network: Any  # a Module; what diffusers and peft add to one is not in its type
     adapter_targets: tuple[str, ...]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in, whatever the states are: those of a policy with a correction are fp64."""
+        return next((p.dtype for p in self.network.parameters() if p.is_floating_point()), torch.float32)
+
     def frozen(self) -> Denoiser:
         return copy.deepcopy(self).eval().requires_grad_(False)
 
@@ -118,7 +123,7 @@ class DiffusersDenoiser(NetworkDenoiser):
 
     def output(self, x: Float[Tensor, "P *D"], t: Int[Tensor, " P"], cond: Tensor) -> Float[Tensor, "P *D"]:
         """The network's raw output (noise, v or x0), in the dtype of x."""
-        out: Tensor = self.network(x, t, **self.conditioning(cond), return_dict=False)[0].to(x.dtype)
+        out: Tensor = self.network(x.to(self.dtype), t, **self.conditioning(cond), return_dict=False)[0].to(x.dtype)
         if out.shape != x.shape:
             raise ValueError(
                 f"the network gives out {tuple(out.shape[1:])} for samples of {tuple(x.shape[1:])}: a network that predicts "

@@ -186,9 +186,8 @@ class GraphDenoiser(NetworkDenoiser):
         own, shared = self.features(probable, bonds, cond)
         log_snr = 2 * (self.schedule.alpha(t) / self.schedule.sigma(t)).log()
         noisy = self.space.unpack(x)
-        f, g = self.network(
-            torch.cat([probable, noisy[0], own], -1), torch.cat([bonds, noisy[1], shared], -1), log_snr.to(x), cond
-        )
+        seen = torch.cat([probable, noisy[0], own], -1), torch.cat([bonds, noisy[1], shared], -1), log_snr
+        f, g = self.network(*(part.to(self.dtype) for part in seen), cond)
         return nodes + f.to(x.dtype), pairs + g.to(x.dtype)
 
     def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:

@@ -56,14 +56,13 @@ class PipelineDenoiser(NetworkDenoiser):
 
     def output(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
         """What the pipeline would hand to its scheduler, in the dtype of x. The branches of a call are one pass."""
-        dtype = next(p.dtype for p in self.network.parameters() if p.is_floating_point())
         clock, branch = self.clock(t), 0
         outs: list[Tensor] = []
         for call in self.asked.calls:
             told = [self.conditioning.rows(branch + j, cond) for j in range(call.blocks)]
             flat = {path: moved(value, x.device) for path, value in call.fixed.items()}
             flat |= {path: joined([rows[path] for rows in told]) for path in told[0]}
-            rows: Any = torch.cat([x] * call.blocks).to(dtype)
+            rows: Any = torch.cat([x] * call.blocks).to(self.dtype)
             if self.asked.extra:  # of networks that take a list of samples
                 rows = [row.unsqueeze(1) for row in rows]
             given = {self.asked.noisy: rows, self.asked.time: torch.cat([clock] * call.blocks)}

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ import ray
 from ray import tune
 
 from pgdlab.config.compose import draft, finish
-from pgdlab.config.groups import OWN
+from pgdlab.config.groups import OWN, once, parse_one, slots
 from pgdlab.config.runs import require_no_links
+from pgdlab.config.tasks import require_read
 from pgdlab.sweep.engine import Engine, scheduler, searcher, space
 from pgdlab.sweep.file import Parameters, Sweep
 from pgdlab.sweep.records import EARLY, RECORDS, Record, mapping, record
@@ -86,13 +87,21 @@ def figures(ended: Record, sweep: Sweep) -> str:
     return f"{said}{ended.seconds:.1f} s"
 
 
+def require_trial(words: Sequence[str]) -> None:
+    """Raises ConfigError for a trial's command line where the trial itself would."""
+    once(words, slots())
+    cfg = draft(words)
+    require_read(cfg.task, [parse_one(word) for word in words], resumed=False)
+    finish(cfg)
+
+
 def run(sweep: Sweep, engine: Engine) -> list[Record]:
     """Runs the trials of a sweep that are left. Returns the record of every trial; those that did not finish say why.
 
     Raises ValueError where another process runs the sweep, and KeyboardInterrupt, which says how to go on, after Ctrl-C.
     """
     for some in sweep.probes():
-        finish(draft(record(sweep, some).named))  # a mistake in any value is found before anything starts
+        require_trial(record(sweep, some).named)  # a mistake in any value is found before anything starts
     home = Path("runs") / sweep.name
     (home / RECORDS).mkdir(parents=True, exist_ok=True)
     require_plain(home)

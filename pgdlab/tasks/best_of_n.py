@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pgdlab.config.configuration import Config
+from pgdlab.config.functions import edited_since
 from pgdlab.config.runs import SUMMARY, run_folder, save_config, versions, write_json
 from pgdlab.evaluation.evaluate import Measured, headline, judge, measure
 from pgdlab.evaluation.pictures import before_after, domain_report, drawn, learning_curve
@@ -34,7 +35,7 @@ def main(cfg: Config) -> int:
     """Of the run that the config describes, or of a run that there is (resume=runs/<name>): its base, reward and plan. Exit code
     1 where all is measured but a picture or a report failed."""
     started = time.perf_counter()
-    cfg = replace(cfg, resume=None)
+    edited, cfg = edited_since(cfg), replace(cfg, resume=None)
     if not cfg.nodes["reward"]:
         raise ValueError("best-of-n needs a reward to choose by, and a pretraining asked none: give reward=NAME")
     world = build_world(cfg)
@@ -51,7 +52,7 @@ def main(cfg: Config) -> int:
     results = {f"base/{kind}": before, f"ema/{kind}": after}  # as of a run that trains: before and after
     whole = {"evaluations": {f"base/{kind}": before.figures, f"best/{kind}": after.figures}, "versions": versions()}
     whole |= {"training_seconds": seconds, "seconds": time.perf_counter() - started}
-    summary = summarise(cfg, world, results) | costs | whole
+    summary = summarise(cfg, world, results) | costs | whole | edited
     files, failed = drawn(
         {
             "before_after.png": lambda: [before_after(world, results, folder)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pgdlab.config.compose import load_run
 from pgdlab.config.configuration import Config
+from pgdlab.config.functions import edited_since
 from pgdlab.config.program import program
 from pgdlab.config.runs import run_folder, short, write_json
 from pgdlab.config.tasks import changed
@@ -25,13 +26,18 @@ def main(cfg: Config) -> None:
     if not cfg.resume:
         raise ValueError(f"task=evaluate needs a run: {program()} task=evaluate resume=runs/<name>")
     steering(cfg)
+    edited = edited_since(cfg)
     world, folder = build_world(cfg), run_folder(cfg)
     require_own(load(folder / LAST), folder)
     results, seconds = timed(world, folder / LAST)
     figures = {name: result.figures for name, result in results.items()}
-    trained = load_run(folder, instead={} if cfg.objects else None).plain() | {"task": cfg.task}
-    given = {"overrides": changed(cfg.plain(), trained | {"resume": cfg.resume})}  # of the run that was trained
-    write_json(headline(results) | {"evaluations": figures, "seconds": seconds} | given, folder / "evaluation.json")
+    own = [f"task={cfg.task}", "logger=csv"]  # which is none of the run's: it changes no figure
+    trained = load_run(folder, own, instead={} if cfg.objects else None).plain()
+    apart = {"resume": cfg.resume, "logger": cfg.nodes["logger"]}
+    given = {"overrides": changed(cfg.plain(), trained | apart)}  # of the run that was trained
+    write_json(
+        headline(results) | {"evaluations": figures, "seconds": seconds} | given | edited, folder / "evaluation.json"
+    )
     before_after(world, results, folder)
     domain_report(world, results, folder)
     for name, row in figures.items():

@@ -17,6 +17,7 @@ from pgdlab.config.schema import ConfigError, children, schema
 from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.initial import InitialDistribution
 from pgdlab.diffusion.policy import Policy
+from pgdlab.diffusion.residual import AffineCorrection
 from pgdlab.domains.base import Domain
 from pgdlab.penalties.base import Penalties, Penalty
 from pgdlab.rewards.base import NoReward, Reward
@@ -134,6 +135,7 @@ def build_world(cfg: Config, denoiser: Denoiser | None = None) -> World:
     reward = reward_for(cfg, "reward", domain) or NoReward()  # a pretraining asked none
     heldout = reward_for(cfg, "heldout", domain)
     policy = build_policy_for(cfg, domain, denoiser or domain.base())
+    require_rows(policy, domain)
     return World(
         domain=domain,
         policy=policy,
@@ -144,6 +146,17 @@ def build_world(cfg: Config, denoiser: Denoiser | None = None) -> World:
         plan=plan_of(cfg),
         noise=Noise(cfg.seed),
     ).to(device)
+
+
+def require_rows(policy: Policy, domain: Domain) -> None:
+    """Raises ConfigError where a condition of training has no affine map: there is none for "no condition"."""
+    for part in policy.modules():
+        if isinstance(part, AffineCorrection) and max(domain.train_conditions) >= len(part.weight):
+            raise ConfigError(
+                f"domain.train_conditions has {max(domain.train_conditions)}, no condition, and policy=affine has a map for each "
+                f"of the others alone: train under some of 0 to {len(part.weight) - 1}, or set policy=network, which has one for "
+                "all, or policy=lora"
+            )
 
 
 def steering(cfg: Config) -> Algorithm:

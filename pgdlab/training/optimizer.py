@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -66,12 +67,24 @@ class Optimization:
                 f"weights of {half[0]} would be trained, which loses most updates to rounding: set domain.dtype=float32, or "
                 "policy=lora, whose adapters are float32"
             )
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [p for p in part.parameters() if p.requires_grad], "lr": self.rates.get(name, self.lr)}
             for name, part in trained.items()
         ]
+        for name, group in zip(trained, groups, strict=True):
+            self.warn_of_idle_decay(name, group["lr"], min(torch.finfo(p.dtype).eps for p in group["params"]))
         betas = (self.beta1, self.beta2)
         return torch.optim.AdamW(groups, betas=betas, weight_decay=self.weight_decay, fused=True)
+
+    def warn_of_idle_decay(self, part: str, rate: float, eps: float) -> None:
+        """Says where no weight decays: w (1 - q) rounds to w for every w, q = rate x weight_decay being at most a quarter of the
+        distance from 1 to the next number."""
+        if 0 < rate * self.weight_decay <= eps / 4:
+            text = (
+                f"optimizer.weight_decay is {self.weight_decay}: times the learning rate of the {part}, {rate}, it is less "
+                "than a weight can change by, and none decays"
+            )
+            warnings.warn(text, stacklevel=3)
 
     def lr_factor(self, update: int, updates: int) -> float:
         """The factor of all learning rates at an update, 0 .. updates - 1. Warns, at the first, of a warm-up that the run does

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,92 @@ def test_files_of_functions_are_named_by_the_user(run: Path) -> None:
     trust.require(str(run.parents[1] / "sent.py"), "reward.function")
     with pytest.raises(ConfigError, match=r"runs/sent/payload\.py"):
         trust.require("runs/sent/payload.py:ink", "reward.function")
+
+
+@pytest.fixture
+def server() -> Iterator[socket.socket]:
+    """Listens. Whoever is in the queue has contacted it."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        yield listening
+
+
+def contacted(server: socket.socket) -> bool:
+    try:
+        server.accept()[0].close()
+    except BlockingIOError:
+        return False
+    return True
+
+
+def address(server: socket.socket) -> str:
+    return f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+
+
+def judge(url: str) -> dict[str, Any]:
+    return {"_target_": "pgdlab.rewards.text.vlm.VLM", "model": "m", "url": url, "tries": 1, "seconds": 1.0}
+
+
+PLACES: dict[str, Callable[[dict[str, Any], str], object]] = {
+    "reward": lambda c, url: c.update(reward=judge(url)),
+    "heldout": lambda c, url: c.update(heldout=judge(url)),
+    "inside": lambda c, url: c.update(reward={"_target_": "pgdlab.rewards.combine.Sum", "rewards": {"a": judge(url)}}),
+    "a suite": lambda c, url: c.update(certificate=suite(f"reward={{_target_: pgdlab.rewards.text.vlm.VLM, url: '{url}'}}")),
+    "a store": lambda c, url: c.update(logger={"mlflow": {"_target_": "pgdlab.training.loggers.MLflow", "uri": url}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_address_of_a_folder_is_contacted(run: Path, server: socket.socket, place: str, capsys: Any) -> None:
+    """Failed first: evaluate and resume sent the samples."""
+    edit(run, lambda c: PLACES[place](c, address(server)))
+    tasks = ("train",) if place == "a store" else ("train", "evaluate", "best_of_n", "doctor")
+    for task in tasks:
+        assert cli.main([f"task={task}", "resume=runs/sent"]) == 2
+        said = capsys.readouterr().err
+        assert f"is '{address(server)}': an address of a run folder is not contacted unless you say so" in said
+        assert f"add trust='{address(server)}'" in said
+    assert not contacted(server)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_address_that_the_user_names_is_taken(
+    run: Path, server: socket.socket, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the command line, in an override, or in the environment; another one is not."""
+    url = address(server)
+    edit(run, lambda c: PLACES[place](c, url))
+    variable = "MLFLOW_TRACKING_URI" if place == "a store" else "OPENAI_BASE_URL"
+    with monkeypatch.context() as environment:
+        environment.setenv(variable, f"{url}/")
+        assert cli.configuration(["resume=runs/sent"]).resume
+    for other in ("http://127.0.0.1:1/v1", "sent"):
+        with pytest.raises(ConfigError, match="not contacted"):
+            cli.configuration(["resume=runs/sent", f"trust='{other}'"])
+    saved = cli.configuration(["resume=runs/sent", f"trust='{url}'"])
+    assert str(url) in str(saved.nodes)
+    words = trust.words([(place, node) for node in saved.nodes.values() if url in str(node)])
+    assert words == ([] if place == "a suite" else [f"trust='{url}'"])  # a command to go on says it again
+
+
+def test_an_override_names_an_address_in_the_place_of_the_saved_one(run: Path) -> None:
+    edit(run, lambda c: c.update(reward=judge("http://elsewhere.example/v1")))
+    cfg = cli.configuration(["task=evaluate", "resume=runs/sent", "reward.url=http://localhost:8000/v1"])
+    assert cfg.nodes["reward"]["url"] == "http://localhost:8000/v1"
+
+
+@pytest.mark.parametrize("task", ["evaluate", "export", "best_of_n", "doctor", "sample"])
+def test_a_folder_starts_no_logger(run: Path, task: str, capsys: Any) -> None:
+    """But where training goes on. Failed first: evaluate wrote to the store that the folder names."""
+    board = {"_target_": "pgdlab.training.loggers.TensorBoard"}
+    edit(run, lambda c: c.update(logger={"tensorboard": board}))
+    assert cli.configuration([f"task={task}", "resume=runs/sent"]).nodes["logger"] == {}
+    told = task != "sample"  # which takes no logger
+    assert ("Name it: logger=[tensorboard]" in capsys.readouterr().err) == told
+    if told:
+        named = cli.configuration([f"task={task}", "resume=runs/sent", "logger=tensorboard"])
+        assert named.nodes["logger"] == {"tensorboard": board}
+    assert cli.configuration(["resume=runs/sent"]).nodes["logger"] == {"tensorboard": board}
 
 
 def test_functions_say_what_they_make_before_they_are_called(run: Path) -> None:

@@ -22,7 +22,7 @@ from pgdlab.diffusion.values import QuadraticValue, Value
 from pgdlab.functional.credit import discount_factors
 from pgdlab.oracle.linear_gaussian import AffineChain, Problem, affine_chain, evaluate, optimum, values
 from pgdlab.penalties.path_kl import PathKL
-from pgdlab.rewards.base import StepRewards
+from pgdlab.rewards.base import Outcome, Reward, Score, StepRewards
 from pgdlab.rewards.dense import EveryStep
 from pgdlab.rollout.noise import Noise
 from pgdlab.rollout.plan import RandomSteps, Window
@@ -351,6 +351,34 @@ def test_credit_by_its_definition(form: str, steps: Any, trace: float, gamma: fl
     dropped = Reinforce(baseline="none", credit=replace(credit, weighted_states=False)).collect(world, 0)
     torch.testing.assert_close(dropped.advantage, advantage, **EXACT)
     assert torch.equal(dropped.cost_weight, torch.ones(len(out.trained)).double())
+
+
+def test_rho_is_credited_with_what_the_initial_state_earns() -> None:
+    """A reward shaped by a potential pays phi(s_0) on top, gamma^0 of it, whatever the critic says."""
+    world = hand_world()
+    algorithm = Reinforce(baseline="none", credit=ActorCritic(advantage_lambda=0.7, gamma=0.9))
+    plain = algorithm.collect(world, 0)
+    extra = torch.linspace(-1, 2, 12, dtype=torch.float64)
+    earning = algorithm.collect(replace(world, reward=Earning(world.reward, extra)), 0)
+    torch.testing.assert_close(earning.initial_advantage, plain.initial_advantage + extra, **EXACT)
+    torch.testing.assert_close(earning.advantage, plain.advantage, **EXACT)
+
+
+class Earning(Reward):
+    """Another reward, and numbers on top for the initial states."""
+
+    def __init__(self, reward: Reward, extra: Tensor) -> None:
+        super().__init__()
+        self.reward, self.extra = reward, extra
+
+    def needs_estimates(self) -> bool:
+        return self.reward.needs_estimates()
+
+    def score(self, sample: Any, cond: Tensor) -> Score:
+        return self.reward.score(sample, cond)
+
+    def forward(self, outcome: Outcome) -> StepRewards:
+        return replace(self.reward(outcome), initial=self.extra)
 
 
 def seen(world: World, out: Any) -> list[Tensor]:

@@ -165,6 +165,15 @@ def test_a_frozen_copy_is_apart() -> None:
         assert not torch.equal(d(X, T, SIZES), before)
 
 
+def test_states_may_be_more_precise_than_the_network() -> None:
+    """Under a correction, which is fp64, a network of fp32 sees them rounded."""
+    d = denoiser()
+    exact = d(X, T, SIZES)
+    found = d.float()(X, T, SIZES)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-4)  # thousands of fp32 operations on numbers of size 1
+
+
 def test_a_correction_stays_in_the_space() -> None:
     """policy=network adds a perceptron's output to the estimate, which knows nothing of centres and padding."""
     chain = Chain.of(Cosine(), DDIM(), 4)

@@ -14,7 +14,7 @@ from pgdlab.diffusion.kernels import DDIM
 from pgdlab.diffusion.policy import build_policy
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.space import Dense
-from pgdlab.diffusion.tuning import Affine, Frozen, Full, LoRA, Network
+from pgdlab.diffusion.tuning import Affine, Frozen, Full, LoRA, Network, Tuning
 from tests.networks import CLASSES, denoiser, tuned, unet
 from tests.networks import config as scheduler
 from tests.tiny import GaussianDenoiser, tiny_schedule
@@ -49,6 +49,21 @@ def test_every_row_has_its_own_time_and_condition() -> None:
     torch.testing.assert_close(d(x[order], T[order], COND[order]), together[order], rtol=1e-10, atol=1e-11)
     assert (d(x, T, COND.roll(1)) - together).abs().max() > 1e-3, "the condition does nothing"
     assert (d(x, T.roll(1), COND) - together).abs().max() > 1e-3, "the time does nothing"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tuning", [Affine(), Network(hidden=8)], ids=repr)
+def test_states_may_be_more_precise_than_the_network(tuning: Tuning) -> None:
+    """A correction is fp64 and so are the states under it, above a network of fp32, which sees them rounded."""
+    single, double = (tuned(tuning, denoiser(double=double)) for double in (False, True))
+    randomise([p for p in double.parameters() if p.requires_grad])
+    single.load_state_dict({name: x.to(single.state_dict()[name]) for name, x in double.state_dict().items()})
+    x = points().double()
+    for mine, exact in ((single, double), (single.frozen(), double.frozen())):
+        found = mine(x, T, COND)
+        assert found.dtype == torch.float64
+        # a few thousand fp32 operations on numbers of size 1, over an alpha of .2 at the first time
+        torch.testing.assert_close(found, exact(x, T, COND), rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

@@ -86,6 +86,16 @@ def test_a_row_does_not_see_the_others() -> None:
     torch.testing.assert_close(alone, d(x, t, cond), **NETWORK)
 
 
+def test_states_may_be_more_precise_than_the_network() -> None:
+    """Under a correction, which is fp64, a network of fp32 sees them rounded."""
+    d, x, t, n = small(), draw(3, 180), torch.tensor([0.2, 0.5, 0.9]), torch.tensor([2, 5, 9])
+    exact = d(x, t, n)
+    d.network.float()
+    found = d(x, t, n)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-4)  # thousands of fp32 operations on numbers of size 1
+
+
 def permuted(x: Tensor, order: Tensor) -> Tensor:
     """The packed graphs with node order[i] at place i."""
     nodes, pairs = SPACE.unpack(x)

@@ -10,7 +10,7 @@ MUTANTS = [
         "a saved configuration is not looked at", "config/compose.py", "    trust.check(today, file)\n", "", T_TRUST,
         "refusal_says",
     ),
-    Mutant("what hides in a suite's overrides is not found", TRUST, "elif OVERRIDE.match(value) and (", "elif False and (", T_TRUST, "suite"),
+    Mutant("what hides in a suite's overrides is not found", TRUST, "is not None:\n            yield from _targets(", "is not None and not stated:\n            yield from _targets(", T_TRUST, "folder_executes and suite"),
     Mutant("a suite picks a file", TRUST, "if name == ALLOW or files:", "if name == ALLOW:", T_TRUST, "suite"),
     Mutant("a function without a name is none", TRUST, "        elif key.endswith(CALLED):\n            require", "        elif key.endswith(CALLED) and \":\" in value:\n            require", T_TRUST, "whatever"),
     Mutant("the run folder is a place of modules", TRUST, "modules and not inside and", "modules and", T_TRUST, "stands_for"),

@@ -231,9 +231,28 @@ def test_a_mistake_in_one_value_is_found_before_anything_starts(here: Path, caps
         ({"min": 32, "max": 64.5}, "plan.samples is 32.0"),
         ({"distribution": "normal", "mu": 64, "sigma": 8}, "plan.samples is 39.2"),
     ]:
-        write(here / "x.yaml", POINTS, method="random", run_cap=2, parameters={"plan.samples": drawn})
+        own = [word for word in POINTS if not word.startswith("plan.samples")]
+        write(here / "x.yaml", own, method="random", run_cap=2, parameters={"plan.samples": drawn})
         assert cli.main(["task=sweep", "sweep=x.yaml"]) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "said"),
+    [
+        (["seed=3"], "seed", "seed is given twice, by 'seed=3' and 'seed=0'"),
+        (["optimizer.lr=0.1", "+optimizer.lr=0.2"], "seed", "optimizer.lr is given twice"),
+        (["task=best_of_n"], "optimizer.lr", "optimizer.lr is set, but task=best_of_n has no use for it"),
+    ],
+    ids=str,
+)
+def test_words_that_every_trial_would_refuse(here: Path, capsys: Any, words: list[str], key: str, said: str) -> None:
+    """Failed first: trial by trial."""
+    own = [word for word in POINTS if word.partition("=")[0] not in {w.partition("=")[0] for w in words}]
+    write(here / "x.yaml", [*own, *words], parameters={key: {"values": [0, 1]}})
+    assert cli.main(["task=sweep", "sweep=x.yaml"]) == 2
+    assert said in capsys.readouterr().err
+    assert not (here / "runs" / "x").exists()
 
 
 def test_settings_that_would_change_no_trial_are_refused(here: Path, capsys: Any) -> None:

@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -196,6 +197,7 @@ def test_what_was_not_measured_trains_nothing() -> None:
     torch.testing.assert_close(centred, torch.zeros_like(centred), rtol=0, atol=1e-11)
     clean = world_of(reward=Quadratic()).reward.score(experience.trajectory.sample, experience.trajectory.cond).value
     assert experience.logs["reward"] == pytest.approx(clean[measured].mean().item(), rel=1e-12)
+    assert experience.logs["reward_std"] == pytest.approx(np.std(clean[measured].numpy(), ddof=1), rel=1e-12)
     assert experience.logs["failed"] == pytest.approx((~measured).double().mean().item())
 
 

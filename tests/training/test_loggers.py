@@ -182,8 +182,11 @@ def test_a_run_of_a_sweep_in_wandb(offline_run: Path) -> None:
     assert not [r for r in records(first) if r.WhichOneof("record_type") == "alert"]
     table = (folder / METRICS).read_bytes()
 
+    before = offline(folder)
     assert cli.main(["task=evaluate", "resume=runs/study/x"]) == 0
-    assert cli.main(["task=export", "resume=runs/study/x"]) == 0
+    assert offline(folder) == before, "a run folder starts no logger"
+    assert cli.main(["task=evaluate", "resume=runs/study/x", "logger=wandb"]) == 0
+    assert cli.main(["task=export", "resume=runs/study/x", "logger=wandb"]) == 0
     assert (folder / METRICS).read_bytes() == table
     later = [r for file in offline(folder)[1:] for r in records(file)]
     assert {r.run.run_id for r in later if r.WhichOneof("record_type") == "run"} == {run.run_id}
@@ -223,7 +226,7 @@ def test_mlflow_in_a_file(offline_run: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert cli.main([*tiny(BRIGHT, "logger=mlflow", "plan.iterations=2"), "name=study/x"]) == 0
-    for words in (["plan.iterations=3"], ["task=evaluate"], ["task=export"]):
+    for words in (["plan.iterations=3"], ["task=evaluate", "logger=mlflow"], ["task=export", "logger=mlflow"]):
         assert cli.main(["resume=runs/study/x", *words]) == 0
     folder = offline_run.parent / "study" / "x"
     client = MlflowClient(f"sqlite:///{offline_run.parent}/mlflow.db")

@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from pgdlab.training.optimizer import Optimization
@@ -34,6 +35,23 @@ def test_a_warm_up_longer_than_the_run_is_warned_about() -> None:
         assert Optimization(warmup=11).lr_factor(9, 10) == pytest.approx(10 / 11)
     with pytest.warns(UserWarning, match=r"optimizer.warmup is 11 updates, but the run has 10"):
         Optimization(warmup=11).lr_factor(0, 10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_decay_that_rounds_to_nothing_is_warned_about(dtype: torch.dtype) -> None:
+    """An update without a gradient, of weights of every leading digit: they stay where the warning says so, and else do not."""
+    quarter = torch.finfo(dtype).eps / 4
+    for share, idle in ((0.9, True), (8.0, False)):
+        part = nn.Linear(1, 1000, bias=False, dtype=dtype)
+        with torch.no_grad():
+            part.weight.copy_(torch.linspace(1, 2, 1000, dtype=dtype)[:, None])
+        before, part.weight.grad = part.weight.detach().clone(), torch.zeros_like(part.weight)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            optimizer = Optimization(lr=0.5, weight_decay=share * quarter / 0.5).build({"denoiser": part})
+        optimizer.step()
+        assert torch.equal(part.weight, before) == idle
+        assert [str(w.message).startswith("optimizer.weight_decay") for w in said] == [True] * idle
 
 
 def test_every_part_has_its_own_rate() -> None:

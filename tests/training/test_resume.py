@@ -189,7 +189,9 @@ def test_pretraining_with_dropout_resumes_bit_for_bit(here: Path) -> None:
     assert not differences({k: cut[k] for k in parts}, {k: whole[k] for k in parts})
 
 
-@pytest.mark.parametrize("extra", [(), ("policy=lora",), ("policy=frozen", "initial=diagonal")], ids=str)
+@pytest.mark.parametrize(
+    "extra", [(), ("policy=lora",), ("policy=network",), ("policy=frozen", "initial=diagonal")], ids=str
+)
 def test_a_base_that_was_exchanged_is_refused(here: Path, extra: tuple[str, ...], capsys: Any) -> None:
     """The reference is in no checkpoint: kl_nats and the penalty would go on against another base."""
     shutil.copytree(base(), here / "base")
