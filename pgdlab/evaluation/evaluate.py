@@ -95,7 +95,7 @@ def evaluate(world: World, checkpoint: Path) -> dict[str, Measured]:
     Raises ValueError where the checkpoint does not fit the world's policy, or was made on another base.
     """
     state = load(checkpoint)
-    weights_of(world.policy, state["current_model_state"], checkpoint)
+    load_weights(world.policy, state["current_model_state"], checkpoint)
     require_base(world.reference, state, checkpoint)
     results: dict[str, Measured] = {}
     with Working() as working:
@@ -111,15 +111,10 @@ def evaluate(world: World, checkpoint: Path) -> dict[str, Measured]:
 
 
 def load_weights(policy: Policy, state: dict[str, Tensor], path: Path) -> None:
-    """Puts the weights of a module's state into its policy. Raises ValueError where they are of another model."""
-    policy.load_state_dict(weights_of(policy, state, path))
-
-
-def weights_of(policy: Policy, state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """The policy's weights out of a module's state. Raises ValueError where they are of another model."""
     own = {k.removeprefix("policy."): v for k, v in state.items() if k.startswith("policy.")}
     require_fit(policy, own, path)
-    return own
+    policy.load_state_dict(own)
 
 
 def headline(results: dict[str, Measured]) -> dict[str, Any]:

@@ -2,27 +2,10 @@
 
 from tests.mistakes import Mutant
 
-CHECKPOINT, T_RESUME = "training/checkpoint.py", "training/test_resume.py"
 TRUST, T_TRUST = "config/trust.py", "config/test_trust.py"
 DENOISERS, T_DENOISERS = "diffusion/denoisers.py", "diffusion/test_denoisers.py"
 
 MUTANTS = [
-    Mutant(
-        "a base under adapters is not known again",
-        CHECKPOINT,
-        "if not same or state",
-        "if state",
-        T_RESUME,
-        "exchanged and lora",
-    ),
-    Mutant(
-        "a base is compared with itself",
-        "evaluation/evaluate.py",
-        '    weights_of(world.policy, state["current_model_state"], checkpoint)\n',
-        '    load_weights(world.policy, state["current_model_state"], checkpoint)\n',
-        T_RESUME,
-        "exchanged and lora",
-    ),
     Mutant(
         "a network is given states of another precision",
         DENOISERS,
