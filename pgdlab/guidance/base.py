@@ -60,13 +60,15 @@ class Source:
 @dataclass(frozen=True)
 class Steered:
     """What a guidance returns of N slots, so far. value: (N,) rewards, -inf where not measured. queries, evaluations: reward
-    queries and network rows so far. figures: of summary.json, by the names of docs/metrics.md."""
+    queries and network rows so far. figures: of summary.json, by the names of docs/metrics.md. groups: where above 0, slots i,
+    i + groups, ... come from one population and are not independent."""
 
     trajectory: Trajectory
     value: Float[Tensor, " N"]
     queries: int
     evaluations: int
     figures: Mapping[str, Any] = field(default_factory=dict)
+    groups: int = 0
 
     def taking(self, new: Steered, take: Bool[Tensor, " M"]) -> Steered:
         """The first rows replaced by new's where `take` says so; costs add up."""
@@ -80,9 +82,12 @@ class Steered:
 
 
 class Guidance(ABC):
-    """A way of steering at sampling time (the group `guidance`). A frozen dataclass. law: what it aims at."""
+    """A way of steering at sampling time (the group `guidance`). A frozen dataclass."""
 
-    law: ClassVar[Law] = "none"
+    @property
+    def law(self) -> Law:
+        """What it aims at."""
+        return "none"
 
     @abstractmethod
     def steer(self, source: Source, queries: int) -> Iterator[Steered]:
@@ -114,13 +119,19 @@ class Tilt(Guidance):
             raise ValueError(f"lam is {self.lam}; it must be above 0 (for the highest reward take guidance=best_of_n)")
 
     @property
+    def law(self) -> Law:
+        return "T_full"
+
+    @property
     def ratio(self) -> bool:
         """Whether samples of a tuned policy are weighed with the ratio of the densities."""
         return self.tilted == "base"
 
     def refuse(self, source: Source) -> None:
         if source.tuned and self.ratio and not source.policy.stochastic_steps:
-            raise ValueError("a tuned policy without noise (eta 0) has no density relative to the base: guidance.tilted=policy")
+            raise ValueError(
+                "a tuned policy without noise (eta 0) has no density relative to the base: guidance.tilted=policy"
+            )
 
     def aims_at(self, source: Source) -> str:
         whose = "tuned policy" if source.tuned and not self.ratio else "base"

@@ -40,7 +40,7 @@ class BestOfN(Guidance):
     def steer(self, source: Source, queries: int) -> Iterator[Steered]:
         best: Steered | None = None
         slots = len(source.cond)
-        figures = {"kl_bound_nats": kl_bound(queries, slots)}
+        figures = {} if source.tuned else {"kl_bound_nats": kl_bound(queries, slots)}
         for k, count in enumerate(rounds(queries, slots)):
             new = candidates(source, source.noise.of(k, range(count)))
             best = new if best is None else best.taking(new, new.value > best.value[: len(new.value)])

@@ -14,7 +14,7 @@ from pgdlab.guidance.base import Source, Steered, Valued, log_ratio, means
 from pgdlab.guidance.weights import Scheme, at, effective, log_mean, lost, normalised, points, resample
 from pgdlab.rollout.noise import Noise
 from pgdlab.rollout.sampler import Batch, Sampler
-from pgdlab.rollout.trajectory import TENSORS, Trajectory
+from pgdlab.rollout.trajectory import Trajectory
 from pgdlab.trainers.interaction import Collected
 
 Psi = Callable[[Tensor, Tensor, int, Tensor], Valued]  # of states, x0 estimates, h, conditions: values in nats
@@ -52,7 +52,9 @@ class Particles(Sampler):
     """The loop of a rollout whose rows i n .. i n + n - 1 are the particles of slot i: at the scored states they are weighed, and
     resampled within their slot. What is returned to a rollout is weighted still: see Population."""
 
-    def __init__(self, psi: Psi, states: list[int], noise: Noise, n: int, threshold: float, scheme: Scheme, ratio: bool) -> None:
+    def __init__(
+        self, psi: Psi, states: list[int], noise: Noise, n: int, threshold: float, scheme: Scheme, ratio: bool
+    ) -> None:
         self.psi, self.states, self.noise = psi, states, noise
         self.together, self.threshold, self.scheme, self.ratio = n, threshold, scheme, ratio
         self.done: list[Weights] = []
@@ -147,10 +149,9 @@ class Population:
             drawn = at(weight[first:stop], points(point[first:stop], count))
             own = torch.arange(first, stop, device=weight.device)[:, None]
             rows[own + s * torch.arange(count, device=weight.device)] = own * n + drawn
-        tensors = {name: getattr(self.trajectory, name)[rows] for name in TENSORS}
         value = torch.where(self.measured, self.value, -torch.inf)[rows]
         figures = self.figures(weight) | {"distinct": len(rows.unique())}
-        return Steered(replace(self.trajectory, **tensors), value, self.queries, self.evaluations, figures)
+        return Steered(self.trajectory.rows(rows), value, self.queries, self.evaluations, figures, s)
 
     def figures(self, weight: Float[Tensor, "S N"]) -> dict[str, Any]:
         """Of summary.json, means over populations."""

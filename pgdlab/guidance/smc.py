@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pgdlab.guidance.base import EstimateReward, Law, Potential, Source, Steered, Tilt, Valued
+from pgdlab.guidance.base import EstimateReward, Potential, Source, Steered, Tilt, Valued
 from pgdlab.guidance.particles import Particles, Population, Psi
-from pgdlab.guidance.weights import SCHEMES, Scheme
+from pgdlab.guidance.weights import Scheme
 from pgdlab.rollout.noise import Interleaved
 from pgdlab.trainers.interaction import OneShot
 
@@ -31,7 +31,6 @@ class SMC(Tilt):
     resampling. temper: psi_h is multiplied by ((h + 1) / (H + 1))^temper.
     """
 
-    law: ClassVar[Law] = "T_full"
     particles: int | None = None
     potential: Potential = field(default_factory=EstimateReward)
     scored: tuple[float, ...] | Literal["all"] = (0.4, 0.6, 0.8)
@@ -42,13 +41,13 @@ class SMC(Tilt):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.particles is not None and self.particles < 2:
-            raise ValueError(f"particles is {self.particles}; it must be at least 2: one has no other to be weighed against")
+            raise ValueError(
+                f"particles is {self.particles}; it must be at least 2: one has no other to be weighed against"
+            )
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold is {self.threshold}; it must be a share of the particles, from 0 (never) to 1")
         if self.temper < 0:
             raise ValueError(f"temper is {self.temper}; it must be at least 0")
-        if self.scheme not in SCHEMES:
-            raise ValueError(f"scheme is {self.scheme!r}; it must be one of {', '.join(SCHEMES)}")
         if self.scored != "all" and not all(0 <= share < 1 for share in self.scored):
             raise ValueError(f"scored is {self.scored}; it must hold shares of the chain, from 0 to below 1")
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pgdlab.guidance.base import Law, Source, Steered, Tilt, means
+from pgdlab.guidance.base import Source, Steered, Tilt, means
 from pgdlab.guidance.best_of_n import candidates, kl_bound, rounds
 from pgdlab.guidance.particles import evidence
 from pgdlab.rollout.noise import Noise
@@ -22,8 +21,6 @@ class SoftBestOfN(Tilt):
     """Of n candidates a slot, on the noise of best-of-n, one with probability proportional to exp(r / lam): importance
     resampling (Rubin 1987; Verdun et al. 2025, arXiv:2505.03156), off T_full by O(1/n). No candidate but the kept one is stored:
     the highest log w + g, g Gumbel numbers, is such a draw (Gumbel 1954)."""
-
-    law: ClassVar[Law] = "T_full"
 
     def steer(self, source: Source, queries: int) -> Iterator[Steered]:
         self.refuse(source)
@@ -41,9 +38,12 @@ class SoftBestOfN(Tilt):
                 best[:count] = torch.maximum(best[:count], key)
                 sums[:, :count] = torch.logaddexp(sums[:, :count], torch.stack([log_w, 2 * log_w]))
             n = torch.tensor([k + 1 if slot < count else k for slot in range(slots)]).to(log_w)
-            yield replace(kept, figures=self.figures(kept, sums, n) | {"kl_bound_nats": kl_bound(sum(counts[: k + 1]), slots)})
+            bound = {} if source.tuned else {"kl_bound_nats": kl_bound(sum(counts[: k + 1]), slots)}
+            yield replace(kept, figures=self.figures(kept, sums, n) | bound)
 
-    def figures(self, kept: Steered, sums: Float[Tensor, "2 N"], n: Float[Tensor, " N"]) -> dict[str, float | int | None]:
+    def figures(
+        self, kept: Steered, sums: Float[Tensor, "2 N"], n: Float[Tensor, " N"]
+    ) -> dict[str, float | int | None]:
         """Of summary.json. sums: logs of the sums of w and w^2; n: candidates of each slot."""
         known = ~sums[0].isneginf()
         ess = (2 * sums[0] - sums[1]).exp()[known]

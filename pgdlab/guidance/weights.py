@@ -15,20 +15,22 @@ SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 
 def normalised(log_weight: Float[Tensor, "S N"]) -> Float[Tensor, "S N"]:
     """Weights that sum to 1. One that is not a number counts 0; where all are 0 they are equal."""
-    known = log_weight.nan_to_num(nan=-math.inf)
-    dead = lost(log_weight)
-    return torch.where(dead[:, None], 0.0, known).softmax(1)
+    return torch.where(lost(log_weight)[:, None], 0.0, known(log_weight)).softmax(1)
 
 
 def lost(log_weight: Float[Tensor, "S N"]) -> Tensor:
     """The slots (S,) all of whose weights are 0."""
-    return log_weight.nan_to_num(nan=-math.inf).isneginf().all(1)
+    return known(log_weight).isneginf().all(1)
+
+
+def known(log_weight: Float[Tensor, "S N"]) -> Float[Tensor, "S N"]:
+    """-inf for what is not a number."""
+    return torch.where(log_weight.isnan(), -math.inf, log_weight)
 
 
 def log_mean(log_weight: Float[Tensor, "S N"]) -> Float[Tensor, " S"]:
     """log of the mean weight: a factor of the estimate of Z, which has no bias."""
-    known = log_weight.nan_to_num(nan=-math.inf)
-    return known.logsumexp(1) - math.log(known.shape[1])
+    return known(log_weight).logsumexp(1) - math.log(log_weight.shape[1])
 
 
 def effective(weight: Float[Tensor, "S N"]) -> Float[Tensor, " S"]:

@@ -15,7 +15,7 @@ from pgdlab.diffusion.policy import Policy
 from pgdlab.functional.gaussian import kl_same_std, log_prob
 from pgdlab.rollout.memory import halved, release
 from pgdlab.rollout.noise import RowNoise
-from pgdlab.rollout.trajectory import TENSORS, Trajectory, concatenate, dtype_of, stored_at
+from pgdlab.rollout.trajectory import Trajectory, concatenate, dtype_of, stored_at
 
 
 class Extras(NamedTuple):
@@ -141,8 +141,7 @@ class Batch:
 
     def keep(self, rows: Int[Tensor, " B"]) -> None:
         """Row b goes on as a copy of rows[b], with all that is recorded of it. Conditions stay."""
-        kept = {name: getattr(self.out, name)[rows] for name in TENSORS if name != "cond"}
-        self.out = replace(self.out, **kept)
+        self.out = replace(self.out.rows(rows), cond=self.cond)
 
     def takes(self, h: int) -> bool:
         """Whether the policy takes step h itself; if not, the reference does."""
@@ -154,9 +153,7 @@ class Batch:
         policy = self.policy if self.takes(h) else self.reference
         return policy.estimate(x, torch.full((len(x),), h, device=x.device), cond)
 
-    def step(
-        self, x: Float[Tensor, "B *D"], h: int, x0: Float[Tensor, "B *D"] | None = None
-    ) -> Float[Tensor, "B *D"]:
+    def step(self, x: Float[Tensor, "B *D"], h: int, x0: Float[Tensor, "B *D"] | None = None) -> Float[Tensor, "B *D"]:
         """The states after the policy's step h; scores the action as it is stored. x0: estimate(), where it is there already."""
         policy, cond, out, stochastic = self.policy, self.cond, self.out, h in self.policy.stochastic_steps
         at = torch.full((len(x),), h, device=x.device)
