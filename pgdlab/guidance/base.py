@@ -94,8 +94,8 @@ class Guidance(ABC):
         """For so many reward queries at most, what is there after each round; at least one candidate a slot. Raises ValueError
         where that cannot be, RewardError as training does."""
 
-    def refuse(self, source: Source) -> None:
-        """Raises ValueError where it cannot steer this."""
+    def refuse(self, source: Source) -> None:  # noqa: B027
+        """Raises ValueError where it cannot steer this. By default it can steer anything."""
 
     def aims_at(self, source: Source) -> str:
         """The law in words."""
@@ -177,8 +177,8 @@ class Potential(ABC):
     ) -> Valued:
         """Of states x of step h with the x0 estimates x0."""
 
-    def refuse(self, world: World) -> None:
-        """Raises ValueError where it has no values."""
+    def refuse(self, world: World) -> None:  # noqa: B027
+        """Raises ValueError where it has no values. By default it has."""
 
 
 @dataclass(frozen=True, kw_only=True)

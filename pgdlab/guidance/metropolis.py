@@ -18,8 +18,8 @@ from pgdlab.guidance.soft_best_of_n import gumbel
 
 @dataclass(frozen=True, kw_only=True)
 class Metropolis(Tilt):
-    """The noise z of a path, all of it, moves by z' = sqrt(1 - step^2) z + step xi, which leaves N(0, I) as it is, and is accepted
-    with probability min(1, exp((r' - r) / lam)): preconditioned Crank-Nicolson (Cotter et al. 2013, arXiv:1202.0709; as a
+    """The noise z of a whole path moves by z' = sqrt(1 - step^2) z + step xi, which leaves N(0, I) as it is, and is accepted with
+    probability min(1, exp((r' - r) / lam)): preconditioned Crank-Nicolson (Cotter et al. 2013, arXiv:1202.0709; as a
     sampler of rewarded diffusion: Yoon et al. 2025, arXiv:2506.01320). T_full is its law, at any eta, 0 too, whatever the number
     of steps; what is left of the start fades with the moves. A slot is a chain, a move costs it one query.
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pgdlab.guidance.base import Source, Steered, Valued, log_ratio, means
+from pgdlab.guidance.base import Steered, Valued, log_ratio, means
 from pgdlab.guidance.weights import Scheme, at, effective, log_mean, lost, normalised, points, resample
 from pgdlab.rollout.noise import Noise
 from pgdlab.rollout.sampler import Batch, Sampler
@@ -121,8 +121,9 @@ class Particles(Sampler):
 
 @dataclass(frozen=True, kw_only=True)
 class Population:
-    """Weighted particles of S slots: row i N + k is particle k of slot i. log_weight, ancestor: (S, N). log_z: log of the estimate
-    of Z, whose mean is Z. ess: after every scored state, the sample's last. unscored: states whose potential was not measured."""
+    """Weighted particles of S slots: row i N + k is particle k of slot i. log_weight, ancestor: (S, N). log_z: log of the
+    estimate of Z, whose mean is Z. ess: at every scored state, the sample's last. unscored: states whose potential was not
+    measured."""
 
     trajectory: Trajectory
     value: Float[Tensor, " P"]
@@ -160,9 +161,9 @@ class Population:
         reward = (weight * self.value.reshape(s, n).where(self.measured.reshape(s, n), 0.0)).sum(1)[~dead]
         family = torch.zeros_like(weight).scatter_add(1, self.ancestor, weight)
         return {
-            "particles": n, "populations": s, "ess": self.ess[:, -1].mean().item(), "resamplings": self.resampled.double().mean().item(),
-            "ancestors": effective(family).mean().item(), "weighted_reward": means(reward)[0],
-            "lost_populations": int(dead.sum()), "unscored": self.unscored,
+            "particles": n, "populations": s, "ess": self.ess[:, -1].mean().item(),
+            "resamplings": self.resampled.double().mean().item(), "ancestors": effective(family).mean().item(),
+            "weighted_reward": means(reward)[0], "lost_populations": int(dead.sum()), "unscored": self.unscored,
             **evidence(self.log_z[~dead], reward, self.lam),
         }  # fmt: skip
 

@@ -80,8 +80,8 @@ class SMC(Tilt):
         n = affordable // conditions if self.particles is None else self.particles
         if n < 2 or n * conditions > affordable:
             raise ValueError(
-                f"{queries} reward queries pay for {affordable} particles, which are asked about {asked} times each, and there are "
-                f"{conditions} conditions: lower guidance.particles, or raise plan.iterations"
+                f"{queries} reward queries pay for {affordable} particles, which are asked about {asked} times each, and there "
+                f"are {conditions} conditions: lower guidance.particles, or raise plan.iterations"
             )
         populations = min(affordable // n, slots)
         batch = source.world.plan.rollout_batch

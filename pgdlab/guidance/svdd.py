@@ -22,7 +22,7 @@ from pgdlab.trainers.interaction import decoded
 
 @dataclass(frozen=True, kw_only=True)
 class SVDD(Tilt):
-    """From every state `candidates` next ones, of which one goes on with probability proportional to exp(psi), psi = V / lam; greedy:
+    """From every state `candidates` next ones; one goes on, with probability proportional to exp(psi), psi = V / lam, or, greedy,
     the one of the highest psi (Li et al. 2024, arXiv:2408.08252). The initial state is the base's: where it decides much (a small
     eta) T_rho is far from T_full. It has no weights that would mend a wrong potential, and a wrong one stays wrong with more
     candidates. The step to a state that is not scored is the base's.

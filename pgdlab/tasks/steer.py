@@ -1,4 +1,4 @@
-"""task=steer: steers without training (guidance=NAME): the base, or the policy of a run (resume=runs/<name>), weights as they are."""
+"""task=steer: steers without training (guidance=NAME): the base, or the policy of a run (resume=runs/<name>)."""
 
 from __future__ import annotations
 
