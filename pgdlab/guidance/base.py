@@ -97,6 +97,10 @@ class Guidance(ABC):
     def refuse(self, source: Source) -> None:  # noqa: B027
         """Raises ValueError where it cannot steer this. By default it can steer anything."""
 
+    def require(self, source: Source, queries: int) -> None:
+        """Raises ValueError where it cannot steer this, or not with so many reward queries."""
+        self.refuse(source)
+
     def aims_at(self, source: Source) -> str:
         """The law in words."""
         return LAWS[self.law].format("tuned policy" if source.tuned else "base")

@@ -27,8 +27,8 @@ class SMC(Tilt):
     One returned sample is off T_full by O(1/n).
 
     particles: n of a population, which has one condition; None: one population a condition, as large as the queries pay for.
-    potential: V. scored: the states that are weighed, as shares of the chain, or "all"; the sample always is. scheme: of
-    resampling. temper: psi_h is multiplied by ((h + 1) / (H + 1))^temper.
+    potential: V. scored: the states that are weighed, as shares of the chain (none is later than the last one that a step with
+    noise follows), or "all"; the sample always is. scheme: of resampling. temper: psi_h is multiplied by ((h + 1) / (H + 1))^temper.
     """
 
     particles: int | None = None
@@ -56,21 +56,14 @@ class SMC(Tilt):
         self.potential.refuse(source.world)
         if not source.policy.stochastic_steps:
             raise ValueError("copies never part where no step has noise (eta 0): take guidance=metropolis")
-        self.states(source)
 
     def states(self, source: Source) -> list[int]:
-        """The states before the sample that are weighed. Raises ValueError for one after which no step has noise: copies that
-        were made there would stay copies."""
+        """The states before the sample that are weighed, the last one that a step with noise follows at the latest: copies that are
+        made later would stay copies."""
         steps, last = source.policy.steps, source.policy.stochastic_steps[-1]
         if self.scored == "all":
             return list(range(last + 1))
-        found = sorted({round(share * steps) for share in self.scored})
-        if found and found[-1] > last:
-            raise ValueError(
-                f"scored has {max(self.scored)}, which is state {found[-1]} of {steps}: the last step with noise is {last}, so "
-                f"that copies made there stay copies; it must be at most {last / steps:.3g}"
-            )
-        return found
+        return sorted({min(last, round(share * steps)) for share in self.scored})
 
     def sizes(self, source: Source, queries: int) -> tuple[int, int]:
         """Particles of a population, and populations: the conditions in turn. Raises ValueError where the queries do not pay."""
@@ -88,6 +81,10 @@ class SMC(Tilt):
         if 0 < batch < n:
             raise ValueError(f"a population lives in one batch: plan.rollout_batch is {batch}, the particles are {n}")
         return n, max(conditions, populations // conditions * conditions)
+
+    def require(self, source: Source, queries: int) -> None:
+        self.refuse(source)
+        self.sizes(source, queries)
 
     def steer(self, source: Source, queries: int) -> Iterator[Steered]:
         found = self.population(source, *self.sizes(source, queries))

@@ -68,18 +68,23 @@ class SVDD(Tilt):
             )
         return found
 
-    @torch.no_grad()
-    def steer(self, source: Source, queries: int) -> Iterator[Steered]:
+    def require(self, source: Source, queries: int) -> None:
         self.refuse(source)
-        states, slots, m, world = self.states(source), len(source.cond), self.candidates, source.world
-        before = [h for h in states if h < source.policy.steps]
-        whole = len(before) < len(states)  # the sample is chosen among m too
-        asked = m * (len(before) * self.potential.asks + whole) + (not whole)
+        states, slots = self.states(source), len(source.cond)
+        last = source.policy.steps in states
+        asked = self.candidates * ((len(states) - last) * self.potential.asks + last) + (not last)
         if queries < slots * asked:
             raise ValueError(
                 f"{slots} samples (plan.eval_samples) take {asked} reward queries each, and there are {queries}: lower them, "
                 "guidance.candidates or guidance.scored, or raise plan.iterations"
             )
+
+    @torch.no_grad()
+    def steer(self, source: Source, queries: int) -> Iterator[Steered]:
+        self.require(source, queries)
+        states, slots, m, world = self.states(source), len(source.cond), self.candidates, source.world
+        before = [h for h in states if h < source.policy.steps]
+        whole = len(before) < len(states)  # the sample is chosen among m too
         loop = Choice(self, source, before)
         request = source.request(
             Interleaved(source.noise, range(slots), m), source.cond.repeat_interleave(m), self.ratio, loop

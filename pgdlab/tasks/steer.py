@@ -59,7 +59,7 @@ def steer(cfg: Config, guidance: Guidance, title: str) -> int:
     require_loggers(cfg)
     before = taken_over(world, run) if run else {"samples": 0, "queries": 0, "evaluations": 0}
     source = source_of(world, world.policy if run else world.reference)
-    guidance.refuse(source)
+    guidance.require(source, given(world))
     folder = run_folder(cfg)
     save_config(cfg, folder)
     loggers = loggers_of(cfg, folder, [])
@@ -83,6 +83,11 @@ def require_budget(budget: Budget, slots: int) -> None:
         )
 
 
+def given(world: World) -> int:
+    """The reward queries of steering: those of training, and one for each slot at least."""
+    return max(world.plan.iterations * world.plan.samples, world.plan.eval_samples)
+
+
 def taken_over(world: World, run: Path) -> dict[str, int]:
     """Puts a run's averaged weights into the world's policy; what they have cost."""
     state = load(run / LAST)
@@ -99,11 +104,11 @@ def source_of(world: World, policy: Policy) -> Source:
     return Source(world, policy, cond, Noise(world.noise.seed, Stream.EVALUATE))
 
 
-def search(guidance: Guidance, source: Source, loggers: list[Any]) -> tuple[Steered, dict[str, float]]:
+def search(guidance: Guidance, source: Source, loggers: list[Any]) -> tuple[Steered, dict[str, Any]]:
     """What the guidance returns, and its costs; a row of metrics.csv after each round."""
     world, started, number = source.world, time.perf_counter(), 0
     before = world.reward.unique_queries()
-    queries = max(world.plan.iterations * world.plan.samples, world.plan.eval_samples)
+    queries = given(world)
     working = Working()
     for number, best in enumerate(guidance.steer(source, queries), 1):
         asked_now = world.reward.unique_queries()
@@ -150,13 +155,11 @@ def summarise(
     return found | {"seed": cfg.seed, "evaluation_samples": source.world.plan.eval_samples}
 
 
-def totals(costs: dict[str, float], before: dict[str, int], world: World, run: Path | None) -> dict[str, Any]:
+def totals(costs: dict[str, Any], before: dict[str, int], world: World, run: Path | None) -> dict[str, Any]:
     """Costs with those of the training before, and the share of a returned sample."""
-    plan = world.plan
-    given = max(plan.iterations * plan.samples, plan.eval_samples)
     whole = {
-        "samples": before["samples"] + given,
-        "candidates": costs["reward_queries"] / plan.eval_samples,
+        "samples": before["samples"] + given(world),
+        "candidates": costs["reward_queries"] / world.plan.eval_samples,
         "reward_queries": before["queries"] + costs["reward_queries"],
         "network_evaluations": before["evaluations"] + costs["network_evaluations"],
     }

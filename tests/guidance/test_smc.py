@@ -187,8 +187,7 @@ def test_a_state_costs_a_query_and_no_further_row_of_the_network(scored: Any) ->
 def test_nothing_is_resampled_after_the_last_step_with_noise() -> None:
     source = tiny_source()
     assert EVERY.states(source) == [0, 1, 2]
-    with pytest.raises(ValueError, match=r"scored has 0.8, which is state 3 of 4: the last step with noise is 2"):
-        SMC(scored=(0.5, 0.8)).refuse(source)
+    assert SMC(scored=(0.25, 0.5, 0.9)).states(source) == [1, 2]
     found = EVERY.population(source, 50, 3)
     assert len({tuple(x) for x in found.trajectory.sample.tolist()}) == 150  # no copies are left
 
