@@ -239,6 +239,16 @@ def test_figures_by_hand() -> None:
     assert figures["kl_estimate_nats"] == pytest.approx(((4.0 - 1.0) + (6.0 - 3.0)) / 2)
 
 
+def test_tempered_psi_by_hand() -> None:
+    """((h + 1) / (H + 1))^p V / lam, H 4."""
+    source = tiny_source(reward=OnALine("linear", 0.0))
+    x0 = torch.tensor([[0.5, 9.0], [-1.0, 9.0]], dtype=torch.float64)
+    found = SMC(lam=0.2, temper=2.0).psi(source)(x0 + 1, x0, 1, torch.zeros(2, dtype=torch.long))
+    torch.testing.assert_close(found.value, torch.tensor([2.5, -5.0], dtype=torch.float64) * (2 / 5) ** 2)
+    assert found.measured.all()
+    assert found.queries == 2
+
+
 def test_sizes_are_what_the_queries_pay_for() -> None:
     """Two conditions; 3 scored states and the sample: a particle is asked about 4 times."""
     source = tiny_source(slots=10)
