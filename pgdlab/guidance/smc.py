@@ -68,7 +68,8 @@ class SMC(Tilt):
     def sizes(self, source: Source, queries: int) -> tuple[int, int]:
         """Particles of a population, and populations: the conditions in turn. Raises ValueError where the queries do not pay."""
         asked = 1 + len(self.states(source)) * self.potential.asks
-        slots, conditions = len(source.cond), len(source.cond.unique())
+        slots = len(source.cond)
+        conditions = min(len(source.world.domain.train_conditions), slots)
         affordable = queries // asked
         n = affordable // conditions if self.particles is None else self.particles
         if n < 2 or n * conditions > affordable:
@@ -87,7 +88,10 @@ class SMC(Tilt):
         self.sizes(source, queries)
 
     def steer(self, source: Source, queries: int) -> Iterator[Steered]:
-        found = self.population(source, *self.sizes(source, queries))
+        n, populations = self.sizes(source, queries)
+        same = torch.arange(len(source.cond), device=source.cond.device) % populations
+        assert torch.equal(source.cond, source.cond[same]), "conditions are in turn"
+        found = self.population(source, n, populations)
         yield found.returned(len(source.cond), source.noise)
 
     @torch.no_grad()

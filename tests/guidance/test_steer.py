@@ -27,6 +27,12 @@ def summary(run: Path) -> dict[str, Any]:
     return json.loads((run / "summary.json").read_text())
 
 
+def undocumented(found: dict[str, Any]) -> list[str]:
+    """The keys of a summary that docs/metrics.md lacks."""
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    return [name for name in [*found, *found["evaluations"]] if f"`{name}`" not in text]
+
+
 def steered(*overrides: str) -> int:
     return cli.main(tiny(*overrides))
 
@@ -49,6 +55,8 @@ def test_particles_write_what_a_training_writes(here: Path, capsys: Any) -> None
     assert found["reward_gain_stderr"] is None  # one population: its samples are not independent
     assert found["evaluations"]["steered/sde"]["reward_stderr"] is None
     assert found["candidates"] == 48 / 4
+    assert not undocumented(found)
+    assert undocumented(found | {"no_such_figure": 1}) == ["no_such_figure"]
 
 
 def test_populations_give_an_error(here: Path) -> None:
@@ -87,6 +95,7 @@ def test_a_trained_policy_is_steered_and_left_alone(here: Path) -> None:
     for name in ("base/sde", "ema/sde"):
         assert found["evaluations"][name] == trained["evaluations"][name]
     assert found["steered_run"] == "runs/a"
+    assert not undocumented(found)
     assert found["training_queries"] == trained["reward_queries"] == 16
     assert (found["reward_queries"], found["samples"]) == (48 + 16, 48 + 16)
     # 24 particles, 4 steps; the reference beside the policy at the 3 with noise
@@ -115,7 +124,9 @@ def test_a_comparison_has_a_row_of_each(here: Path) -> None:
 @pytest.mark.parametrize("guidance", ["soft_best_of_n", "metropolis", "search"])
 def test_a_sampler_without_noise(guidance: str, here: Path) -> None:
     assert steered("task=steer", f"guidance={guidance}", "policy.kernel.eta=0.0", "name=a") == 0
-    assert summary(here / "steer-a")["evaluations"].keys() == {"base/ode", "steered/ode"}
+    found = summary(here / "steer-a")
+    assert found["evaluations"].keys() == {"base/ode", "steered/ode"}
+    assert not undocumented(found)
 
 
 @pytest.mark.parametrize(
