@@ -28,7 +28,8 @@ class SMC(Tilt):
 
     particles: n of a population, which has one condition; None: one population a condition, as large as the queries pay for.
     potential: V. scored: the states that are weighed, as shares of the chain (none is later than the last one that a step with
-    noise follows), or "all"; the sample always is. scheme: of resampling. temper: psi_h is multiplied by ((h + 1) / (H + 1))^temper.
+    noise follows), or "all"; the sample always is. scheme: of resampling. temper: psi_h is multiplied by
+    ((h + 1) / (H + 1))^temper.
     """
 
     particles: int | None = None
@@ -58,8 +59,8 @@ class SMC(Tilt):
             raise ValueError("copies never part where no step has noise (eta 0): take guidance=metropolis")
 
     def states(self, source: Source) -> list[int]:
-        """The states before the sample that are weighed, the last one that a step with noise follows at the latest: copies that are
-        made later would stay copies."""
+        """The states before the sample that are weighed, the last one that a step with noise follows at the latest: copies
+        that are made later would stay copies."""
         steps, last = source.policy.steps, source.policy.stochastic_steps[-1]
         if self.scored == "all":
             return list(range(last + 1))
