@@ -142,9 +142,8 @@ class Tilt(Guidance):
         return LAWS[self.law].format(whose).replace("lam", f"{self.lam:g}")
 
     def log_weight(self, found: Steered) -> Float[Tensor, " N"]:
-        """r / lambda + log p_base / p_policy of whole paths, fp64; -inf where the reward is not measured."""
-        weight = found.value.double() / self.lam
-        return weight - log_ratio(found.trajectory) if self.ratio else weight
+        """r / lambda + log p_base / p_policy of whole paths, where that is asked; -inf where the reward is not measured."""
+        return found.value.double() / self.lam - log_ratio(found.trajectory)
 
 
 def log_ratio(trajectory: Trajectory, h: int | None = None) -> Float[Tensor, " B"]:

@@ -52,11 +52,9 @@ class Particles(Sampler):
     """The loop of a rollout whose rows i n .. i n + n - 1 are the particles of slot i: at the scored states they are weighed, and
     resampled within their slot. What is returned to a rollout is weighted still: see Population."""
 
-    def __init__(
-        self, psi: Psi, states: list[int], noise: Noise, n: int, threshold: float, scheme: Scheme, ratio: bool
-    ) -> None:
+    def __init__(self, psi: Psi, states: list[int], noise: Noise, n: int, threshold: float, scheme: Scheme) -> None:
         self.psi, self.states, self.noise = psi, states, noise
-        self.together, self.threshold, self.scheme, self.ratio = n, threshold, scheme, ratio
+        self.together, self.threshold, self.scheme = n, threshold, scheme
         self.done: list[Weights] = []
         self.queries = self.unscored = self.slots = 0
 
@@ -79,7 +77,7 @@ class Particles(Sampler):
         self.queries += valued.queries
         self.unscored += int((~valued.measured).sum())
         now = replace(self.now, psi=torch.where(valued.measured, valued.value, self.now.psi))
-        log_w = now.log(self.log_ratio(batch.out, h))
+        log_w = now.log(log_ratio(batch.out, h))
         weight = normalised(log_w)
         ess = effective(weight)
         again = ess < self.threshold * self.together
@@ -88,18 +86,13 @@ class Particles(Sampler):
         index = torch.where(again[:, None], resample(weight, u, self.scheme), order)
         rows = (index + self.together * torch.arange(len(ess), device=weight.device)[:, None]).flatten()
         batch.keep(rows)
-        psi, paid = now.psi[rows], now.paid[rows]
-        fresh = psi - self.log_ratio(batch.out, h)
+        psi = now.psi[rows]
+        fresh = psi - log_ratio(batch.out, h)
         self.now = Weights(
-            psi, torch.where(again.repeat_interleave(self.together), fresh, paid), now.ancestor.gather(1, index),
+            psi, torch.where(again.repeat_interleave(self.together), fresh, now.paid), now.ancestor.gather(1, index),
             now.log_z + torch.where(again, log_mean(log_w), 0.0), (*now.ess, ess), now.resampled + again,
         )  # fmt: skip
         return states[rows], x0[rows]
-
-    def log_ratio(self, trajectory: Trajectory, h: int | None = None) -> Float[Tensor, " P"]:
-        """Of the paths so far, 0 where they are not to be weighed with it."""
-        found = log_ratio(trajectory, h)
-        return found if self.ratio else torch.zeros_like(found)
 
     def finished(self, found: Collected, lam: float) -> Population:
         """The populations, weighed once more, with the rewards of the samples."""
@@ -110,7 +103,7 @@ class Particles(Sampler):
             torch.cat([part.log_z for part in done]), tuple(map(torch.cat, zip(*(part.ess for part in done), strict=True))),
             torch.cat([part.resampled for part in done]),
         )  # fmt: skip
-        log_w = last.log(self.log_ratio(found.trajectory))
+        log_w = last.log(log_ratio(found.trajectory))
         return Population(
             trajectory=found.trajectory, value=rewards.total, measured=rewards.measured, log_weight=log_w,
             ancestor=last.ancestor, log_z=last.log_z + log_mean(log_w),

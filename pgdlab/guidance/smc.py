@@ -99,9 +99,7 @@ class SMC(Tilt):
     def population(self, source: Source, n: int, populations: int) -> Population:
         """So many weighted populations of n particles, under the first conditions."""
         self.refuse(source)
-        loop = Particles(
-            self.psi(source), self.states(source), source.noise, n, self.threshold, self.scheme, self.ratio
-        )
+        loop = Particles(self.psi(source), self.states(source), source.noise, n, self.threshold, self.scheme)
         cond = source.cond[:populations].repeat_interleave(n)
         request = source.request(Interleaved(source.noise, range(populations), n), cond, self.ratio, loop)
         return loop.finished(OneShot().collect(source.world, request), self.lam)

@@ -12,11 +12,10 @@ T_SOFT, T_METROPOLIS, T_SEARCH, T_STEER = (
 
 MUTANTS = [
     Mutant("guidance: weights forgotten where nothing is resampled", PARTICLES,
-           "torch.where(again.repeat_interleave(self.together), fresh, paid)", "fresh", T_SMC, "no_bias"),
-    Mutant("guidance: psi paid before is not carried", PARTICLES, "psi, paid = now.psi[rows], now.paid[rows]",
-           "psi, paid = now.psi[rows], now.paid", T_SMC, "no_bias or a_draw or not_measured"),
-    Mutant("guidance: psi is not carried", PARTICLES, "psi, paid = now.psi[rows], now.paid[rows]",
-           "psi, paid = now.psi, now.paid[rows]", T_SMC, "no_bias or a_draw"),
+           "torch.where(again.repeat_interleave(self.together), fresh, now.paid)", "fresh", T_SMC, "no_bias"),
+    Mutant("guidance: psi paid before is not carried", PARTICLES, "fresh = psi - self", "fresh = now.psi - self",
+           T_SMC, "no_bias or a_draw"),
+    Mutant("guidance: psi is not carried", PARTICLES, "psi = now.psi[rows]", "psi = now.psi", T_SMC, "no_bias or a_draw"),
     Mutant("guidance: without - log n", WEIGHTS, " - math.log(log_weight.shape[1])", "", T_SMC, "no_bias"),
     Mutant("guidance: the last weights are dropped", PARTICLES, "drawn = at(weight[first:stop],",
            "drawn = at(torch.ones_like(weight[first:stop]) / n,", T_SMC, "drawn_by_the_last"),
