@@ -143,9 +143,8 @@ class Choice(Sampler):
         shape = (-1, self.together)
         if self.how.greedy:
             return psi.reshape(shape).argmax(1)
-        ratio = (
-            log_ratio(trajectory, h) if self.weighed else torch.zeros_like(psi)
-        )  # up to a term that candidates share
-        weight = normalised((psi - ratio).reshape(shape))
+        weight = normalised(
+            (psi - log_ratio(trajectory, h)).reshape(shape)
+        )  # of the ratio all but the last step is shared
         u = self.source.noise.uniform(h, range(first, first + len(weight)), 1).to(weight)
         return at(weight, u)[:, 0]

@@ -11,7 +11,7 @@ import torch
 from scipy.special import ndtr
 from torch import Tensor
 
-from pgdlab.guidance.base import EstimateReward, Source
+from pgdlab.guidance.base import EstimateReward, Potential, Source, Valued
 from pgdlab.guidance.particles import Population
 from pgdlab.guidance.smc import SMC
 from pgdlab.guidance.weights import normalised
@@ -116,6 +116,22 @@ def test_what_is_not_measured_on_the_way_changes_no_weight_and_at_the_end_counts
     alive = measured.any(1)
     assert (normalised(found.log_weight)[alive][~measured[alive]] == 0).all()
     assert (~measured[alive]).any()
+
+
+class Once(Potential):
+    """x at state 1, measured nowhere else."""
+
+    def __call__(self, world: Any, x: Tensor, x0: Tensor, h: int, cond: Tensor) -> Valued:
+        return Valued(x[:, 0].double(), torch.full((len(x),), h == 1), 0)
+
+
+def test_a_state_that_is_not_measured_keeps_its_weight() -> None:
+    """Then the effective number after states 1 and 2 is the same, and not that of equal weights."""
+    found = SMC(lam=0.2, scored="all", threshold=0.0, potential=Once()).population(tiny_source(), 5, 3)
+    torch.testing.assert_close(found.ess[:, 2], found.ess[:, 1])
+    assert (found.ess[:, 1] < 4.9).all()
+    torch.testing.assert_close(found.ess[:, 0], torch.full((3,), 5.0, dtype=torch.float64))
+    assert found.unscored == 15 * 2
 
 
 def tiny_source(slots: int = 3, tuned: bool = False, **world: Any) -> Source:

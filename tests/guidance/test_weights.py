@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pgdlab.guidance.weights import SCHEMES, Scheme, effective, log_mean, lost, normalised, points, resample
+from pgdlab.guidance.weights import SCHEMES, Scheme, at, effective, log_mean, lost, normalised, points, resample
 
 WEIGHT = torch.tensor([[0.05, 0.5, 0.0, 0.2, 0.25], [0.2, 0.2, 0.2, 0.2, 0.2]], dtype=torch.float64)
 INF = math.inf
@@ -55,6 +55,8 @@ def test_weights_by_hand() -> None:
     assert lost(log_w).tolist() == [False, True]
     torch.testing.assert_close(log_mean(log_w), torch.tensor([0.0, -INF], dtype=torch.float64))
     torch.testing.assert_close(effective(weight), torch.tensor([1.6, 4.0], dtype=torch.float64))
+    border = torch.tensor([[0.0, 0.5]], dtype=torch.float64)  # weight 0 is drawn nowhere
+    assert at(torch.tensor([[0.0, 0.5, 0.0, 0.5]], dtype=torch.float64), border).tolist() == [[1, 3]]
     assert points(torch.tensor([[0.5, 0.1]]), 2, "systematic").tolist() == [[0.25, 0.75]]
     torch.testing.assert_close(points(torch.tensor([[0.5, 0.1]]), 2, "stratified"), torch.tensor([[0.25, 0.55]]))
 
