@@ -13,7 +13,7 @@ T_SOFT, T_METROPOLIS, T_SEARCH, T_STEER = (
 MUTANTS = [
     Mutant("guidance: weights forgotten where nothing is resampled", PARTICLES,
            "torch.where(again.repeat_interleave(self.together), fresh, now.paid)", "fresh", T_SMC, "no_bias"),
-    Mutant("guidance: psi paid before is not carried", PARTICLES, "fresh = psi - self", "fresh = now.psi - self",
+    Mutant("guidance: psi paid before is not carried", PARTICLES, "fresh = psi - log_ratio", "fresh = now.psi - log_ratio",
            T_SMC, "no_bias or a_draw"),
     Mutant("guidance: psi is not carried", PARTICLES, "psi = now.psi[rows]", "psi = now.psi", T_SMC, "no_bias or a_draw"),
     Mutant("guidance: without - log n", WEIGHTS, " - math.log(log_weight.shape[1])", "", T_SMC, "no_bias"),
