@@ -26,7 +26,7 @@ from pgdlab.rewards.function import Images, as_reward, record, require_images
 from pgdlab.trainers.base import Algorithm
 from pgdlab.training.fit import make_trainer
 
-TRAINING = ("train", "pretrain", "best_of_n")
+TRAINING = ("train", "pretrain", "best_of_n", "steer")
 
 
 def train(
@@ -60,7 +60,8 @@ def train(
             importlib.import_module(f"pgdlab.tasks.{cfg.task}").main(cfg)
         except SystemExit as end:
             raise RuntimeError(f"something in the run asked to end the program: sys.exit({end.code!r})") from end
-        return Run(Path(cfg.resume or os.environ[CHOICE]).resolve(), handed)
+        goes_on = cfg.resume if cfg.task in ("train", "pretrain") else None
+        return Run(Path(goes_on or os.environ[CHOICE]).resolve(), handed)
 
 
 def load(

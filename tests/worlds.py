@@ -121,7 +121,7 @@ def read_by(task: str, override: str) -> bool:
         require_read(task, [(override.partition("=")[0], None)], resumed=False)
     except ValueError:
         return False
-    return not override.startswith("plan.group=") or task != "best_of_n"
+    return not override.startswith("plan.group=") or task not in ("best_of_n", "steer")
 
 
 class Recorder(SteeringModule):

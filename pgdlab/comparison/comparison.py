@@ -12,6 +12,7 @@ import numpy as np
 from pgdlab.comparison import statistics as stats
 from pgdlab.comparison.folders import Found, Run
 from pgdlab.comparison.methods import (  # fmt: skip
+    best_of_n,
     distinguished,
     grouped,
     hashed,
@@ -165,7 +166,7 @@ def problems(found: Found, options: Comparison) -> list[Problem]:
 
 def problem(label: str, runs: list[Run], options: Comparison) -> Problem:
     """One problem with its methods."""
-    own = grouped(runs, lambda run: {"": run.config["task"] == "best_of_n", **method_of(run, options.by)})
+    own = grouped(runs, lambda run: {"": best_of_n(run.config), **method_of(run, options.by)})
     keys = {k: method_of(found[0], options.by) for k, found in own.items()}
     labels = distinguished({k: method_label(found[0], options.by) for k, found in own.items()}, keys)
     known, ceiling = optimum(runs), options.ceilings.get(option("domain", runs[0].config.get("domain")))

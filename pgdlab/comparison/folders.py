@@ -19,7 +19,7 @@ from pgdlab.config import renamed, trust
 from pgdlab.config.runs import CONFIG, FAILURE, METRICS, SUMMARY, finite, require_no_links, rows
 from pgdlab.config.schema import ConfigError, complete
 
-STEERING = ("train", "best_of_n")  # tasks whose folders are compared
+STEERING = ("train", "best_of_n", "steer")  # tasks whose folders are compared
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Run:
         """The figures of the base and of the steered policy that the headline is made of."""
         table = self.summary["evaluations"]
         kind = "sde" if "base/sde" in table else "ode"
-        return table[f"base/{kind}"], table[f"best/{kind}" if f"best/{kind}" in table else f"ema/{kind}"]
+        after = next(name for name in ("steered", "best", "ema") if name == "ema" or f"{name}/{kind}" in table)
+        return table[f"base/{kind}"], table[f"{after}/{kind}"]
 
 
 @dataclass(frozen=True)

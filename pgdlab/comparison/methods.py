@@ -25,7 +25,7 @@ APART = (
     "plan.iterations", "plan.checkpoint_every", "plan.sheet_every", "plan.rollout_batch", "plan.pass_size", "plan.max_failed",
     "domain.folder",
 )  # fmt: skip
-BEST_OF_N = "best of n"
+BEST_OF_N, BEST_OF_N_CLASS = "best of n", "pgdlab.guidance.best_of_n.BestOfN"
 USUAL = ("policy", "initial", "penalty")  # groups that a label names next to the trainer
 SILENT = ("full", "frozen", "standard", "path_kl")  # options that it leaves out
 Flat = dict[str, Any]
@@ -57,10 +57,10 @@ def problem_of(run: Run) -> Flat:
 
 def budget(run: Run) -> int:
     """Reward queries that the run was given: without those of batches that raised and were asked again."""
-    if "candidates" in run.summary:
-        return round(run.summary["candidates"] * run.summary["evaluation_samples"])
     if "samples" in run.summary:
         return int(run.summary["samples"])
+    if "candidates" in run.summary:  # best-of-n of an earlier version
+        return round(run.summary["candidates"] * run.summary["evaluation_samples"])
     if "iterations" in run.summary:  # of an earlier version
         return int(run.summary["iterations"] * run.config["plan"]["samples"])
     return int(run.summary["reward_queries"])
@@ -68,9 +68,14 @@ def budget(run: Run) -> int:
 
 def method_of(run: Run, by: Sequence[str] = ()) -> Flat:
     """The keys of a run that its seeds share; with `by`, only those. Best-of-n has none: it does not train."""
-    if run.config["task"] == "best_of_n":
+    if best_of_n(run.config):
         return {}
     keys = {k: v for k, v in flat(run.config).items() if not under(k, (*PROBLEM, *APART)) or k == "algorithm"}
+    if (
+        run.config["task"] == "steer" and "steered_run" not in run.summary
+    ):  # of the base: nothing of what trains it is used
+        keys = {k: v for k, v in keys.items() if under(k, ("guidance",))}
+    keys = {k: v for k, v in keys.items() if (k, v) != ("guidance", None)}  # of a run that trains
     return {k: v for k, v in keys.items() if under(k, by)} if by else keys
 
 
@@ -100,12 +105,26 @@ def states(stated: Any, node: Any) -> bool:
 def method_label(run: Run, by: Sequence[str] = ()) -> str:
     """A readable name: the trainer's option and the unusual other options; with `by`, the values of those keys."""
     config = run.config
-    if config["task"] == "best_of_n":
+    if best_of_n(config):
         return BEST_OF_N
+    if config["task"] == "steer" and not by:
+        name = option("guidance", config.get("guidance"))
+        return f"{trained(config)}, then {name}" if "steered_run" in run.summary else name
     if "algorithm" in config:
         return str(config["algorithm"])
     if by:
         return ", ".join(declared(config, key) for key in by)
+    return trained(config)
+
+
+def best_of_n(config: dict[str, Any]) -> bool:
+    """Whether a run's configuration is that of best-of-n on the base, which has nothing to set."""
+    node = (config.get("guidance") or {}) if config["task"] == "steer" and not config.get("trainer") else {}
+    return config["task"] == "best_of_n" or node.get("_target_") == BEST_OF_N_CLASS
+
+
+def trained(config: dict[str, Any]) -> str:
+    """The trainer's option and the unusual other options of a configuration."""
     names = {slot: option(slot, config.get(slot)) for slot in USUAL}
     if names["initial"] != "standard":
         names["initial"] = "initial only" if names["policy"] == "frozen" else "initial too"

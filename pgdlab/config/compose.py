@@ -51,6 +51,7 @@ UNUSED: dict[str, tuple[str, dict[str, Any]]] = {
         {"trainer": None, "policy.tuning": {"_target_": "pgdlab.diffusion.tuning.Frozen"}, "plan.group": 1},
     ),
 }
+UNUSED["steer"] = UNUSED["best_of_n"]  # of the base; a run's policy needs its tuning
 
 
 def compose(overrides: Sequence[str] = (), config_dir: Path = CONFIGS) -> Config:
@@ -132,6 +133,8 @@ def of_a_kind(cfg: dict[str, Any], known: Mapping[str, Slot], config_dir: Path) 
 def used(cfg: Config, given: Sequence[str], known: Mapping[str, Slot]) -> Config:
     """Without the nodes that the task has no use for. Raises ConfigError where the command line gives one of them."""
     why, unused = UNUSED.get(cfg.task, ("", {}))
+    if cfg.task == "steer" and cfg.resume:
+        return cfg
     nodes = dict(cfg.nodes)
     for key, node in unused.items():
         if key.partition(".")[0] not in known:

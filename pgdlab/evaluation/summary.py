@@ -23,9 +23,10 @@ def sentence(summary: dict[str, Any], folder: Path) -> str:
     status = summary.get("status", "finished")
     verdict = "" if status == "finished" else f"\nthis run {WORDS[status]}: {summary['reason']}"
     held = f"; held out {held}" if "heldout_after" in summary else ""
-    shown_at = short(folder)
+    shown_at, error = short(folder), summary["reward_gain_stderr"]
+    within = "" if error is None else f" (+-{shown(error, times=1.96)})"
     return (
-        f"reward {reward} (+-{shown(summary['reward_gain_stderr'], times=1.96)}){held}{kl}\n"
+        f"reward {reward}{within}{held}{kl}\n"
         f"{summary['reward_queries']:,} reward queries, {summary['network_evaluations']:,} network evaluations, "
         f"{summary['seconds']:.0f} s\n"
         f"look at {shown_at / 'before_after.png'} and {shown_at / 'learning_curve.png'}; figures in {shown_at / SUMMARY}"

@@ -1,4 +1,4 @@
-"""Best-of-n: of n samples of the base, the one with the highest reward."""
+"""Best-of-n: of n samples, the one with the highest reward."""
 
 from __future__ import annotations
 
@@ -7,25 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from pgdlab.rollout.noise import Noise
-from pgdlab.rollout.sampler import Extras
-from pgdlab.rollout.trajectory import TENSORS, Trajectory
-from pgdlab.trainers.interaction import OneShot, Request
+from pgdlab.guidance.base import Guidance, Source, Steered
+from pgdlab.rollout.noise import Noise, RowNoise
+from pgdlab.trainers.interaction import OneShot
 from pgdlab.world import World
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best of each of N slots so far. value: (N,) its reward, -inf where no candidate could be measured. queries,
-    evaluations: reward queries and network rows so far."""
-
-    trajectory: Trajectory
-    value: Float[Tensor, " N"]
-    queries: int
-    evaluations: int
 
 
 def rounds(samples: int, slots: int) -> list[int]:
@@ -35,34 +23,33 @@ def rounds(samples: int, slots: int) -> list[int]:
 
 
 @torch.no_grad()
-def best_of_n(world: World, cond: Int[Tensor, " N"], noise: Noise, samples: int) -> Iterator[Best]:
-    """`samples` samples of the base spread over the N slots; what is kept after each round.
+def candidates(source: Source, noise: RowNoise, ratio: bool = False) -> Steered:
+    """A sample for each of the first slots, one a row of the noise. ratio: with densities relative to the base's."""
+    found = OneShot().collect(source.world, source.request(noise, source.cond[: len(noise)], ratio))
+    value = found.rewards.total.masked_fill(~found.rewards.measured, -math.inf)
+    return Steered(found.trajectory, value, found.rewards.queries, found.evaluations)
 
-    Candidate k of slot i takes the noise (iteration k, index i). Of equal candidates the first one stays, and one that
-    cannot be measured never replaces another. Raises RewardError as training does.
+
+@dataclass(frozen=True, kw_only=True)
+class BestOfN(Guidance):
+    """The candidate with the highest reward, as many a slot as the queries pay for. Candidate k of slot i takes the noise
+    (iteration k, index i). Of equal candidates the first one stays, and one that cannot be measured never replaces another.
+    Its density is n p(x) F(r(x))^(n-1), F the distribution of rewards: no tilt for any lambda.
     """
-    base, extras = world.reference, Extras(estimates=world.reward.needs_estimates())
-    best: Best | None = None
-    for k, count in enumerate(rounds(samples, len(cond))):
-        request = Request(
-            policy=base, reference=base, noise=noise.of(k, range(count)), cond=cond[:count], extras=extras
-        )
-        found = OneShot().collect(world, request)
-        value = found.rewards.total.masked_fill(~found.rewards.measured, -math.inf)
-        new = Best(found.trajectory, value, found.rewards.queries, found.evaluations)
-        best = new if best is None else better(best, new)
-        yield best
+
+    def steer(self, source: Source, queries: int) -> Iterator[Steered]:
+        best: Steered | None = None
+        slots = len(source.cond)
+        figures = {} if source.tuned else {"kl_bound_nats": kl_bound(queries, slots)}
+        for k, count in enumerate(rounds(queries, slots)):
+            new = candidates(source, source.noise.of(k, range(count)))
+            best = new if best is None else best.taking(new, new.value > best.value[: len(new.value)])
+            yield replace(best, figures=figures)
 
 
-def better(best: Best, new: Best) -> Best:
-    """The first rows of best, replaced where the new candidate is worth more; costs add up."""
-    rows = (new.value > best.value[: len(new.value)]).nonzero().squeeze(1)
-    tensors = {name: getattr(best.trajectory, name).clone() for name in TENSORS}
-    for name, x in tensors.items():
-        x[rows] = getattr(new.trajectory, name)[rows]
-    value = best.value.index_copy(0, rows, new.value[rows])
-    queries, evaluated = best.queries + new.queries, best.evaluations + new.evaluations
-    return Best(replace(best.trajectory, **tensors), value, queries, evaluated)
+def best_of_n(world: World, cond: Int[Tensor, " N"], noise: Noise, samples: int) -> Iterator[Steered]:
+    """`samples` samples of the base spread over the N slots; what is kept after each round."""
+    return BestOfN().steer(Source(world, world.reference, cond, noise), samples)
 
 
 def kl_bound(samples: int, slots: int) -> float:
@@ -70,4 +57,9 @@ def kl_bound(samples: int, slots: int) -> float:
     where no two rewards are equal (Beirami et al. 2024, arXiv:2401.01879), averaged over the slots."""
     counts = rounds(samples, slots)
     each = [(len(counts), counts[-1]), (len(counts) - 1, slots - counts[-1])]
-    return sum(share * (math.log(n) - (n - 1) / n) for n, share in each if share) / slots
+    return sum(share * selection_bound(n) for n, share in each if share) / slots
+
+
+def selection_bound(n: int) -> float:
+    """The bound of one choice among n independent candidates, whatever it is made by."""
+    return math.log(n) - (n - 1) / n

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -54,14 +55,33 @@ class Noise:
                 generator.standard_normal(out=row, dtype=np.float32)
             yield from out.reshape(len(index), count, *shape).unbind(1)
 
+    def uniform(self, iteration: int, index: range, count: int) -> Float[Tensor, "B C"]:
+        """Numbers in [0, 1) for choices among samples, fp64, row b for index[b]. The counter's second word keeps them apart from
+        the numbers of steps."""
+        key = [self.seed, int(self.stream)]
+        each = [np.random.Generator(np.random.Philox(counter=[0, 1, i, iteration], key=key)) for i in index]
+        return torch.from_numpy(np.stack([generator.random(count) for generator in each]))
+
     def generator(self, iteration: int, purpose: int = 0) -> torch.Generator:
         """For everything that is not a trajectory's noise (conditions, shuffling), the same on every process."""
         words = np.random.SeedSequence([self.seed, int(self.stream), iteration, purpose]).generate_state(2)
         return torch.Generator().manual_seed(int(words[0]) << 31 ^ int(words[1]))
 
 
+class RowNoise(ABC):
+    """The standard normal numbers of the rows of a rollout."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many rows there are."""
+
+    @abstractmethod
+    def steps(self, start: int, stop: int, steps: int, shape: tuple[int, ...]) -> Iterator[Float[Tensor, "B *D"]]:
+        """The numbers of step 0, 1, ..., each (stop - start, *shape), of the rows start..stop-1."""
+
+
 @dataclass(frozen=True)
-class SampleNoise:
+class SampleNoise(RowNoise):
     """The noise of some samples: noise.steps() for all of them, or for a part."""
 
     noise: Noise
@@ -72,5 +92,25 @@ class SampleNoise:
         return len(self.index)
 
     def steps(self, start: int, stop: int, steps: int, shape: tuple[int, ...]) -> Iterator[Float[Tensor, "B *D"]]:
-        """Of the rows start..stop-1."""
         return self.noise.steps(self.iteration, self.index[start:stop], steps, shape)
+
+
+@dataclass(frozen=True)
+class Interleaved(RowNoise):
+    """`each` rows for every index, one after another: row i * each + k has the numbers of (iteration k, index[i]), as the k-th
+    candidate of best-of-n has. More rows an index leave the first ones as they are."""
+
+    noise: Noise
+    index: range
+    each: int
+
+    def __len__(self) -> int:
+        return len(self.index) * self.each
+
+    def steps(self, start: int, stop: int, steps: int, shape: tuple[int, ...]) -> Iterator[Float[Tensor, "B *D"]]:
+        """Raises ValueError where the rows of an index are not all among them."""
+        if start % self.each or stop % self.each:
+            raise ValueError(f"rows {start} to {stop} cut the {self.each} rows of an index apart")
+        index = self.index[start // self.each : stop // self.each]
+        parts = [self.noise.steps(k, index, steps, shape) for k in range(self.each)]
+        return (torch.stack(rows, 1).flatten(0, 1) for rows in zip(*parts, strict=True))

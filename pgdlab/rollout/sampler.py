@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pgdlab.diffusion.policy import Policy
 from pgdlab.functional.gaussian import kl_same_std, log_prob
 from pgdlab.rollout.memory import halved, release
-from pgdlab.rollout.noise import SampleNoise
+from pgdlab.rollout.noise import RowNoise
 from pgdlab.rollout.trajectory import Trajectory, concatenate, dtype_of, stored_at
 
 
@@ -37,7 +37,10 @@ SAMPLES = Extras()
 
 
 class Sampler(ABC):
-    """The loop of a rollout: how the states of a batch go from step to step. A frozen dataclass."""
+    """The loop of a rollout: how the states of a batch go from step to step. together: consecutive rows that are in one batch,
+    because what happens to one depends on the others."""
+
+    together: int = 1
 
     @abstractmethod
     def advance(self, batch: Batch, states: Float[Tensor, "B *D"], h: int) -> Float[Tensor, "B *D"]:
@@ -54,7 +57,7 @@ class Plain(Sampler):
 
 @torch.no_grad()
 def rollout(
-    policy: Policy, reference: Policy, noise: SampleNoise, cond: Tensor, *, batch: int, trained: Sequence[int] = (),
+    policy: Policy, reference: Policy, noise: RowNoise, cond: Tensor, *, batch: int, trained: Sequence[int] = (),
     extras: Extras = SAMPLES, sampler: Sampler = Plain(), watch: Callable[[Trajectory], None] | None = None,
 ) -> Trajectory:  # fmt: skip
     """Samples a trajectory for each row of noise under cond (B, ...), `batch` rows at a time; where memory runs out without
@@ -65,14 +68,15 @@ def rollout(
     next one begins.
     """
     parts: list[Trajectory] = []
-    done = 0
+    done, whole = 0, sampler.together
+    batch = max(1, batch // whole) * whole
     while done < len(noise):
         stop = min(done + batch, len(noise))
         part, some = None, Batch(policy, reference, cond[done:stop].to(policy.device), trained, extras)
         try:
             part = some.run(noise.steps(done, stop, policy.steps + 1, policy.space.shape), sampler)
         except RuntimeError as error:
-            smaller = halved(stop - done, error)
+            smaller = halved((stop - done) // whole, error) * whole
             batch = batch if extras.graph else smaller
         if part is None:
             del some
@@ -90,11 +94,12 @@ def rollout(
 
 
 class Batch:
-    """One batch of a rollout: takes steps, and records what the trajectory keeps of them."""
+    """One batch of a rollout: takes steps, and records what the trajectory keeps of them. evaluated: network rows so far."""
 
     def __init__(self, policy: Policy, reference: Policy, cond: Tensor, trained: Sequence[int], extras: Extras) -> None:
         self.policy, self.reference, self.cond = policy, reference, cond
         self.trained, self.extras = list(trained), extras
+        self.evaluated = 0
         kept = range(policy.steps) if extras.states else self.trained
         self.stored_at = stored_at(list(kept), policy.steps)
 
@@ -136,20 +141,37 @@ class Batch:
         if self.stored_at[h] >= 0:
             self.out.states[:, self.stored_at[h]] = x
 
-    def step(self, x: Float[Tensor, "B *D"], h: int) -> Float[Tensor, "B *D"]:
-        """The states after the policy's step h; scores the action as it is stored."""
+    def keep(self, rows: Int[Tensor, " B"]) -> None:
+        """Row b goes on as a copy of rows[b], with all that is recorded of it. Conditions stay."""
+        self.out = replace(self.out.rows(rows), cond=self.cond)
+
+    def takes(self, h: int) -> bool:
+        """Whether the policy takes step h itself; if not, the reference does."""
+        return h in self.policy.stochastic_steps or self.extras.tuned_deterministic
+
+    def estimate(self, x: Float[Tensor, "P *D"], h: int, cond: Tensor) -> Float[Tensor, "P *D"]:
+        """The x0 estimates that step h is taken with."""
+        self.evaluated += len(x)
+        policy = self.policy if self.takes(h) else self.reference
+        return policy.estimate(x, torch.full((len(x),), h, device=x.device), cond)
+
+    def step(self, x: Float[Tensor, "B *D"], h: int, x0: Float[Tensor, "B *D"] | None = None) -> Float[Tensor, "B *D"]:
+        """The states after the policy's step h; scores the action as it is stored. x0: estimate(), where it is there already."""
         policy, cond, out, stochastic = self.policy, self.cond, self.out, h in self.policy.stochastic_steps
         at = torch.full((len(x),), h, device=x.device)
         compared = self.extras.estimates or (self.extras.reference and stochastic)
-        own = stochastic or self.extras.tuned_deterministic
-        base = self.reference.estimate(x, at, cond) if compared or not own else x  # x: not used
+        own = self.takes(h)
+        asked = compared or (not own and x0 is None)
+        base = self.reference.estimate(x, at, cond) if asked else x  # x: not used
+        self.evaluated += len(x) * (asked + (own and x0 is None))
         if self.extras.estimates:
             out.estimates[:, h] = base
         graph = self.extras.graph and h in self.trained
         if graph:
             torch.clear_autocast_cache()  # torch before 2.10 uses weights again that were cast without a graph
         with torch.set_grad_enabled(graph):
-            g = policy(x, at, cond) if own else policy.step(x, base, at)
+            known = x0 if x0 is not None else None if own else base
+            g = policy(x, at, cond) if known is None else policy.step(x, known, at)
         action = g.sample(self.drawn()).to(x.dtype)  # as it is stored, whatever g is computed in
         if not stochastic:
             return action

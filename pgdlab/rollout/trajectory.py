@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -57,6 +57,10 @@ class Trajectory:
     def has_graph(self) -> bool:
         """Whether log_prob and kl can be differentiated as they are, once."""
         return self.log_prob.requires_grad
+
+    def rows(self, rows: Int[Tensor, " R"]) -> Trajectory:
+        """The trajectories of these numbers."""
+        return replace(self, **{name: getattr(self, name)[rows] for name in TENSORS})
 
     def drop_graph(self) -> None:
         """Lets go of what log_prob and kl would be differentiated with."""

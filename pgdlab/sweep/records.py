@@ -19,7 +19,7 @@ RECORDS = "trials"  # the folder of records in a sweep's
 EARLY = "terminated early"
 NOTHING = ("diverged", "untrained")  # states of a run whose figures are worth nothing: it would come to the same again
 OVER = ("finished", *NOTHING, EARLY)  # states in which nothing is left to run
-WARM_TASKS = ("train", "best_of_n")
+WARM_TASKS = ("train", "best_of_n", "steer")
 PLAIN = {"_target_", "_partial_", "accelerator", "devices", "precision"}  # of a runtime that leaves a process as it was
 
 

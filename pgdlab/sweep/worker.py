@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pgdlab.training.divergence import CAME_TO_NOTHING
 
-WARM = ("pgdlab.tasks.train", "pgdlab.tasks.best_of_n")  # imported before the first run
+WARM = ("pgdlab.tasks.train", "pgdlab.tasks.best_of_n", "pgdlab.tasks.steer")  # imported before the first run
 
 
 def serve(main: Callable[[list[str]], int]) -> int:

@@ -18,8 +18,8 @@ from pgdlab.functional.returns import dead_rows
 from pgdlab.processes import Processes
 from pgdlab.rewards.base import Outcome, RewardError, StepRewards, joined, part_mean, prefetching
 from pgdlab.rewards.guard import guarded
-from pgdlab.rollout.noise import Noise, SampleNoise, Stream
-from pgdlab.rollout.sampler import SAMPLES, Extras, rollout
+from pgdlab.rollout.noise import Noise, RowNoise, Stream
+from pgdlab.rollout.sampler import SAMPLES, Extras, Plain, Sampler, rollout
 from pgdlab.rollout.trajectory import Trajectory, initial_kl
 from pgdlab.world import World
 
@@ -33,10 +33,11 @@ class Request:
 
     policy: Policy
     reference: Policy
-    noise: SampleNoise
+    noise: RowNoise
     cond: Tensor
     trained: Sequence[int] = ()
     extras: Extras = SAMPLES
+    sampler: Sampler = field(default_factory=Plain)
     processes: Processes = field(default_factory=Processes)
 
     def with_noise_at(self, steps: Sequence[int]) -> Request:
@@ -88,7 +89,7 @@ class OneShot(Interaction):
 
         trajectory = rollout(
             request.policy, request.reference, request.noise, request.cond, batch=world.capacity.rollout_batch,
-            trained=request.trained, extras=request.extras, watch=watch,
+            trained=request.trained, extras=request.extras, sampler=request.sampler, watch=watch,
         )  # fmt: skip
         return trajectory, outcome_of(world, trajectory, joined(decoded))
 

@@ -23,7 +23,7 @@ from pgdlab.config.runs import CONFIG, LAST, short
 from pgdlab.diffusion.policy import Policy, frozen_weights
 from pgdlab.training.module import SteeringModule, digest
 
-NOT_OF_THE_RUN = (*RESUMABLE, "name", "resume", "sweep", "experiment", "certificate", "compare", "engine")
+NOT_OF_THE_RUN = (*RESUMABLE, "name", "resume", "sweep", "experiment", "certificate", "compare", "engine", "guidance")
 COUNTERS = ("iterations", "queries", "evaluations", "seconds")
 TRAINING = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "averaging_state", "epoch", "global_step")
 LARGEST = 2**53

@@ -93,9 +93,15 @@ def test_an_option_runs_one_iteration(group: str, name: str, tmp_path: Path, mon
         with_base = [*graphs(), *reward.get(group, [])]
         if "XTB" in options(group)[name].read_text():
             pytest.importorskip("tblite")
-    if "best_of_n" in name:  # it trains nothing
+    if group == "guidance":
         monkeypatch.chdir(tmp_path)
-        words = [word for word in tiny(*SMALL, *with_base) if read_by("best_of_n", word)]
+        sizes = ["policy.steps=3", "plan.samples=4", "plan.iterations=10", "plan.eval_samples=4"]
+        assert cli.main([f"domain.weights={base()}", *sizes, "task=steer", f"guidance={name}"]) == 0
+        return
+    if name.endswith(("best_of_n", "/smc")):  # it trains nothing
+        monkeypatch.chdir(tmp_path)
+        many = [word if "iterations" not in word else "plan.iterations=20" for word in SMALL]
+        words = [word for word in tiny(*many, *with_base) if read_by("steer", word)]
         assert cli.main([*words, f"{group}={name}"]) == 0
         return
     picked = f"[{name}]" if group == "penalty" else name

@@ -16,7 +16,8 @@ from torch import Tensor
 from pgdlab import cli
 from pgdlab.config.compose import compose
 from pgdlab.evaluation.evaluate import measure
-from pgdlab.guidance.best_of_n import Best, best_of_n, kl_bound, rounds
+from pgdlab.guidance.base import Steered
+from pgdlab.guidance.best_of_n import best_of_n, kl_bound, rounds
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout.noise import Noise, Stream
 from pgdlab.rollout.sampler import rollout
@@ -28,7 +29,7 @@ from tests.worlds import graphs, tiny
 LINEAR = Quadratic(slope=(1.0, 0.0), curvature=(0.0, 0.0))
 
 
-def last(world: World, slots: int, samples: int, noise: Noise | None = None) -> Best:
+def last(world: World, slots: int, samples: int, noise: Noise | None = None) -> Steered:
     cond = torch.zeros(slots, dtype=torch.long)
     return list(best_of_n(world, cond, noise or Noise(world.noise.seed, Stream.EVALUATE), samples))[-1]
 

@@ -99,3 +99,18 @@ def test_generators_differ_by_all_they_are_keyed_by() -> None:
 def test_large_seeds(seed: int) -> None:
     assert normal(Noise(seed), 0, range(1), 1, (3,)).isfinite().all()
     Noise(seed).generator(0)
+
+
+def test_numbers_for_choices_are_keyed_and_apart_from_those_of_steps() -> None:
+    u = Noise(7).uniform(3, range(10), 4)
+    assert u.shape == (10, 4)
+    assert u.dtype == torch.float64
+    assert torch.equal(Noise(7).uniform(3, range(4, 7), 4), u[4:7])
+    assert torch.equal(Noise(7).uniform(3, range(10), 2), u[:, :2])
+    for other in (Noise(8).uniform(3, range(10), 4), Noise(7).uniform(4, range(10), 4), u.flip(0)):
+        assert not (other == u).any()
+    # what the generator of the steps' numbers would give
+    same = np.random.Generator(np.random.Philox(counter=[0, 0, 0, 3], key=[7, 0])).random(4)
+    assert not (u[0].numpy() == same).any()
+    many = Noise(7).uniform(0, range(2000), 2).flatten().numpy()
+    assert stats.kstest(many, "uniform").pvalue > 1e-3

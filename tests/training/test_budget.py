@@ -91,7 +91,7 @@ def test_best_of_n_keeps_to_the_queries(here: Path, capsys: Any) -> None:
     assert cli.main([*words, "budget.queries=32"]) == 0
     assert json.loads((here / "best_of_n-x" / SUMMARY).read_text())["reward_queries"] == 32
     assert cli.main([*words, "budget.seconds=1"]) == 2
-    assert "the budget of best-of-n is reward queries" in capsys.readouterr().err
+    assert "the budget of steering is reward queries" in capsys.readouterr().err
     assert cli.main([*words, "budget.queries=3"]) == 2
     assert "budget.queries is 3; it must be at least plan.eval_samples, 4" in capsys.readouterr().err
 

@@ -23,7 +23,7 @@ from pgdlab.comparison.folders import read
 from pgdlab.comparison.methods import budget
 from pgdlab.config.runs import CONFIG, LAST, METRICS, SUMMARY, held, write, write_json
 from pgdlab.rollout.plan import Plan
-from pgdlab.tasks import best_of_n, train
+from pgdlab.tasks import steer, train
 from pgdlab.training.budget import Budget
 from pgdlab.training.checkpoint import load
 from pgdlab.training.table import Table
@@ -274,7 +274,7 @@ def test_figures_that_are_not_finite_are_null_and_named(tmp_path: Path, capsys: 
 def test_a_picture_that_fails_costs_no_search(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Best-of-n cannot be resumed. Failed first: nothing was written."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(best_of_n, "domain_report", lambda *_: 1 // 0)
+    monkeypatch.setattr(steer, "domain_report", lambda *_: 1 // 0)
     said(tiny(BRIGHT, "task=best_of_n", "name=x"), 1, capsys)
     summary = json.loads(Path("runs/best_of_n-x/summary.json").read_text())
     assert summary["reward_after"] > summary["reward_before"]
