@@ -123,9 +123,9 @@ MUTANTS = [
     ),
     Mutant(
         "an edited reward chooses the best without a word",
-        "tasks/best_of_n.py",
-        "| costs | whole | edited\n",
-        "| costs | whole\n",
+        "tasks/steer.py",
+        "world, run) | notes\n",
+        "world, run)\n",
         "test_api.py",
         "was_edited",
     ),
