@@ -8,7 +8,7 @@ ENCODED, MAPPED, T_ENCODED = "diffusion/prompts.py", "diffusion/mapped.py", "dif
 
 MUTANTS = [
     Mutant("the noise of training", SHEETS, "Noise(world.noise.seed, Stream.EVALUATE).of(0,",
-           "Noise(world.noise.seed).of(0,", T_SHEETS, "sheets_of_a_run"),
+           "Noise(world.noise.seed).of(0,", T_SHEETS, "noise_of_evaluation"),
     Mutant("sheets of the base alone", SHEETS, "policy.eval(),",
            "world.reference,", T_SHEETS, "sheets_of_a_run"),
     Mutant("the first prompts of a long list", SHEETS, "conditions[i * count // SHOWN]", "conditions[i]", T_SHEETS,

@@ -12,7 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from pgdlab import cli
-from pgdlab.images.drawing import sheet
+from pgdlab.images.drawing import eight_bit, sheet
+from pgdlab.rollout.noise import Noise, Stream
+from pgdlab.rollout.sampler import rollout
 from pgdlab.training import sheets
 from pgdlab.training.loggers import Keeper
 from pgdlab.training.sheets import chosen, pictured
@@ -63,6 +65,16 @@ def test_the_sheets_of_a_run(seen: Seen, tmp_path: Path, more: tuple[str, ...]) 
     assert torch.equal(drawn[2], pictured(module.world, range(10)))
     assert not torch.equal(drawn[0], drawn[2])
     assert Image.open(files[0]).size == Image.open(files[2]).size
+
+
+def test_the_sheets_of_a_run_have_the_noise_of_evaluation(tmp_path: Path) -> None:
+    """The images of the same prompts in before_after.png."""
+    module, _ = recorder(BRIGHT, DIGITS)
+    world, cond = module.world, torch.arange(10)
+    drawn = rollout(
+        world.policy, world.reference, Noise(world.noise.seed, Stream.EVALUATE).of(0, range(10)), cond, batch=10
+    )
+    assert torch.equal(pictured(world, range(10)), eight_bit(world.domain.decoder(drawn.sample)))
 
 
 def test_a_resumed_run_goes_on_with_its_sheets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +145,7 @@ def test_samples_that_are_no_images_are_refused(tmp_path: Path, monkeypatch: pyt
 def test_captions_are_under_the_images_whatever_they_say(tmp_path: Path) -> None:
     """Two rows of white images: ink is below each, nothing above the first row but the title. A prompt with dollar signs is no
     formula, and a long one is cut."""
-    texts = ["a $5 bill and a $6_x bill", "word " * 100, *["cat"] * 14]
+    texts = ["a $_$ sign", "word " * 100, *["cat"] * 14]
     sheet(torch.full((16, 1, 28, 28), 255, dtype=torch.uint8), texts, "iteration 3", tmp_path / "x.png")
     grey = np.asarray(Image.open(tmp_path / "x.png").convert("L"))
     ink = (grey < 200).any(1).nonzero()[0]
