@@ -105,7 +105,7 @@ def load_run(
     cfg = OmegaConf.create(saved | {slot: fresh[slot] for slot in picks})
     stated = of_a_kind(assigned(cfg, [*values, ("resume", str(folder))], saved, known), known, config_dir)
     if task not in ("train", "pretrain") and not any(key.split(".")[0] == "logger" for key in [*picks, *dict(values)]):
-        stated["logger"] = trust.unheard(stated["logger"], task)
+        stated["logger"] = trust.unheard(stated.get("logger", {}), task)
     cfg_now = finish(used(Config.of(stated), [*picks, *dict(values)], known))
     if task in ("train", "pretrain"):
         require_same(dict(cfg_now.nodes), saved)
@@ -137,7 +137,7 @@ def used(cfg: Config, given: Sequence[str], known: Mapping[str, Slot]) -> Config
         return cfg
     nodes = dict(cfg.nodes)
     for key, node in unused.items():
-        if key.partition(".")[0] not in known:
+        if key.partition(".")[0] not in nodes:
             continue
         for name in given:
             if f"{name}.".startswith(f"{key}.") or key.startswith(f"{name}."):

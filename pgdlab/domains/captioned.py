@@ -93,7 +93,7 @@ class LatentDenoiser(DiffusersDenoiser):
             if (self.parts / part).is_dir():
                 shutil.copytree(self.parts / part, folder / part, dirs_exist_ok=True)
         example = f"image = pipe({self.conditioning.texts[0]!r}).images[0]" if self.conditioning.texts else ""
-        return WHOLE.format(name=folder.name, example=example)
+        return WHOLE.format(name=folder.name, example=example, without="")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -67,6 +67,9 @@ class Divergence:
         norms = [row["train/gradient_norm"] for row in rows if "train/gradient_norm" in row]
         if norms and not any(norms):
             return Verdict("untrained", "the gradient was 0 in every iteration: nothing was learnt")
+        spreads = [row["reward_std"] for row in rows if "reward_std" in row]
+        if spreads and not any(spreads):  # that of one sample is not a number
+            return Verdict("untrained", "all samples were paid alike in every iteration: there was nothing to learn")
         return Verdict("finished")
 
     def of_rows(self, rows: Sequence[Row]) -> Iterator[str]:

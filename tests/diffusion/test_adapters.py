@@ -85,7 +85,11 @@ def test_saved_adapters_on_a_base_are_what_was_trained(
     assert f"{tmp_path.name}/lora" in d.save(tmp_path)
     again = make()
     again.network = PeftModel.from_pretrained(again.network, tmp_path / "lora").eval()
-    assert torch.equal(again(*x), d(*x))
+    own, loaded = (dict(part.network.named_parameters()) for part in (d.denoiser, again))  # type: ignore[union-attr,operator]
+    assert own.keys() == loaded.keys()
+    assert all(torch.equal(own[name], loaded[name]) for name in own)
+    # weights that lie elsewhere in memory may be taken by another kernel: a rounding of fp32
+    assert (again(*x) - d(*x)).abs().max() < 1e-5
 
 
 def test_a_reference_pass_leaves_gradients_as_they_were() -> None:

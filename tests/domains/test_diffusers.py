@@ -22,11 +22,12 @@ from pgdlab.diffusion.pipelines import PipelineDenoiser
 from pgdlab.evaluation.evaluate import load_weights
 from pgdlab.functional.gaussian import log_prob
 from pgdlab.rollout.sampler import rollout
-from pgdlab.rollout.trajectory import pick, replay
+from pgdlab.rollout.trajectory import Trajectory, pick, replay
 from pgdlab.training.build import build_module, build_world
 from pgdlab.training.checkpoint import load
 from pgdlab.training.checks import examine
 from pgdlab.training.checks_pipeline import pipeline, without_noise
+from pgdlab.world import World
 from tests.diffusion.test_pipelines import Steered, attach, off
 from tests.diffusion.tiny_pipelines import Tiny, made
 
@@ -269,24 +270,33 @@ def test_prompts_are_encoded_in_few_calls(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_frozen_base_in_bf16_under_adapters_in_fp32_leaves_the_ratio_at_1() -> None:
-    """Sampled 3 rows at a time, replayed 5 pairs at a time: the same operations on each row, and states, means and densities in
-    fp32."""
+    """Sampled 2 rows at a time. In passes of as many rows, with a gradient, the same operations on the same rows: exactly. In
+    others kernels may round otherwise: within the doctor's limit."""
     saved("stable diffusion")
-    words = [*TEXTS, "domain.dtype=bfloat16", "plan.rollout_batch=3", "plan.pass_size=5"]
-    world = build_world(compose(experiment(*words)))
+    world = build_world(compose(experiment(*TEXTS, "domain.dtype=bfloat16")))
     assert {p.dtype for p in world.policy.parameters() if p.requires_grad} == {torch.float32}
     assert torch.bfloat16 in {p.dtype for p in world.policy.parameters() if not p.requires_grad}
-    cond = torch.tensor([0, 1, 0, 1])
-    trained = world.policy.stochastic_steps
-    trajectory = rollout(world.policy, world.reference, world.noise.of(0, range(4)), cond, batch=3, trained=trained)
-    assert trajectory.log_prob.numel() >= 8
-    for some in torch.arange(trajectory.log_prob.numel()).split(5):
-        pairs = trajectory.pairs(some)
-        with torch.enable_grad():
-            g, _ = replay(world.policy, trajectory, pairs)
-        score = log_prob(g, pick(trajectory.states, pairs.action), world.policy.space, pairs.cond)
-        assert score.requires_grad
-        assert torch.equal(score.detach(), trajectory.log_prob.flatten()[some])
+    cond, trained = torch.tensor([0, 1, 0, 1]), world.policy.stochastic_steps
+    trajectory = rollout(world.policy, world.reference, world.noise.of(0, range(4)), cond, batch=2, trained=trained)
+    by_step = torch.arange(trajectory.log_prob.numel()).reshape(4, -1)
+    same = [rows for step in by_step.T for rows in step.split(2)]
+    assert torch.equal(torch.cat([again(world, trajectory, some) for some in same]), first(trajectory, torch.cat(same)))
+    for some in by_step.flatten().split(5):
+        assert (again(world, trajectory, some) - first(trajectory, some)).abs().max() < 0.02
+
+
+def again(world: World, trajectory: Trajectory, some: torch.Tensor) -> torch.Tensor:
+    """log pi(a|s) of a replay that could be differentiated."""
+    pairs = trajectory.pairs(some)
+    g, _ = replay(world.policy, trajectory, pairs)
+    score = log_prob(g, pick(trajectory.states, pairs.action), world.policy.space, pairs.cond)
+    assert score.requires_grad
+    return score.detach()
+
+
+def first(trajectory: Trajectory, some: torch.Tensor) -> torch.Tensor:
+    """log pi(a|s) of the rollout."""
+    return trajectory.log_prob.flatten()[some]
 
 
 def test_weights_in_bf16_are_not_trained(capsys: Any) -> None:

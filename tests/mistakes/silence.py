@@ -9,6 +9,14 @@ T_REHEARSAL, T_CHECKS = "training/test_rehearsal.py", "training/test_checks.py"
 
 MUTANTS = [
     Mutant(
+        "rewards that are all alike are learnt from",
+        DIVERGENCE,
+        "if spreads and not any(spreads):",
+        "if spreads and all(spreads):",
+        T_DIVERGENCE,
+        "limits",
+    ),
+    Mutant(
         "a key that begins like one that is read",
         TASKS,
         'f"{key}.".startswith(f"{one}.")',

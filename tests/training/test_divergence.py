@@ -46,6 +46,9 @@ def clipped(share: float, far: float = 1.0) -> dict[str, float]:
         (rows(*[{"effective_samples": 1.5}] * 4), ""),
         (rows(*[{"train/gradient_norm": 0.0}] * 4), "the gradient was 0 in every iteration"),
         (rows({"train/gradient_norm": 0.0}, {}), ""),
+        (rows(*[{"reward_std": 0.0, "train/gradient_norm": 1e-6}] * 4), "paid alike in every iteration"),
+        (rows({"reward_std": 0.0}, {"reward_std": 0.1}), ""),
+        (rows(*[{"reward_std": math.nan}] * 4), ""),
         ([], ""),
     ],
 )
