@@ -23,7 +23,7 @@ MUTANTS = [
     Mutant("molecules: any element", BATCH, " - set(NUMBER))", " - set(NUMBER) - {'Fe', 'Na'})", T_VALENCE),
     Mutant("molecules: EDM's without charges", METRICS, 'molecule.reason == "valence" and', "False and", T_VALENCE),
     Mutant("molecules: any bond may change", GEOMETRY, "order != was and not bond.GetIsConjugated()", "False", T_GEOMETRY,
-           "missing"),
+           "isolated"),
     Mutant("molecules: of any length", GEOMETRY, "STRETCH = 10", "STRETCH = 100", T_GEOMETRY, "missing or without_its"),
     Mutant("molecules: no margin", GEOMETRY, "STRETCH = 10", "STRETCH = 0", T_GEOMETRY, "delocalised"),
     Mutant("molecules: an endless search", GEOMETRY, "maxIterations=ITERATIONS", "maxIterations=0", T_GEOMETRY, "bounded"),

@@ -118,6 +118,18 @@ def test_missing_hydrogens_are_not_made_up_for() -> None:
         assert decoded.reason == "valence", smiles
 
 
+def test_an_isolated_double_bond_is_no_longer_than_the_table_says() -> None:
+    """Ethene at 1.42 angstrom, where a conjugated bond could be double: EDM's double bonds end at 1.39."""
+    mol = relaxed("C=C")
+    numbers, xyz = atoms_of(mol)
+    first, second = (a.GetIdx() for a in mol.GetAtoms() if a.GetAtomicNum() == 6)
+    axis = xyz[0, second] - xyz[0, first]
+    half = [second, *(n.GetIdx() for n in mol.GetAtomWithIdx(second).GetNeighbors() if n.GetIdx() != first)]
+    assert from_atoms(numbers, xyz)[0].valid
+    xyz[0, half] += axis / axis.norm() * (1.42 - axis.norm())
+    assert from_atoms(numbers, xyz)[0].reason == "valence"
+
+
 def test_a_ring_without_its_hydrogens_is_not_benzene() -> None:
     """Cyclohexane with one hydrogen a carbon has the atoms of benzene, at 1.53 angstrom."""
     mol = relaxed("C1CCCCC1")
