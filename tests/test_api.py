@@ -290,7 +290,7 @@ def test_a_run_goes_on_where_its_function_is_named_again(here: Path, capsys: Any
 
 
 def test_a_run_that_is_measured_says_where_its_function_was_edited(here: Path, capsys: Any) -> None:
-    """It is not refused: a mended reward may be what one wants to see. Failed first: no word in figures of another reward."""
+    """It is not refused: a mended reward may be what one wants to see."""
     file = here / "my_file.py"
     file.write_text("def mine(samples, prompts): return samples.flatten(1).mean(1)")
     words = ["heldout=null", "reward=function", "reward.function=my_file.py:mine"]

@@ -393,7 +393,7 @@ def test_an_affine_map_for_no_condition_is_refused(here: Path, capsys: Any) -> N
 
 
 def test_a_plan_that_no_memory_holds_is_one_line(here: Path, capsys: Any) -> None:
-    """8 TB of numbers. Failed first: torch's traceback."""
+    """8 TB of numbers. One line, and not torch's traceback."""
     assert cli.main(tiny(BRIGHT, "plan.eval_samples=1000000000000")) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("error: memory has run out (")

@@ -247,7 +247,7 @@ PLACES: dict[str, Callable[[dict[str, Any], str], object]] = {
 
 @pytest.mark.parametrize("place", PLACES)
 def test_no_address_of_a_folder_is_contacted(run: Path, server: socket.socket, place: str, capsys: Any) -> None:
-    """Failed first: evaluate and resume sent the samples."""
+    """What is not refused would send the samples."""
     edit(run, lambda c: PLACES[place](c, address(server)))
     tasks = ("train",) if place == "a store" else ("train", "evaluate", "best_of_n", "doctor")
     for task in tasks:
@@ -286,7 +286,7 @@ def test_an_override_names_an_address_in_the_place_of_the_saved_one(run: Path) -
 
 @pytest.mark.parametrize("task", ["evaluate", "export", "best_of_n", "doctor", "sample"])
 def test_a_folder_starts_no_logger(run: Path, task: str, capsys: Any) -> None:
-    """But where training goes on. Failed first: evaluate wrote to the store that the folder names."""
+    """But where training goes on. Else evaluate would write to the store that the folder names."""
     board = {"_target_": "pgdlab.training.loggers.TensorBoard"}
     edit(run, lambda c: c.update(logger={"tensorboard": board}))
     assert cli.configuration([f"task={task}", "resume=runs/sent"]).nodes["logger"] == {}

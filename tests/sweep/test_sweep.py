@@ -247,7 +247,7 @@ def test_a_mistake_in_one_value_is_found_before_anything_starts(here: Path, caps
     ids=str,
 )
 def test_words_that_every_trial_would_refuse(here: Path, capsys: Any, words: list[str], key: str, said: str) -> None:
-    """Failed first: trial by trial."""
+    """Not trial by trial."""
     own = [word for word in POINTS if word.partition("=")[0] not in {w.partition("=")[0] for w in words}]
     write(here / "x.yaml", [*own, *words], parameters={key: {"values": [0, 1]}})
     assert cli.main(["task=sweep", "sweep=x.yaml"]) == 2
