@@ -84,9 +84,9 @@ def codes(mutants: Sequence[Mutant], copies: Sequence[Path]) -> Iterator[tuple[M
 
 def copied(folder: Path) -> Path:
     """What the tests need of the checkout, in the folder."""
-    for part in ("pgdlab", "tests", "configs", "benchmarks"):
+    for part in ("pgdlab", "tests", "configs", "benchmarks", "docs", "sweeps", "examples", "results"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "run.py"):
+    for file in ("pyproject.toml", "run.py", "README.md"):
         shutil.copy(ROOT / file, folder)
     return folder
 
