@@ -75,12 +75,13 @@ QUIET = re.compile(
     r"divergence(\..*)?|compare\.(name|by|ceilings.*)|reward\.batch|domain\.(folder|replicas)|optimizer\.(rates\..*|clip_norm|beta2))$"
 )
 # the doctor builds a trainer and an optimizer and trains nothing. In runs of so few updates: a half-life is one at least, which
-# of four is a quarter; a warm-up of one is none; and of eight pairs none may lie between two clips
+# of four is a quarter; a warm-up of one is none; of eight pairs none may lie between two clips, and of three steps none under a
+# smallest noise
 QUIET_IN = {
     "doctor": re.compile(r"(optimizer|trainer)\..*|plan\.sheet_every$"),
     **dict.fromkeys(
         ("train points", "train digits", "train actor-critic", "train rwr"),
-        re.compile(r"(optimizer\.(ema_halflife|warmup)|trainer\.clip)$"),
+        re.compile(r"(optimizer\.(ema_halflife|warmup)|trainer\.clip|policy\.kernel\.quiet)$"),
     ),
 }
 APART = ("runtime.devices", "runtime.num_nodes")  # more processes start this program, and not the one that they are of
