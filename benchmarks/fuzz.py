@@ -71,7 +71,7 @@ WHOLE = (
 )  # fmt: skip
 # keys that say how a run is done, how it is judged or where it is put: no figure of a small run needs to move
 QUIET = re.compile(
-    r"(name|runtime(\..*)?|logger(\..*)?|plan\.(rollout_batch|pass_size|checkpoint_every|max_failed)|budget(\..*)?|"
+    r"(name|runtime(\..*)?|logger(\..*)?|plan\.(rollout_batch|pass_size|checkpoint_every|max_failed)|policy\.checkpoint_activations|budget(\..*)?|"
     r"divergence(\..*)?|compare\.(name|by|ceilings.*)|reward\.batch|domain\.(folder|replicas)|optimizer\.(rates\..*|clip_norm|beta2))$"
 )
 # the doctor builds a trainer and an optimizer and trains nothing. In runs of so few updates: a half-life is one at least, which

@@ -1,4 +1,4 @@
-"""Seconds from the command to the first training step: python -m benchmarks.startup --rounds 5 experiment=quickstart
+"""Seconds from the command to the first training step: python -m benchmarks.startup --rounds 5 experiment=digits/quickstart
 
 Does what `python run.py` does with the words that follow, in an empty folder, until the first training step. The first round may
 have to read files that the later ones find in memory; medians of these. docs/performance.md says what the lines mean.

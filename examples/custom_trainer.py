@@ -28,8 +28,8 @@ class Soft(LikelihoodRatio):
 
 
 def main(overrides: list[str]) -> pgdlab.Run:
-    """Trains the quickstart with it."""
-    run = pgdlab.train(trainer=Soft(width=0.3), overrides=["name=soft", *overrides])
+    """Trains the digits of the quickstart with it."""
+    run = pgdlab.train("digits/quickstart", trainer=Soft(width=0.3), overrides=["name=soft", *overrides])
     print(run, run.config["trainer"])
     return run
 

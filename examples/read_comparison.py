@@ -11,7 +11,7 @@ def main(overrides: list[str]) -> pgdlab.Page:
     """Trains six runs of the same size, compares them, and prints the rows."""
     methods = {"ppo": ["trainer=ppo"], "reinforce": ["trainer=reinforce"]}
     runs = [
-        pgdlab.train("quickstart", overrides=[f"name={method}", f"seed={seed}", *words, *overrides])
+        pgdlab.train("digits/quickstart", overrides=[f"name={method}", f"seed={seed}", *words, *overrides])
         for method, words in methods.items()
         for seed in range(3)
     ]

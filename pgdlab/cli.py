@@ -29,7 +29,7 @@ EXAMPLES = """\
 Examples:
   pgdlab                                               the quickstart
   pgdlab experiment=NAME trainer.KEY=VALUE             another experiment, one setting of it changed
-  pgdlab trainer=NAME                                  another trainer: its whole node is replaced
+  pgdlab experiment=NAME trainer=NAME                  another trainer: its whole node is replaced
   pgdlab heldout=NAME plan.iterations=10 seed=3
   pgdlab resume=runs/NAME plan.iterations=80           go on where a run stopped
   pgdlab resume=runs/NAME trust=my_module              ... with the code of yours that it names: docs/security.md

@@ -52,7 +52,7 @@ def test_a_tutorial_does_what_it_says(name: str, tmp_path: Path) -> None:
         text = (place / "study.yaml").read_text()
         small = "".join(f"  - {word}\n" for word in ("policy.steps=2", "plan.iterations=1", "plan.eval_samples=8"))
         (place / "study.yaml").write_text(
-            text.replace("  - experiment=quickstart\n", f"  - experiment=quickstart\n{small}")
+            text.replace("  - experiment=digits/quickstart\n", f"  - experiment=digits/quickstart\n{small}")
         )
     commands = script(page).replace("mkdir steering", "mkdir -p steering")
     paths = {

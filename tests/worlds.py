@@ -25,6 +25,7 @@ TINY = [
     "policy.steps=4", "plan.samples=8", "plan.group=4", "plan.iterations=2", "plan.eval_samples=4",
     "plan.checkpoint_every=1",
 ]  # fmt: skip
+QUICK = "experiment=digits/quickstart"
 BRIGHT = "reward={_target_: tests.worlds.Bright}"
 
 
@@ -103,7 +104,8 @@ def tiny(*overrides: str) -> list[str]:
         o.startswith(("domain=gaussian", "domain=mixture", "domain=finite_set", "experiment=oracle/"))
         for o in overrides
     )
-    sizes = [*([] if exact else [f"domain.weights={base()}"]), *TINY]
+    new = not any(o.startswith(("experiment=", "resume=")) for o in overrides)
+    sizes = [*([QUICK] if new else []), *([] if exact else [f"domain.weights={base()}"]), *TINY]
     last = {word.partition("=")[0]: word for word in overrides}
     return [*usual(overrides, sizes), *last.values()]
 

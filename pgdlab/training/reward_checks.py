@@ -35,8 +35,8 @@ def reward(world: World, outcome: Outcome, sampling: float, group: int) -> Itera
     cause = "the same samples were paid otherwise the second time: is the scorer random?"
     yield Check("reward", "ok" if same else "failed", message if same else f"{message}; {cause}")
     yield from _order(world, outcome, first)
-    groups = torch.arange(rows, device=world.device) // group
-    yield _groups(total, measured, groups)
+    groups = torch.arange(rows, device=world.device) // (group if group > 1 else rows)
+    yield _groups(total, measured, groups, "groups" if group > 1 else "batches")
     slow = "; the reward is the bottleneck" if rate < sampling else ""
     speed = f"reward {rate:,.0f} samples/s, policy {sampling:,.0f} samples/s{slow}"
     yield Check("throughput", "warning" if slow else "ok", speed)
@@ -58,10 +58,13 @@ def _order(world: World, outcome: Outcome, first: StepRewards) -> Iterator[Check
         yield Check("order", "warning", message)
 
 
-def _groups(total: Tensor, measured: Tensor, groups: Tensor) -> Check:
-    """Whether rewards differ within groups; what best-of-n would gain is of the size of their spread."""
+def _groups(total: Tensor, measured: Tensor, groups: Tensor, kind: str) -> Check:
+    """Whether rewards differ within groups; what best-of-n would gain is of the size of their spread.
+
+    kind: what the groups are called: batches where every sample is a group of its own.
+    """
     dead, near = (dead_rows(total, measured, groups, floor).double().mean().item() for floor in (ROUNDED, 1e-3))
-    message = f"{dead:.0%} of groups have equal rewards"
+    message = f"{dead:.0%} of {kind} have equal rewards"
     if dead == 1:
         return Check("groups", "warning", f"{message}; there is nothing to learn from yet")
     if near == 1:

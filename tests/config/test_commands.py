@@ -46,7 +46,7 @@ def raw(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 def test_ls_names_experiments_and_options_with_a_line_each(here: Path, capsys: Any) -> None:
     experiments = said(["ls"], capsys)
     assert all(f"\n  {name} " in experiments for name in options("experiment"))
-    assert re.search(r"\n  quickstart +PPO steers digits of any class", experiments)
+    assert re.search(r"\n  quickstart +the gradient of their redness", experiments)
     assert all(f"\n  {name} " in said(["ls", "heldout"], capsys) for name in options("reward"))
     assert "\n  study/digits " in said(["ls", "sweep"], capsys)
     assert "Did you mean reward?" in said(["ls", "rewrad"], capsys, 2)

@@ -284,6 +284,14 @@ def test_the_share_of_dead_groups_is_that_of_the_plan() -> None:
     assert named(examine(some), "groups") == Check("groups", "ok", "75% of groups have equal rewards")
 
 
+def test_samples_that_are_groups_of_their_own_are_compared_over_the_batch() -> None:
+    some = module("plan.group=1")
+    some.world = replace(some.world, reward=Banded())
+    assert named(examine(some), "groups") == Check("groups", "ok", "0% of batches have equal rewards")
+    some.world = replace(some.world, reward=Constant())
+    assert named(examine(some), "groups").message.startswith("100% of batches have equal rewards")
+
+
 class Slow(Constant):
     def score(self, sample: Any, cond: Tensor) -> Score:
         import time
