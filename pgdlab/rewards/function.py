@@ -34,14 +34,15 @@ class Function(Reward):
 
     function: `file.py:name`, `module:name`, or the function itself. A torchmetrics.Metric is one too: it is reset, updated with
     a batch of one sample (and its prompt, where update() takes two arguments) and computed, for every sample. batch: samples
-    at a time, 0 for all. compares: whether a score depends on the other samples of the batch. recorded: a function that
-    a program handed over, in words: what a run folder says of it, which cannot be called. digest: of the function, by which it
-    is known again, see pgdlab.config.fingerprint; it is found, and not given.
+    at a time, 0 for all. compares: whether a score depends on the other samples of the batch. differentiable: whether scores
+    are a tensor with a gradient to the samples, as trainers that follow it need; not of PIL images or metrics. recorded: a
+    function that a program handed over, in words: what a run folder says of it, which cannot be called. digest: of the
+    function, by which it is known again, see pgdlab.config.fingerprint; it is found, and not given.
     """
 
     def __init__(
         self, *, function: str | Callable[..., Any] | None = None, images: Images = "tensor", batch: int = 0,
-        compares: bool = False, recorded: str | None = None, digest: str | None = None,
+        compares: bool = False, differentiable: bool = False, recorded: str | None = None, digest: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         if function is None and recorded is None:
@@ -51,6 +52,10 @@ class Function(Reward):
         require_images(images)
         self.function = resolved(function) if isinstance(function, str) else function
         self.images, self.batch, self._compares = images, batch, compares
+        if differentiable and (images == "pil" or is_metric(self.function)):
+            what = "PIL images carry" if images == "pil" else "a metric carries"
+            raise ValueError(f"differentiable is true, but {what} no gradient: give a function of tensors")
+        self.differentiable = differentiable
         self.recorded = recorded if self.function is None else described(self.function)
         self.digest = digest if self.function is None else fingerprint.digest(self.function)
         self.arity = 0 if self.function is None else arguments(self.function)
@@ -75,7 +80,11 @@ class Function(Reward):
             returned: Any = [self.measured(samples[i : i + 1], prompts[i : i + 1]) for i in range(len(cond))]
         else:
             returned = self.function(samples, prompts)
-        return returned if isinstance(returned, Score) else Score.of(numbers(returned, self.called).to(cond.device))
+        if isinstance(returned, Score):
+            return returned
+        if self.differentiable and isinstance(returned, Tensor):
+            return Score.of(returned)
+        return Score.of(numbers(returned, self.called).to(cond.device))
 
     def require(self) -> None:
         """Raises ShapeError where only the function's name is known: before anything is trained, and where it is called."""
@@ -252,6 +261,7 @@ def record(reward: Reward) -> dict[str, Any]:
         "images": known.images if known else "tensor",
         "batch": known.batch if known else 0,
         "compares": reward.compares(),
+        "differentiable": reward.differentiable,
         "recorded": known.recorded if known else described(reward),
         "digest": known.digest if known else fingerprint.digest(reward),
     }

@@ -1,11 +1,11 @@
-"""Sum and Gate against numbers worked out by hand."""
+"""Sum, Product and Gate against numbers worked out by hand."""
 
 import pytest
 import torch
 
 from pgdlab.functional.returns import reward_to_go
 from pgdlab.rewards.base import Outcome, Reward, Score, ShapeError, StepRewards
-from pgdlab.rewards.combine import Gate, Sum
+from pgdlab.rewards.combine import Gate, Product, Sum
 from pgdlab.rewards.dense import EveryStep, Shaped
 from pgdlab.rewards.guard import guarded
 
@@ -64,6 +64,35 @@ def test_sum_is_measured_where_all_are():
 def test_sum_refuses_a_weight_of_nothing_and_an_empty_sum(weights):
     with pytest.raises(ValueError, match="this sum's rewards"):
         Sum(rewards={"two": Power(1)} if weights else {}, weights=weights)
+
+
+def test_a_product_multiplies_final_values_and_keeps_them_as_parts():
+    both = Product(rewards={"one": Power(1), "square": Power(2, lame=True)})
+    score = both.score(SAMPLE, COND)
+    assert score.value.tolist() == [1.0, 8.0, 64.0]
+    assert score.measured.tolist() == [True, True, False]
+    assert score.parts["square"].tolist() == [1.0, 4.0, 16.0]
+    assert both(Outcome(SAMPLE, COND, steps=2)).values.tolist() == [[0.0, 1.0], [0.0, 8.0], [0.0, 64.0]]
+
+
+def test_a_product_has_the_gradient_of_a_product_also_at_zero():
+    """d (x x^2) / dx = 3 x^2, and of (x)(1 - x^2 where a factor is 0) what the other factor gives: 1 at 0."""
+    x = torch.tensor([2.0, 0.0], requires_grad=True)
+    some = Product(rewards={"one": Power(1), "square": Power(2)})
+    (slope,) = torch.autograd.grad(some.combined({"a": x, "b": x**2}).sum(), x, retain_graph=True)
+    assert slope.tolist() == [12.0, 0.0]
+    (slope,) = torch.autograd.grad(some.combined({"a": x, "b": 5 - x**2}).sum(), x)
+    assert slope.tolist() == [5 - 3 * 4.0, 5.0]
+
+
+def test_a_product_is_refused_where_two_bad_values_make_a_good_one():
+    with pytest.raises(ShapeError, match=r"rewards\.one is -1 at a sample; a product takes rewards of 0 and more"):
+        Product(rewards={"one": Power(1), "square": Power(2)}).score(torch.tensor([1.0, -1.0, 4.0]), COND)
+    with pytest.raises(ValueError, match="two or more rewards of final samples"):
+        Product(rewards={"one": Power(1)})
+    with pytest.raises(ValueError, match=r"\['dense'\].* pay on the way too"):
+        Product(rewards={"one": Power(1), "dense": Dense(1)})
+    assert not Product(rewards={"one": Power(1), "two": Power(1)}).differentiable
 
 
 def test_gate_pays_nothing_below_the_threshold_and_the_threshold_itself_passes():

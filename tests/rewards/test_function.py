@@ -247,6 +247,25 @@ def test_a_function_is_found_in_a_file_and_in_a_module(tmp_path: Path) -> None:
     assert guarded(both, Outcome(IMAGES, COND, 2), 0.0).total.tolist() == [3, 3.5, 4]
 
 
+def test_a_differentiable_function_keeps_its_gradient() -> None:
+    """d mean(x^2) / dx = 2 x / N; without the word the scores are cut off."""
+    x = torch.rand(3, 1, 2, 2, requires_grad=True)
+    own = Function(function=lambda samples, prompts: samples.square().flatten(1).mean(1), differentiable=True)
+    (slope,) = torch.autograd.grad(own.scored(x, COND).value.sum(), x)
+    torch.testing.assert_close(slope, x.detach() / 2)
+    assert own.differentiable
+    assert record(own)["differentiable"]
+    other = Function(function=own.function)
+    assert not other.scored(x, COND).value.requires_grad
+    assert not other.differentiable
+
+
+@pytest.mark.parametrize("extra", [{"images": "pil"}, {"function": torchmetrics.MeanMetric()}], ids=["pil", "metric"])
+def test_what_carries_no_gradient_is_not_differentiable(extra: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="no gradient: give a function of tensors"):
+        Function(**{"function": plain, "differentiable": True, **extra})
+
+
 def test_a_file_is_read_anew(tmp_path: Path) -> None:
     file = tmp_path / "again.py"
     for value in (1, 22):
