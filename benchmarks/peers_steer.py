@@ -67,6 +67,14 @@ def like_trl(o: Options) -> list[str]:
     ]  # fmt: skip
 
 
+def like_alignprop(o: Options) -> list[str]:
+    """What AlignPropTrainer does: an update for every batch, by the gradient through a random number of last steps."""
+    own = words(o, 1)
+    for key, value in (("iterations", o.iterations * o.samples // o.batch), ("samples", o.batch)):
+        own = [word for word in own if not word.startswith(f"plan.{key}=")] + [f"plan.{key}={value}"]
+    return [*own, "trainer=draft", "trainer.last=random", f"plan.pass_size={o.batch}"]
+
+
 def status(name: str) -> float:
     """MiB of this process: VmRSS, what it has; VmHWM, the most that it had."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -97,7 +105,7 @@ def base(o: Options, out: Path) -> Row:
 
 
 def cosines(scorer: ClipScore, images: Tensor, prompts: list[str]) -> Tensor:
-    """ClipScore's, with the gradient for the images that a reward of ours does not keep."""
+    """ClipScore's, of any texts."""
     clip = scorer.clip
     seen = features(clip.clip.get_image_features(pixel_values=clip.preprocess(images)))
     return (normalize(seen) * clip.texts(prompts)).sum(-1)
@@ -148,6 +156,7 @@ METHODS: dict[str, Callable[[Options, Path], Row]] = {
     "trl DDPOTrainer": ddpo,
     "trl AlignPropTrainer": alignprop,
     "pgdlab, DDPOTrainer's settings": lambda o, out: ours(like_trl(o), o, out),
+    "pgdlab, AlignPropTrainer's way": lambda o, out: ours(like_alignprop(o), o, out),
     "pgdlab, ppo": lambda o, out: ours(in_groups(o), o, out),
 }
 

@@ -12,7 +12,7 @@ from pgdlab import cli
 from pgdlab.config.compose import compose
 from pgdlab.config.groups import slots
 from pgdlab.config.tasks import changed, constants, reads, require_read
-from tests.worlds import POINTS, tiny
+from tests.worlds import POINTS, QUICK, tiny
 
 SETTINGS = {*slots(), "plan", "optimizer", "seed", "name", "sweep"}
 
@@ -91,8 +91,13 @@ def test_what_differs_between_two_configurations() -> None:
     assert changed(before, before) == {}
 
 
+def of_digits(*words: str) -> list[str]:
+    """The words, of digits where they name no experiment."""
+    return [*([] if any(word.startswith("experiment=") for word in words) else [QUICK]), *words]
+
+
 def judge(*words: str) -> Any:
-    node = cli.configuration(list(words)).nodes["heldout"]
+    node = cli.configuration(of_digits(*words)).nodes["heldout"]
     return node and (node["_target_"].rpartition(".")[2], node.get("target"))
 
 
@@ -128,7 +133,7 @@ def test_the_judge_is_that_of_the_reward(words: list[str], expected: Any, capsys
 )
 def test_a_judge_of_another_target_is_refused(words: list[str]) -> None:
     with pytest.raises(ValueError, match=r"is 7, but heldout\.target is 3.*set heldout\.target=7"):
-        cli.configuration(words)
+        cli.configuration(of_digits(*words))
     assert judge(*(word for word in words if word != "heldout.target=3"), "heldout.target=7") == ("ClassProbability", 7)
 
 
