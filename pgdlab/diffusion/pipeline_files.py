@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,7 +74,7 @@ def load_pipeline(source: str, dtype: str, variant: str | None, scheduler: Mappi
     """
     folder = found(source, variant)
     try:
-        with quiet():
+        with quiet(), complete(folder):
             pipe = read(folder, dtype, variant)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
         raise ValueError(f"cannot load the pipeline {source}: {error}") from error
@@ -132,6 +132,45 @@ def quiet() -> Iterator[None]:
                 library.disable_progress_bar()
                 after.callback(library.enable_progress_bar)
         yield
+
+
+class Missing(logging.Handler):
+    """Keeps what diffusers and transformers say of weights that they drew at random, and hands all else on."""
+
+    def __init__(self, others: Sequence[logging.Handler]) -> None:
+        super().__init__()
+        self.others, self.said = others, list[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "newly initialized" in record.getMessage():
+            self.said.append(record.getMessage())
+            return
+        for handler in self.others:
+            if record.levelno >= handler.level:
+                handler.handle(record)
+
+
+@contextmanager
+def complete(folder: Path) -> Iterator[None]:
+    """Raises ValueError where a part has weights that its file lacks: the libraries draw them at random, and warn."""
+    loggers = [logging.getLogger(library) for library in LIBRARIES]
+    before = [(logger.handlers, logger.level) for logger in loggers]
+    heard = [Missing(handlers) for handlers, _ in before]
+    for logger, handler in zip(loggers, heard, strict=True):
+        logger.handlers = [handler]
+        logger.setLevel(min(logger.level, logging.WARNING))
+    try:
+        yield
+    finally:
+        for logger, (handlers, level) in zip(loggers, before, strict=True):
+            logger.handlers = handlers
+            logger.setLevel(level)
+    for said in (line for handler in heard for line in handler.said):
+        parts = [part.name for part in sorted(folder.iterdir()) if str(part) in said]
+        raise ValueError(
+            f"{' and '.join(parts) or 'a part'} lacks weights, which would be drawn at random: the file is damaged, or was "
+            "saved by another version of the library"
+        )
 
 
 def found(source: str, variant: str | None) -> Path:

@@ -87,6 +87,8 @@ class LatentDenoiser(DiffusersDenoiser):
             for part in (pipe.vae, pipe.unet, pipe.text_encoder):
                 nn.Module.to(part, torch.float16)  # past the library's advice on single layers
             pipe.save_pretrained(folder, safe_serialization=True)
+        contrastive.write_words(tokenizer, folder / "tokenizer")
+        contrastive.name_as_transformers_4(folder / "text_encoder" / "model.safetensors")
         config = folder / "text_encoder" / "config.json"  # which transformers reads the precision from, unasked
         config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
         for part in contrastive.SIZES:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pgdlab.images.captioned import Captioned
@@ -67,6 +68,22 @@ def vocabulary(captions: tuple[str, ...]) -> Any:
     longest = max(map(len, made(list(captions)).input_ids))
     made.model_max_length = -(-longest // 8) * 8
     return made
+
+
+def write_words(tokenizer: Any, folder: Path) -> None:
+    """Saves a tokenizer, with the two files that transformers 4 reads and transformers 5 does not write."""
+    tokenizer.save_pretrained(folder)
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
+    pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]) + "\n")
+
+
+def name_as_transformers_4(weights: Path) -> None:
+    """Names a text tower's weights as transformers 4 does, which finds no others and draws them at random; 5 reads both."""
+    state = load_file(weights)
+    named = {name if name.startswith("text_model.") else f"text_model.{name}": x for name, x in state.items()}
+    save_file(named, weights, metadata={"format": "pt"})
 
 
 def tokens(tokenizer: Any, texts: list[str]) -> Int[Tensor, "B L"]:

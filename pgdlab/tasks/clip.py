@@ -45,7 +45,7 @@ def fit(cfg: Config, domain: CaptionedPictures, name: str, sizes: dict[str, Any]
         torch.manual_seed(sizes["seed"])
         network, tokenizer = contrastive.begun(pictures, domain.folder, name)
     ids = contrastive.tokens(tokenizer, list(pictures.captions))
-    tokenizer.save_pretrained(folder)
+    contrastive.write_words(tokenizer, folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(contrastive.preprocessing(pictures), indent=2) + "\n")
     with torch.random.fork_rng():
         torch.manual_seed(sizes["seed"])

@@ -11,6 +11,7 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers.utils import logging as of_transformers
 
 from pgdlab import cli
@@ -68,6 +69,22 @@ def test_what_is_made_is_a_pipeline(made: Path) -> None:
     facts = json.loads((made / "runs/pretrain-captioned/summary.json").read_text())
     assert 0 <= facts["quality"]["caption_first"] <= facts["quality"]["caption_top10"] == 1.0  # of four captions
     assert (made / "runs/pretrain-captioned/samples.png").is_file()
+
+
+def test_an_older_transformers_reads_the_words(made: Path) -> None:
+    """Version 4 reads vocab.json and merges.txt, and finds a text tower's weights under text_model alone."""
+    base = made / "runs/pretrain-captioned/base"
+    for folder in (base / "tokenizer", base / "clip", base / "judge"):
+        model = json.loads((folder / "tokenizer.json").read_text())["model"]
+        assert json.loads((folder / "vocab.json").read_text()) == model["vocab"]
+        head, *merges = (folder / "merges.txt").read_text().splitlines()
+        assert head == "#version: 0.2"
+        pairs = [pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"]]
+        assert [pair.split(" ") for pair in merges] == pairs
+    tower, clip = (load_file(base / part / "model.safetensors") for part in ("text_encoder", "clip"))
+    assert tower
+    for name, x in tower.items():
+        torch.testing.assert_close(x.float(), clip[name].float(), rtol=1e-3, atol=1e-6)  # half precision
 
 
 def test_it_is_steered_as_it_is(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

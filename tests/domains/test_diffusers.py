@@ -13,6 +13,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pgdlab import cli
 from pgdlab.config.compose import compose, load_run
@@ -244,6 +245,20 @@ def test_a_resumed_run_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     pipe.save_pretrained("base")
     assert cli.main(["resume=runs/half", "plan.iterations=3"]) == 2
     assert "was made on another base" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_a_part_that_lacks_a_weight_is_refused(part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The libraries draw it at random, and warn in a page of text."""
+    saved("stable diffusion")
+    file = next((Path("base") / part).glob("*.safetensors"))
+    weights = load_file(file)
+    lost = next(name for name, x in weights.items() if x.ndim > 1)
+    save_file({name: x for name, x in weights.items() if name != lost}, file, metadata={"format": "pt"})
+    assert cli.main(experiment(*TEXTS, "name=x")) == 2
+    said = capsys.readouterr().err
+    assert f"cannot load the pipeline base: {part} lacks weights, which would be drawn at random" in said
+    assert said.count("\n") < 4
 
 
 def test_prompts_are_encoded_in_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pgdlab import cli
 from pgdlab.config.compose import compose
@@ -40,6 +41,17 @@ def test_experiments_have_their_reward_and_the_judge(name: str) -> None:
     assert cfg.nodes["heldout"]["weights"] == "pgdlab:emoji/judge"
     assert (cfg.nodes["reward"].get("weights") == "pgdlab:emoji/clip") == (name in ("clip", "compose"))
     assert (cfg.nodes["domain"]["test_prompts"] is not None) == (name == "compose")
+
+
+def test_the_words_that_ship_are_read_by_older_libraries() -> None:
+    """Transformers 4 reads vocab.json and merges.txt; the text tower is the clip's, under the names that it has there."""
+    for folder in (ASSETS / "emoji" / name for name in ("tokenizer", "clip", "judge")):
+        model = json.loads((folder / "tokenizer.json").read_text())["model"]
+        assert json.loads((folder / "vocab.json").read_text()) == model["vocab"]
+        assert len((folder / "merges.txt").read_text().splitlines()) == 1 + len(model["merges"])
+    tower, clip = (load_file(ASSETS / "emoji" / part / "model.safetensors") for part in ("text_encoder", "clip"))
+    assert {*tower} == {name for name in clip if name.startswith("text_model.")}
+    assert all(torch.equal(x, clip[name]) for name, x in tower.items())
 
 
 def test_from_the_command_to_an_export_that_diffusers_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
