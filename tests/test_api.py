@@ -42,6 +42,11 @@ def bright(samples: Tensor, prompts: list[Any]) -> list[float]:
     return samples.flatten(1).mean(1).tolist()
 
 
+def sized(*words: str) -> list[str]:
+    """The words of a tiny run, whose experiment is given apart."""
+    return [word for word in tiny(*words) if not word.startswith("experiment=")]
+
+
 def dark(samples: Tensor, prompts: list[Any]) -> list[float]:
     return (-samples.flatten(1).mean(1)).tolist()
 
@@ -62,7 +67,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> pgdlab.Run:
     """A finished run, made once."""
     monkeypatch.chdir(folder)
     if not (folder / "runs" / "x").exists():
-        pgdlab.train("digits/ppo", reward=bright, overrides=[*tiny(), "name=x"])
+        pgdlab.train("digits/ppo", reward=bright, overrides=[*sized(), "name=x"])
     return pgdlab.load("runs/x", reward=bright)
 
 
@@ -142,7 +147,7 @@ def test_molecules_are_sampled_as_rdkits(here: Path) -> None:
         assert set(prompts) <= {1, 4}
         return [0.0 if mol is None else 1 / mol.GetNumAtoms() for mol in molecules]
 
-    run = pgdlab.train("molecules/ppo", reward=small, overrides=[*tiny(*words)[1:], "domain.fcd=false"])
+    run = pgdlab.train("molecules/ppo", reward=small, overrides=[*sized(*words)[1:], "domain.fcd=false"])
     drawn = run.sample(4, prompts=[1])
     assert [mol.GetNumAtoms() for mol in drawn] == [1] * 4
 
@@ -214,7 +219,7 @@ def test_two_lambdas_are_two_rewards(run: pgdlab.Run) -> None:
 
 
 def test_a_run_without_a_digest_goes_on_by_the_name(here: Path) -> None:
-    run = pgdlab.train("digits/ppo", reward=bright, overrides=[*tiny(), "name=x"])
+    run = pgdlab.train("digits/ppo", reward=bright, overrides=[*sized(), "name=x"])
     text = (run.folder / CONFIG).read_text()
     old = re.sub("\n *digest: .*", "", text)
     assert old != text
@@ -225,7 +230,7 @@ def test_a_run_without_a_digest_goes_on_by_the_name(here: Path) -> None:
 
 
 def test_a_held_out_reward_that_is_handed_over_is_announced(here: Path, capsys: Any) -> None:
-    cfg = begun(given(None, dark, None, "tensor"), "digits/ppo", [*tiny()[1:], "reward=jpeg"])
+    cfg = begun(given(None, dark, None, "tensor"), "digits/ppo", [*sized()[1:], "reward=jpeg"])
     said = capsys.readouterr().err
     assert "held-out reward: dark of tests.test_api, which was handed over" in said
     assert "goes with" not in said
@@ -372,7 +377,7 @@ def test_a_trainer_that_is_handed_over(here: Path) -> None:
 
 
 def test_rerunning_is_another_folder_with_the_same_figures(run: pgdlab.Run) -> None:
-    again = pgdlab.train("digits/ppo", reward=bright, overrides=[*tiny(), "name=x"])
+    again = pgdlab.train("digits/ppo", reward=bright, overrides=[*sized(), "name=x"])
     assert again.folder == run.folder.with_name("x-2")
     assert again.metrics["reward"] == run.metrics["reward"]
     assert again.summary["reward_after"] == run.summary["reward_after"]
@@ -401,7 +406,7 @@ def test_the_process_is_afterwards_what_it_was(here: Path, monkeypatch: pytest.M
         samples.zero_()
         return [0.5] * len(prompts)
 
-    run = pgdlab.train("digits/ppo", reward=rude, overrides=[*tiny(), "runtime.deterministic=true"])
+    run = pgdlab.train("digits/ppo", reward=rude, overrides=[*sized(), "runtime.deterministic=true"])
     assert run.folder.parent.parent == here
     assert process_state() == before
 
@@ -439,7 +444,7 @@ class Interrupting:
 
 def test_the_first_interrupt_ends_the_run_after_its_iteration(here: Path) -> None:
     handler = signal.getsignal(signal.SIGINT)
-    words = tiny("name=x", "plan.iterations=5")
+    words = sized("name=x", "plan.iterations=5")
     run = pgdlab.train("digits/ppo", reward=Interrupting(1), overrides=words)
     assert signal.getsignal(signal.SIGINT) is handler
     assert not run.finished
@@ -454,7 +459,7 @@ def test_the_first_interrupt_ends_the_run_after_its_iteration(here: Path) -> Non
 def test_the_second_interrupt_is_one_and_the_process_can_still_be_interrupted(here: Path) -> None:
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt, match="resume=runs/x"):
-        pgdlab.train("digits/ppo", reward=Interrupting(2), overrides=tiny("name=x", "plan.iterations=5"))
+        pgdlab.train("digits/ppo", reward=Interrupting(2), overrides=sized("name=x", "plan.iterations=5"))
     assert signal.getsignal(signal.SIGINT) is handler
     assert pgdlab.load("runs/x").metrics["iteration"] == [1]
     assert (here / "runs" / "x" / LAST).is_file()
@@ -463,7 +468,7 @@ def test_the_second_interrupt_is_one_and_the_process_can_still_be_interrupted(he
 def test_in_a_thread(here: Path) -> None:
     runs: list[pgdlab.Run] = []
     thread = threading.Thread(
-        target=lambda: runs.append(pgdlab.train("digits/ppo", reward=bright, overrides=[*tiny(), "name=x"]))
+        target=lambda: runs.append(pgdlab.train("digits/ppo", reward=bright, overrides=[*sized(), "name=x"]))
     )
     thread.start()
     thread.join()
