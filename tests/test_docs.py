@@ -33,7 +33,7 @@ from pgdlab.training.fit import fit
 from pgdlab.training.module import SteeringModule
 from pgdlab.training.optimizer import Optimization
 from tests.tiny import tiny_policy, tiny_world
-from tests.worlds import base
+from tests.worlds import QUICK, base
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -135,7 +135,7 @@ def tiny_run(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> 
     for name in ("LOCAL_RANK", "PGDLAB_RUN"):
         monkeypatch.delenv(name, raising=False)
     sizes = ["policy.steps=3", "plan.samples=4", "plan.group=2", "plan.iterations=1", "plan.eval_samples=4"]
-    train.main(compose([f"domain.weights={base()}", *sizes, "name=docs", *overrides]))
+    train.main(compose([QUICK, f"domain.weights={base()}", *sizes, "name=docs", *overrides]))
     monkeypatch.delenv("PGDLAB_RUN", raising=False)
     with (folder / "runs" / "docs" / "metrics.csv").open(newline="") as file:
         columns = set(next(csv.reader(file)))

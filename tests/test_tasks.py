@@ -22,7 +22,7 @@ from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.tasks import train
 from pgdlab.training.build import build_world
 from pgdlab.training.fit import LAST, load
-from tests.worlds import base, equal, tiny
+from tests.worlds import QUICK, base, equal, tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADLINE = {
@@ -161,7 +161,7 @@ def test_a_name_in_use_gets_a_number(runs: Runs) -> None:
     noise = runs.make("noise", *NOISE)
     before = (noise / SUMMARY).read_text()
     assert cli.main([*tiny(*NOISE, "plan.iterations=1"), "name=noise"]) == 0
-    sampling = ["task=sample", f"domain.weights={base()}", "plan.eval_samples=2", "policy.steps=2", "name=noise"]
+    sampling = ["task=sample", QUICK, f"domain.weights={base()}", "plan.eval_samples=2", "policy.steps=2", "name=noise"]
     for _ in range(2):
         assert cli.main(sampling) == 0
     found = {f.name for f in (runs.folder / "runs").glob("*noise*")}
@@ -194,7 +194,10 @@ def test_sample_and_evaluate_a_run(runs: Runs) -> None:
         assert again["evaluations"][name] == row
     assert again["reward_after"] == summary(run)["reward_after"]
     assert (
-        cli.main(["task=sample", f"domain.weights={base()}", "policy.steps=4", "plan.eval_samples=8", "name=base"]) == 0
+        cli.main(
+            ["task=sample", QUICK, f"domain.weights={base()}", "policy.steps=4", "plan.eval_samples=8", "name=base"]
+        )
+        == 0
     )
     assert not torch.equal(torch.load(runs.folder / "runs" / "sample-base" / "samples.pt")["sample"], tuned["sample"])
 
@@ -278,7 +281,14 @@ def test_the_doctor_is_a_task_on_any_config(runs: Runs, capsys: Any) -> None:
 def test_from_another_folder(tmp_path: Path) -> None:
     """`python /somewhere/run.py` writes its runs where it is called."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    command = [sys.executable, str(ROOT / "run.py"), "task=sample", f"domain.weights={base()}", "plan.eval_samples=2"]
+    command = [
+        sys.executable,
+        str(ROOT / "run.py"),
+        "task=sample",
+        QUICK,
+        f"domain.weights={base()}",
+        "plan.eval_samples=2",
+    ]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
     )

@@ -106,7 +106,7 @@ def test_the_command_answers_in_an_empty_folder(command: Path, empty: Path) -> N
     assert str(command.parent.parent) in shown  # it is the wheel's code that runs
     assert not re.search(r"\n  pgdlab +0\+unknown", shown)
     assert "pgdlab task=evaluate resume=" in said(command, empty, "task=evaluate", code=2)
-    assert "Did you mean trainer.clip?" in said(command, empty, "trainer.clp=1", code=2)
+    assert "Did you mean trainer.clip?" in said(command, empty, "experiment=digits/ppo", "trainer.clp=1", code=2)
     assert [*empty.iterdir()] == []
 
 

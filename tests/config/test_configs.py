@@ -14,7 +14,7 @@ import torch
 from pgdlab import cli
 from pgdlab.config.compose import CONFIGS, options
 from tests.molecules.tiny import base_3d, instead_of_qm9
-from tests.worlds import POINTS, base, fitted, graphs, read_by, tiny
+from tests.worlds import POINTS, QUICK, base, fitted, graphs, read_by, tiny
 
 GROUPS = sorted(folder.name for folder in CONFIGS.iterdir() if folder.is_dir() and any(folder.rglob("*.yaml")))
 OPTIONS = [(group, name) for group in GROUPS for name in options(group)]
@@ -59,7 +59,7 @@ KINDS = ("folder", "smiles", "diffusers", "captioned")
 ELSEWHERE |= {name: f"domains/test_{kind}" for kind in KINDS for name in OWN if kind in name}
 # of colour images, or of a base with prompts
 ELSEWHERE |= {"reward/red": "rewards/test_colour"}
-EMOJI = ("domain/emoji", "reward/emoji_clip", "reward/emoji_judge")
+EMOJI = ("domain/emoji", "experiment/quickstart", "reward/emoji_clip", "reward/emoji_judge")
 EMOJI += tuple(f"experiment/emoji/{name}" for name in ("clip", "jpeg", "red", "compose", "adjoint_red"))
 ELSEWHERE |= dict.fromkeys(EMOJI, "domains/test_emoji")
 
@@ -96,13 +96,13 @@ def test_an_option_runs_one_iteration(group: str, name: str, tmp_path: Path, mon
     if group == "guidance":
         monkeypatch.chdir(tmp_path)
         sizes = ["policy.steps=3", "plan.samples=4", "plan.iterations=10", "plan.eval_samples=4"]
-        assert cli.main([f"domain.weights={base()}", *sizes, "task=steer", f"guidance={name}"]) == 0
+        assert cli.main([QUICK, f"domain.weights={base()}", *sizes, "task=steer", f"guidance={name}"]) == 0
         return
     if name.endswith(("best_of_n", "/smc")):  # it trains nothing
         monkeypatch.chdir(tmp_path)
         many = [word if "iterations" not in word else "plan.iterations=20" for word in SMALL]
-        words = [word for word in tiny(*many, *with_base) if read_by("steer", word)]
-        assert cli.main([*words, f"{group}={name}"]) == 0
+        words = [word for word in tiny(f"{group}={name}", *many, *with_base) if read_by("steer", word)]
+        assert cli.main(words) == 0
         return
     picked = f"[{name}]" if group == "penalty" else name
     module = fitted(tmp_path, f"{group}={picked}", *SMALL, *with_base, *WITH.get(key, []))
@@ -159,5 +159,5 @@ def test_a_runtime_that_this_machine_lacks_is_refused(tmp_path: Path, monkeypatc
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["runtime=gpu", f"domain.weights={base()}", *SMALL]) == 2
+    assert cli.main([QUICK, "runtime=gpu", f"domain.weights={base()}", *SMALL]) == 2
     assert "error: runtime.accelerator is gpu, but torch sees no GPU" in capsys.readouterr().err

@@ -23,6 +23,7 @@ from pgdlab.rewards.base import Reward
 from pgdlab.sweep.file import Sweep
 from pgdlab.sweep.records import record
 from pgdlab.training.fit import LAST
+from tests.worlds import QUICK
 
 PAYLOAD = """
 from os import system
@@ -303,7 +304,7 @@ def test_functions_say_what_they_make_before_they_are_called(run: Path) -> None:
     with pytest.raises(ConfigError, match=r"must be a Reward; a function must say so: -> Reward"):
         make(Reward, dict(SHELL), "reward")
     with pytest.raises(ConfigError, match=r"policy\.steps"):
-        compose(["policy.steps={_target_: os.system, command: touch CALLED}"])
+        compose([QUICK, "policy.steps={_target_: os.system, command: touch CALLED}"])
     assert not (run.parents[1] / "CALLED").exists()
 
 

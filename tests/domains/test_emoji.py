@@ -35,12 +35,14 @@ def test_unseen_compositions_are_new_but_for_their_words() -> None:
     assert {word for text in unseen for word in text.split()} <= {word for text in trained for word in text.split()}
 
 
-@pytest.mark.parametrize("name", ["clip", "jpeg", "red", "compose", "adjoint_red"])
+@pytest.mark.parametrize(
+    "name", ["emoji/clip", "emoji/jpeg", "emoji/red", "emoji/compose", "emoji/adjoint_red", "quickstart"]
+)
 def test_experiments_have_their_reward_and_the_judge(name: str) -> None:
-    cfg = compose([f"experiment=emoji/{name}"])
+    cfg = compose([f"experiment={name}"])
     assert cfg.nodes["heldout"]["weights"] == "pgdlab:emoji/judge"
-    assert (cfg.nodes["reward"].get("weights") == "pgdlab:emoji/clip") == (name in ("clip", "compose"))
-    assert (cfg.nodes["domain"]["test_prompts"] is not None) == (name == "compose")
+    assert (cfg.nodes["reward"].get("weights") == "pgdlab:emoji/clip") == (name in ("emoji/clip", "emoji/compose"))
+    assert (cfg.nodes["domain"]["test_prompts"] is not None) == (name == "emoji/compose")
 
 
 def test_the_words_that_ship_are_read_by_older_libraries() -> None:
@@ -52,6 +54,22 @@ def test_the_words_that_ship_are_read_by_older_libraries() -> None:
     tower, clip = (load_file(ASSETS / "emoji" / part / "model.safetensors") for part in ("text_encoder", "clip"))
     assert {*tower} == {name for name in clip if name.startswith("text_model.")}
     assert all(torch.equal(x, clip[name]) for name, x in tower.items())
+
+
+def test_the_main_job_makes_them_redder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of its prompts, fewer samples: the reward of the same noise rises by more than one of 256 grey levels."""
+    monkeypatch.chdir(tmp_path)
+    sizes = [
+        "domain.prompts=[octopus]",
+        "plan.samples=4",
+        "plan.iterations=3",
+        "plan.eval_samples=4",
+        "optimizer.lr=6e-3",
+    ]
+    assert cli.main(sizes) == 0
+    summary = json.loads(Path("runs/quickstart/summary.json").read_text())
+    assert summary["reward_after"] > summary["reward_before"] + 1 / 256
+    assert (tmp_path / "runs/quickstart/before_after.png").is_file()
 
 
 def test_from_the_command_to_an_export_that_diffusers_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
