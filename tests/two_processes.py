@@ -63,6 +63,14 @@ SCENARIOS: dict[str, tuple[bool, tuple[str, ...]]] = {
     "draft": (True, ("trainer=draft", "penalty=constraint", "policy=lora", *PATCHY, "plan.iterations=3")),
     "rho": (True, ("policy=frozen", "initial=conditional", "trainer=ppo", *PATCHY, "plan.iterations=3")),
 }
+# the same with weights that are cut; unequal numbers of passes in the processes, and one that has none, are among them
+SHARDED = ("fp32", "passes", "grpo", "rwr", "failing", "critic", "terminal", "draft", "rho")
+SCENARIOS |= {f"sharded_{name}": (SCENARIOS[name][0], (*SCENARIOS[name][1], "runtime=fsdp_cpu")) for name in SHARDED}
+SCENARIOS["sharded_guided"] = (
+    True,
+    (*JOINT, *PATCHY, "policy=lora", "policy.guidance=2.0", "policy.checkpoint_activations=true", "plan.pass_size=3",
+     "plan.iterations=2", "runtime=fsdp_cpu"),
+)  # fmt: skip
 
 
 def main(folder: Path) -> None:

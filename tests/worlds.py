@@ -14,6 +14,7 @@ from torch import Tensor
 from pgdlab.config.compose import compose, instantiate
 from pgdlab.config.tasks import require_read
 from pgdlab.domains.image import SCHEDULER
+from pgdlab.processes import whole
 from pgdlab.rewards.base import Reward, Score
 from pgdlab.training.build import build_world
 from pgdlab.training.fit import fit
@@ -134,12 +135,12 @@ class Recorder(SteeringModule):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         trained = ((n, p) for n, p in self.policy.named_parameters() if p.requires_grad)
-        self.gradients.append({n: p.grad.clone() for n, p in trained if p.grad is not None})
+        self.gradients.append({n: whole(p.grad).clone() for n, p in trained if p.grad is not None})
         super().on_before_optimizer_step(optimizer)
 
     def on_train_batch_end(self, *given: Any) -> None:
         super().on_train_batch_end(*given)
-        self.weights.append({n: p.detach().clone() for n, p in self.policy.named_parameters()})
+        self.weights.append({n: whole(p.detach()).clone() for n, p in self.policy.named_parameters()})
 
 
 def recorder(*overrides: str, double: bool = False, nudge: float = 0.0) -> tuple[Recorder, Any]:

@@ -34,6 +34,7 @@ from pgdlab.training.divergence import Divergence
 from pgdlab.training.loggers import resume_rows
 from pgdlab.training.module import SteeringModule
 from pgdlab.training.prompt_table import PromptTable
+from pgdlab.training.sharding import FullyShardedStrategy, refuse_sharding
 from pgdlab.training.sheets import ContactSheets, require_pictures
 
 __all__ = ["LAST", "fit", "load", "make_trainer", "over", "ready", "require_base", "require_fit"]
@@ -47,9 +48,11 @@ def ready(module: SteeringModule, cfg: Config) -> int:
     Raises ValueError for what would stop the run later: a machine that is not there, samples that do not divide, a
     checkpoint that is missing, broken, of another model or base or further than plan.iterations. Nothing is written.
     """
-    size = make_trainer(cfg.nodes["runtime"], logger=False).world_size
-    module.world = replace(module.world, processes=Processes(size=size))
+    trainer = make_trainer(cfg.nodes["runtime"], logger=False)
+    module.world = replace(module.world, processes=Processes(size=trainer.world_size))
     module.algorithm.refuse(module.world)
+    if isinstance(trainer.strategy, FullyShardedStrategy):
+        refuse_sharding(module.world, module.world.plan.sheet_every)
     require_loggers(cfg)
     if module.world.plan.sheet_every:
         require_pictures(module.world.domain)
