@@ -165,6 +165,13 @@ def fitted(folder: Path, *overrides: str, double: bool = False, nudge: float = 0
     return module
 
 
+def continued(folder: Path, done: int, *overrides: str) -> Recorder:
+    """A recorder in fp64 after the rest of the run in folder, of which so many iterations are done."""
+    module, cfg = recorder(*overrides, double=True)
+    fit(module, cfg, folder, done=done)
+    return module
+
+
 def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     """||a - b|| / ||b|| over all tensors of two states with the same names."""
     assert a.keys() == b.keys()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from lightning.pytorch.strategies import DDPStrategy
@@ -11,6 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from pgdlab.diffusion.compiled import Compiled, blocks
 from pgdlab.diffusion.denoisers import NetworkDenoiser
 from pgdlab.processes import spread, whole
 from pgdlab.world import World
@@ -58,6 +58,10 @@ def refuse_sharding(world: World, sheets: int) -> None:
         raise ValueError(
             f"runtime.strategy cuts networks, and a {type(world.policy.denoiser).__name__} has none: set runtime=ddp"
         )
+    if any(isinstance(part, Compiled) for part in world.policy.modules()):
+        raise ValueError("policy.compiled_rows compiles networks, and one that is cut is not whole: set it to 0")
+    if not all(p.is_contiguous() for network in networks(world) for p in network.parameters()):
+        raise ValueError("policy.channels_last lays weights out otherwise than they are cut: set it to false")
     if world.old is not None:
         raise ValueError("a trust region copies the policy, and a network that is cut cannot be copied: set runtime=ddp")
     if sheets:
@@ -68,15 +72,6 @@ def networks(world: World) -> list[nn.Module]:
     """Those of the policy and of the reference, each once."""
     denoisers = [m for policy in (world.policy, world.reference) for m in policy.denoiser.modules()]
     return list(dict.fromkeys(m.network for m in denoisers if isinstance(m, NetworkDenoiser)))
-
-
-def blocks(network: nn.Module) -> Iterator[nn.Module]:
-    """What a network repeats: the items of its outermost lists that have weights."""
-    for child in network.children():
-        if isinstance(child, nn.ModuleList):
-            yield from (item for item in child if any(True for _ in item.parameters()))
-        else:
-            yield from blocks(child)
 
 
 class Cut:

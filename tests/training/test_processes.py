@@ -18,8 +18,9 @@ import torch
 from pgdlab import cli
 from pgdlab.config.runs import METRICS, SUMMARY
 from pgdlab.processes import Processes
-from tests.two_processes import SCENARIOS
-from tests.worlds import BRIGHT, distance, fitted, recorder, tiny
+from pgdlab.training.fit import LAST, load
+from tests.two_processes import RESUMED, SCENARIOS
+from tests.worlds import BRIGHT, continued, distance, fitted, recorder, tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,6 +36,7 @@ def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The scenarios' results in two processes."""
     folder = tmp_path_factory.mktemp("both")
+    fitted(folder / "one_first", *RESUMED, "plan.iterations=2", double=True)
     done = python("-m", "tests.two_processes", str(folder), cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
@@ -57,6 +59,27 @@ def test_two_processes_give_what_one_gives(name: str, both: Path, tmp_path: Path
             rel=1e-6 if double else 1e-3,
             abs=1e-9 if double else 1e-6,
         )
+
+
+def test_a_checkpoint_goes_from_cut_weights_to_whole_ones_and_back(both: Path, tmp_path: Path) -> None:
+    """Raw and averaged weights, moments and the course of the learning rate go on as one process's do, whoever began."""
+    fitted(tmp_path, *RESUMED, "plan.iterations=2", double=True)
+    for folder in (tmp_path, both / "two_first"):
+        continued(folder, 2, *RESUMED, "plan.iterations=4")
+    one, *others = (load(folder / LAST) for folder in (tmp_path, both / "two_first", both / "one_first"))
+    for other in others:
+        assert other.keys() == one.keys()
+        for part in ("state_dict", "current_model_state"):
+            assert distance(weights(other[part]), weights(one[part])) < 1e-8
+        states = [state["optimizer_states"][0]["state"] for state in (other, one)]
+        assert states[0].keys() == states[1].keys()
+        for k, own in states[1].items():
+            for name, x in own.items():
+                torch.testing.assert_close(states[0][k][name], x, rtol=1e-6, atol=1e-12)
+
+
+def weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: x for name, x in state.items() if name.startswith("policy.")}
 
 
 @pytest.mark.parametrize("name", [n for n, (_, some) in SCENARIOS.items() if any("Patchy" in s for s in some)])
