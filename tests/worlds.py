@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from pgdlab.config.compose import compose, instantiate
@@ -88,6 +90,14 @@ class OneClass(Reward):
         return Score.of(sample.flatten(1).mean(1).masked_fill(cond != 0, torch.nan))
 
 
+class Hanging(Bright):
+    """Bright, but as slow as a server that does not answer, as soon as there is a file `hang` in the working directory."""
+
+    def score(self, sample: Any, cond: Tensor) -> Score:
+        time.sleep(300 if Path("hang").exists() else 0)
+        return super().score(sample, cond)
+
+
 class Broken(Reward):
     """Raises for every sample."""
 
@@ -158,10 +168,12 @@ def recorder(*overrides: str, double: bool = False, nudge: float = 0.0) -> tuple
     return module, cfg
 
 
-def fitted(folder: Path, *overrides: str, double: bool = False, nudge: float = 0.0) -> Recorder:
-    """A recorder after its run in folder."""
+def fitted(
+    folder: Path, *overrides: str, double: bool = False, nudge: float = 0.0, more: Sequence[Callback] = ()
+) -> Recorder:
+    """A recorder after its run in folder. more: callbacks."""
     module, cfg = recorder(*overrides, double=double, nudge=nudge)
-    fit(module, cfg, folder)
+    fit(module, cfg, folder, more)
     return module
 
 

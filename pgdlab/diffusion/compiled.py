@@ -24,7 +24,9 @@ class Compiled(Denoiser):
     def __init__(self, denoiser: Denoiser, rows: int) -> None:
         super().__init__()
         if rows < 1:
-            raise ValueError(f"policy.compiled_rows is {rows}; it must be at least 1, or 0 for a network that is not compiled")
+            raise ValueError(
+                f"policy.compiled_rows is {rows}; it must be at least 1, or 0 for a network that is not compiled"
+            )
         self.denoiser, self.rows, self.schedule = denoiser, rows, denoiser.schedule
         for part in (p for m in denoiser.modules() if isinstance(m, NetworkDenoiser) for p in repeated(m.network)):
             part.compile(dynamic=False)

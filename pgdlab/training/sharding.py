@@ -63,9 +63,13 @@ def refuse_sharding(world: World, sheets: int) -> None:
     if not all(p.is_contiguous() for network in networks(world) for p in network.parameters()):
         raise ValueError("policy.channels_last lays weights out otherwise than they are cut: set it to false")
     if world.old is not None:
-        raise ValueError("a trust region copies the policy, and a network that is cut cannot be copied: set runtime=ddp")
+        raise ValueError(
+            "a trust region copies the policy, and a network that is cut cannot be copied: set runtime=ddp"
+        )
     if sheets:
-        raise ValueError("contact sheets are drawn by one process, and a network that is cut needs all: set plan.sheet_every=0")
+        raise ValueError(
+            "contact sheets are drawn by one process, and a network that is cut needs all: set plan.sheet_every=0"
+        )
 
 
 def networks(world: World) -> list[nn.Module]:

@@ -78,8 +78,8 @@ def sampled(some: Policy) -> Any:
 @pytest.mark.parametrize(("tuning", "graphs"), [(Full(), 2), (LoRA(rank=2), 3)])
 def test_a_compiled_policy_is_the_eager_one(tuning: Tuning, graphs: int) -> None:
     """Samples, densities and gradients agree to rounding, in sampling batches of 5 and 2 rows and a replay of 21 pairs. Replay
-    adds no graph: three blocks have one for it and for sampling, and the reference, which takes the last step, another one (peft's
-    layers one more, when they are first switched on again)."""
+    adds no graph: three blocks have one for it and for sampling, and the reference, which takes the last step, another one
+    (peft's layers one more, when they are first switched on again)."""
     torch._dynamo.reset()
     before = counters["stats"]["unique_graphs"]
     eager, compiled = policy(tuning), policy(tuning, compiled_rows=4)
@@ -106,7 +106,7 @@ def test_what_is_compiled() -> None:
     other = denoiser().network
     assert repeated(other) == [other]
     assert type(policy(Full(), compiled_rows=4).reference().denoiser) is Compiled
-    with pytest.raises(ValueError, match="policy.compiled_rows is -1; it must be at least 1, or 0"):
+    with pytest.raises(ValueError, match=r"policy.compiled_rows is -1; it must be at least 1, or 0"):
         policy(Full(), compiled_rows=-1)
 
 
@@ -121,7 +121,9 @@ def test_channels_last_changes_the_layout_alone() -> None:
     x, h = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2])
     plain, last = (some(x, h, COND[:3]).mean for some in made)
     torch.testing.assert_close(last, plain, rtol=1e-5, atol=1e-6)
-    layouts = [[p.is_contiguous(memory_format=torch.channels_last) for p in some.parameters() if p.ndim == 4] for some in made]
+    layouts = [
+        [p.is_contiguous(memory_format=torch.channels_last) for p in some.parameters() if p.ndim == 4] for some in made
+    ]
     assert all(layouts[1])
     assert not all(layouts[0])
     with pytest.raises(ValueError, match="there are no convolutions of images"):
