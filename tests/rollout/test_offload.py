@@ -31,7 +31,7 @@ class Noting(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.notes.append("works")
         if not x.any():
-            raise ValueError
+            raise ValueError("nothing to see")
         return x
 
 
@@ -41,7 +41,7 @@ def test_a_part_is_on_the_device_while_it_works() -> None:
     for _ in range(2):
         offload(part, torch.device("meta"))
     assert part(torch.ones(1)) == 1
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="nothing"):
         part(torch.zeros(1))
     assert part.notes == ["cpu", "cpu", *["meta", "works", "cpu"] * 2]
 

@@ -41,7 +41,7 @@ def test_each_process_has_its_part(cut: Path) -> None:
     assert kept["all"] > 1000
     assert kept["all"] / 2 <= kept["weights"] < 0.6 * kept["all"]  # rows that do not divide by two are in the first one
     assert kept["moments"] == 2 * kept["weights"]
-    assert kept["adapters"] == 0  # are cut
+    assert kept["whole"] == 0
 
 
 def test_a_checkpoint_goes_from_cut_weights_to_whole_ones_and_back(cut: Path, tmp_path: Path) -> None:
