@@ -68,7 +68,14 @@ def test_a_device_s_rate_is_of_the_rows_that_were_passed(capsys: pytest.CaptureF
     assert "of the matrix rate, training" in capsys.readouterr().out
 
 
-SMALL = ["plan.samples=4", "plan.group=4", "policy.steps=3", "domain.width=8", "trainer.minibatches=2", "trainer.epochs=1"]
+SMALL = [
+    "plan.samples=4",
+    "plan.group=4",
+    "policy.steps=3",
+    "domain.width=8",
+    "trainer.minibatches=2",
+    "trainer.epochs=1",
+]
 
 
 @pytest.mark.parametrize("peer", loops.loops(half=False, rows=2, epochs=1, minibatches=2), ids=["ddpo-pytorch", "trl"])

@@ -88,9 +88,7 @@ class Stored(Callback):
             "all": sum(p.numel() for p in weights),
             "weights": sum(local(p).numel() for p in weights),
             "moments": sum(local(x).numel() for x in moments if x.ndim),
-            "whole": sum(
-                not is_cut(m.network) for m in pl_module.policy.modules() if isinstance(m, NetworkDenoiser)
-            ),
+            "whole": sum(not is_cut(m.network) for m in pl_module.policy.modules() if isinstance(m, NetworkDenoiser)),
         }
 
 
@@ -104,7 +102,9 @@ def main(folder: Path, runtime: str) -> None:
             torch.save(kept, folder / f"{name}.pt")
     if runtime == "fsdp_cpu":
         stored = Stored()
-        first = fitted(folder / "two_first", f"runtime={runtime}", *RESUMED, "plan.iterations=2", double=True, more=[stored])
+        first = fitted(
+            folder / "two_first", f"runtime={runtime}", *RESUMED, "plan.iterations=2", double=True, more=[stored]
+        )
         if first.global_rank == 0:
             torch.save(stored.found, folder / "parts.pt")
         continued(folder / "one_first", 2, f"runtime={runtime}", *RESUMED, "plan.iterations=4")

@@ -3,7 +3,11 @@
 from tests.mistakes import Mutant
 
 SHARDING, MODULE, OPTIMIZER = "training/sharding.py", "training/module.py", "training/optimizer.py"
-T_SHARDING, T_PROCESSES, T_COMPILED = "training/test_sharding.py", "training/test_processes.py", "diffusion/test_compiled.py"
+T_SHARDING, T_PROCESSES, T_COMPILED = (
+    "training/test_sharding.py",
+    "training/test_processes.py",
+    "diffusion/test_compiled.py",
+)
 T_OFFLOAD = "rollout/test_offload.py"
 
 MUTANTS = [
@@ -54,14 +58,6 @@ MUTANTS = [
         "if False:",
         T_SHARDING,
         "cannot_serve",
-    ),
-    Mutant(
-        "average: of the first update as of the others",
-        "training/callbacks.py",
-        "1 - self.decay if self.updates else 1.0",
-        "1 - self.decay",
-        "training/test_module.py",
-        "computed_by_hand",
     ),
     Mutant(
         "offload: a part stays on the device",
