@@ -9,7 +9,7 @@ reduce-overhead captures CUDA graphs. Operations are those of the network's pass
 matrix rate is that of one large product of square matrices in the precision of the network. Compiling is not timed. Medians,
 quartiles in brackets. Memory: the most that a GPU has held. seconds: for so long instead of a number of rounds. peers: a table of
 iterations of ours and of the loops of benchmarks/loops.py instead, with the same network, samples, steps, minibatches and
-optimiser steps, each for so long; ours is then `trainer=ddpo trainer.baseline=mean penalty=none`.
+optimiser steps, each for so long, in processor time on a CPU; ours is then `trainer=ddpo trainer.baseline=mean penalty=none`.
 """
 
 from __future__ import annotations
@@ -70,9 +70,11 @@ def seconds(call: Callable[[], Any], device: torch.device, rounds: int) -> Any:
 class Card(Callback):
     """Measures during a run: first operations and the matrix rate, then iterations, and at the end sampling alone."""
 
-    def __init__(self, mode: str, rounds: int, limit: float = math.inf) -> None:
+    def __init__(
+        self, mode: str, rounds: int, limit: float = math.inf, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         """limit: seconds, after which no iteration begins but a second timed one."""
-        self.mode, self.rounds, self.limit = mode, rounds, limit
+        self.mode, self.rounds, self.limit, self.clock = mode, rounds, limit, clock
         self.begun: list[float] = []
 
     def on_train_start(self, trainer: Any, pl_module: SteeringModule) -> None:
@@ -84,7 +86,7 @@ class Card(Callback):
 
     def on_train_epoch_start(self, trainer: Any, pl_module: SteeringModule) -> None:
         wait(pl_module.device)
-        self.begun.append(time.perf_counter())
+        self.begun.append(self.clock())
         if len(self.begun) > WARM + 2 and self.begun[-1] - self.begun[WARM] > self.limit:
             trainer.should_stop = True
 
@@ -157,11 +159,13 @@ def show(module: SteeringModule, card: Card) -> None:
         print(f"  memory, GB                    {torch.cuda.max_memory_allocated() / 1e9:.1f}", flush=True)
 
 
-def run(size: str, mode: str, rounds: int, limit: float, words: list[str]) -> tuple[SteeringModule, Card]:
+def run(
+    size: str, mode: str, rounds: int, limit: float, words: list[str], clock: Callable[[], float] = time.perf_counter
+) -> tuple[SteeringModule, Card]:
     """A run, and what was seen of it."""
     iterations = rounds + WARM + 1 if limit == math.inf else MANY
     cfg = compose([*SIZES[size], *words, f"plan.iterations={iterations}", f"plan.checkpoint_every={iterations}"])
-    module, card = build_module(cfg), Card(mode, rounds, limit)
+    module, card = build_module(cfg), Card(mode, rounds, limit, clock)
     with tempfile.TemporaryDirectory() as folder:
         fit(module, cfg, Path(folder), [card])
     return module, card
@@ -184,9 +188,10 @@ def beside_peers(size: str, limit: float, words: list[str]) -> list[tuple[str, A
     from diffusers import DDIMScheduler
 
     same = ["trainer=ddpo", "trainer.baseline=mean", "penalty=none", *words]
-    module, card = run(size, "none", 1, limit, same)
-    found = [("pgdlab", np.diff(card.begun[WARM:]), held())]
     cfg = compose([*SIZES[size], *same])
+    clock = clock_of(cfg.nodes["runtime"]["accelerator"])
+    module, card = run(size, "none", 1, limit, same, clock)
+    found = [("pgdlab", np.diff(card.begun[WARM:]), held())]
     trainer: Any = module.algorithm
     for peer in loops(
         cfg.nodes["runtime"]["precision"] == "bf16-mixed",
@@ -202,12 +207,17 @@ def beside_peers(size: str, limit: float, words: list[str]) -> list[tuple[str, A
         peer.iteration(world, scheduler, optimizer)
         while len(took) < 2 or sum(took) < limit:
             wait(world.device)
-            begun = time.perf_counter()
+            begun = clock()
             peer.iteration(world, scheduler, optimizer)
             wait(world.device)
-            took.append(time.perf_counter() - begun)
+            took.append(clock() - begun)
         found.append((peer.name, np.array(took), held()))
     return found
+
+
+def clock_of(accelerator: str) -> Callable[[], float]:
+    """Of seconds that are comparable: on a CPU, which others may share, those of this process."""
+    return time.process_time if accelerator == "cpu" else time.perf_counter
 
 
 def held() -> float:

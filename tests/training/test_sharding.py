@@ -40,7 +40,7 @@ def test_each_process_has_its_part(cut: Path) -> None:
     kept = torch.load(cut / "parts.pt", weights_only=False)
     assert kept["all"] > 1000
     assert kept["all"] / 2 <= kept["weights"] < 0.6 * kept["all"]  # rows that do not divide by two are in the first one
-    assert kept["moments"] == 2 * kept["weights"]
+    assert kept["moments"] == 2 * (kept["weights"] + 2 * 8 * 8)  # rho's mean and scale are whole
     assert kept["whole"] == 0
 
 
@@ -66,6 +66,7 @@ def weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def test_what_cut_weights_cannot_serve_is_refused() -> None:
+    sizes = ("plan.pass_size=4", "plan.rollout_batch=4")  # else a pass is measured, and compiled
     for words, why in {
         ("penalty=[path_kl,trust_region]",): "a trust region copies the policy",
         ("plan.sheet_every=1",): "set plan.sheet_every=0",
@@ -73,7 +74,7 @@ def test_what_cut_weights_cannot_serve_is_refused() -> None:
         ("policy.compiled_rows=4",): "policy.compiled_rows compiles networks",
         POINTS: r"runtime.strategy cuts networks, and a \w+ has none: set runtime=ddp",
     }.items():
-        cfg = compose(tiny(*words) if words == POINTS else tiny(BRIGHT, *words))
+        cfg = compose(tiny(*words) if words == POINTS else tiny(BRIGHT, *words, *sizes))
         world = build_world(cfg)
         made = SteeringModule(world, instantiate(cfg.nodes["trainer"]), instantiate(cfg.nodes["optimizer"]))
         with pytest.raises(ValueError, match=why):
