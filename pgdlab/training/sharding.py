@@ -88,14 +88,15 @@ class Cut:
         copied = trained if len(trained) < len(list(network.parameters())) else set()
         for part in (*blocks(network), network):  # after a pass too, so that the weights are always found as they train
             fully_shard(part, mesh=mesh, reshard_after_forward=True, ignored_params=copied)
-        for part in sharded_in(network):
-            part.set_gradient_divide_factor(1.0)  # losses are divided by global counts
-            part.set_force_sum_reduction_for_comms(True)
+        for unit in sharded_in(network):
+            unit.set_gradient_divide_factor(1.0)  # losses are divided by global counts
+            unit.set_force_sum_reduction_for_comms(True)
 
     def join(self) -> None:
         """The network as it was, with the weights as they are. A collective call."""
         for part, (kind, before) in self.before.items():
-            for name, p in part._parameters.items():
+            held: dict[str, Any] = part._parameters
+            for name, p in held.items():
                 if isinstance(p, DTensor):
                     part._parameters[name] = nn.Parameter(whole(p.detach()), p.requires_grad)
             part.__class__ = kind

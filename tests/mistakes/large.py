@@ -14,8 +14,8 @@ MUTANTS = [
     Mutant(
         "sharding: gradients are means over the processes",
         SHARDING,
-        "part.set_gradient_divide_factor(1.0)",
-        "part.set_gradient_divide_factor(2.0)",
+        "unit.set_gradient_divide_factor(1.0)",
+        "unit.set_gradient_divide_factor(2.0)",
         T_SHARDING,
         "whole_ones_give and passes",
     ),
