@@ -7,12 +7,15 @@ Sampling, and whole iterations of PPO with a path KL, as `python run.py` makes t
 benchmarks/large.py in bf16 under LoRA, untrained. compiled: `none`, or the modes of torch.compile that are tried;
 reduce-overhead captures CUDA graphs. Operations are those of the network's passes, which torch's FlopCounterMode counts; the
 matrix rate is that of one large product of square matrices in the precision of the network. Compiling is not timed. Medians,
-quartiles in brackets. Memory: the most that a GPU has held.
+quartiles in brackets. Memory: the most that a GPU has held. seconds: for so long instead of a number of rounds. peers: a table of
+iterations of ours and of the loops of benchmarks/loops.py instead, with the same network, samples, steps, minibatches and
+optimiser steps, each for so long, in processor time on a CPU; ours is then `trainer=ddpo trainer.baseline=mean penalty=none`.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,14 +29,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.items import CLASSES, LATENT
 from benchmarks.large import MODELS
+from benchmarks.loops import loops
 from benchmarks.passes import networks
 from pgdlab.config.compose import compose
+from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.rollout.sampler import rollout
 from pgdlab.training.build import build_module
 from pgdlab.training.fit import fit
 from pgdlab.training.module import SteeringModule
 from pgdlab.world import World
 
+WARM = 2  # iterations that are not timed
+MANY = 10**6  # iterations of a run that a clock ends
 MODES = ("none", "default", "reduce-overhead", "max-autotune")
 SIZES = {"latent": [*LATENT]} | {
     size: [*(w for w in LATENT if not w.startswith(("domain", "plan"))),
@@ -63,8 +70,11 @@ def seconds(call: Callable[[], Any], device: torch.device, rounds: int) -> Any:
 class Card(Callback):
     """Measures during a run: first operations and the matrix rate, then iterations, and at the end sampling alone."""
 
-    def __init__(self, mode: str, rounds: int) -> None:
-        self.mode, self.rounds = mode, rounds
+    def __init__(
+        self, mode: str, rounds: int, limit: float = math.inf, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """limit: seconds, after which no iteration begins but a second timed one."""
+        self.mode, self.rounds, self.limit, self.clock = mode, rounds, limit, clock
         self.begun: list[float] = []
 
     def on_train_start(self, trainer: Any, pl_module: SteeringModule) -> None:
@@ -76,7 +86,9 @@ class Card(Callback):
 
     def on_train_epoch_start(self, trainer: Any, pl_module: SteeringModule) -> None:
         wait(pl_module.device)
-        self.begun.append(time.perf_counter())
+        self.begun.append(self.clock())
+        if len(self.begun) > WARM + 2 and self.begun[-1] - self.begun[WARM] > self.limit:
+            trainer.should_stop = True
 
     def on_train_end(self, trainer: Any, pl_module: SteeringModule) -> None:
         """Afterwards Lightning takes the module off the device."""
@@ -132,7 +144,7 @@ def show(module: SteeringModule, card: Card) -> None:
     """Prints what a run measured."""
     plan, capacity, steps = module.world.plan, module.world.capacity, module.policy.steps
     rate = float(np.median(card.matrices))
-    took = np.diff(card.begun[2:])  # the last one has no next
+    took = np.diff(card.begun[WARM:])  # the last one has no next
     sampled, trained = rows(module)
     drawn = plan.samples * steps * card.forward / card.drawing
     spent = (sampled * card.forward + trained * card.both) / took
@@ -147,13 +159,22 @@ def show(module: SteeringModule, card: Card) -> None:
         print(f"  memory, GB                    {torch.cuda.max_memory_allocated() / 1e9:.1f}", flush=True)
 
 
-def main(size: str, modes: list[str], rounds: int, words: list[str]) -> None:
+def run(
+    size: str, mode: str, rounds: int, limit: float, words: list[str], clock: Callable[[], float] = time.perf_counter
+) -> tuple[SteeringModule, Card]:
+    """A run, and what was seen of it."""
+    iterations = rounds + WARM + 1 if limit == math.inf else MANY
+    cfg = compose([*SIZES[size], *words, f"plan.iterations={iterations}", f"plan.checkpoint_every={iterations}"])
+    module, card = build_module(cfg), Card(mode, rounds, limit, clock)
+    with tempfile.TemporaryDirectory() as folder:
+        fit(module, cfg, Path(folder), [card])
+    return module, card
+
+
+def main(size: str, modes: list[str], rounds: int, limit: float, words: list[str]) -> None:
     """Prints the tables."""
     for mode in modes:
-        cfg = compose([*SIZES[size], *words, f"plan.iterations={rounds + 3}", f"plan.checkpoint_every={rounds + 3}"])
-        module, card = build_module(cfg), Card(mode, rounds)
-        with tempfile.TemporaryDirectory() as folder:
-            fit(module, cfg, Path(folder), [card])
+        module, card = run(size, mode, rounds, limit, words)
         if mode == modes[0]:
             weights = sum(p.numel() for p in module.policy.denoiser.parameters())
             print(f"{size}: {weights:,} weights, {module.world.plan.samples} samples x {module.policy.steps} steps")
@@ -162,10 +183,71 @@ def main(size: str, modes: list[str], rounds: int, words: list[str]) -> None:
         show(module, card)
 
 
+def beside_peers(size: str, limit: float, words: list[str]) -> list[tuple[str, Any, float]]:
+    """(whose, seconds of each iteration, GB) of ours and of the peers' loops."""
+    from diffusers import DDIMScheduler
+
+    same = ["trainer=ddpo", "trainer.baseline=mean", "penalty=none", *words]
+    cfg = compose([*SIZES[size], *same])
+    clock = clock_of(cfg.nodes["runtime"]["accelerator"])
+    module, card = run(size, "none", 1, limit, same, clock)
+    found = [("pgdlab", np.diff(card.begun[WARM:]), held())]
+    trainer: Any = module.algorithm
+    for peer in loops(
+        cfg.nodes["runtime"]["precision"] == "bf16-mixed",
+        min(module.world.plan.samples // trainer.minibatches, module.world.capacity.pass_size),
+        trainer.epochs, trainer.minibatches,
+    ):  # fmt: skip
+        world = build_module(cfg).world  # what the one before has trained is another network
+        inner = next(m for m in world.policy.modules() if isinstance(m, DiffusersDenoiser))
+        scheduler = DDIMScheduler.from_config(inner.schedule.scheduler.config)
+        scheduler.set_timesteps(world.policy.steps)
+        optimizer = torch.optim.AdamW([p for p in world.policy.parameters() if p.requires_grad], lr=1e-4)
+        took: list[float] = []
+        peer.iteration(world, scheduler, optimizer)
+        while len(took) < 2 or sum(took) < limit:
+            wait(world.device)
+            begun = clock()
+            peer.iteration(world, scheduler, optimizer)
+            wait(world.device)
+            took.append(clock() - begun)
+        found.append((peer.name, np.array(took), held()))
+    return found
+
+
+def clock_of(accelerator: str) -> Callable[[], float]:
+    """Of seconds that are comparable: on a CPU, which others may share, those of this process."""
+    return time.process_time if accelerator == "cpu" else time.perf_counter
+
+
+def held() -> float:
+    """The most that a GPU has held since the last call, GB; NaN without one."""
+    if not torch.cuda.is_available():
+        return math.nan
+    most = torch.cuda.max_memory_allocated() / 1e9
+    torch.cuda.reset_peak_memory_stats()
+    return most
+
+
+def table(size: str, limit: float, words: list[str]) -> None:
+    """Prints the table of ours and the peers' loops, in markdown."""
+    found = beside_peers(size, limit, words)
+    samples = compose([*SIZES[size], *words]).nodes["plan"]["samples"]
+    print("| loop | seconds an iteration | samples a second | iterations timed | memory, GB |\n|---|---|---|---|---|")
+    for name, took, memory in found:
+        most = "" if math.isnan(memory) else f"{memory:.1f}"
+        print(f"| {name} | {cell(took)} | {samples / np.median(took):.3g} | {len(took)} | {most} |", flush=True)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=list(SIZES), default="latent")
     parser.add_argument("--compiled", nargs="+", choices=MODES, default=["none"])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=math.inf)
+    parser.add_argument("--peers", action="store_true")
     options, words = parser.parse_known_args()
-    main(options.size, options.compiled, options.rounds, words)
+    if options.peers:
+        table(options.size, 60.0 if options.seconds == math.inf else options.seconds, words)
+    else:
+        main(options.size, options.compiled, options.rounds, options.seconds, words)

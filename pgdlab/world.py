@@ -14,6 +14,7 @@ from pgdlab.processes import Processes
 from pgdlab.rewards.base import Reward, prefetching
 from pgdlab.rollout.memory import Capacity, rows_that_fit
 from pgdlab.rollout.noise import Noise
+from pgdlab.rollout.offload import offload
 from pgdlab.rollout.plan import Plan
 from pgdlab.rollout.trajectory import dtype_of
 
@@ -50,11 +51,15 @@ class World:
         return self.policy.device
 
     def to(self, device: torch.device) -> World:
-        """Moves every part that has weights; measures the capacity that is not known."""
-        parts = [self.policy, self.reference, self.old, self.critic, self.reward, self.heldout, self.penalties]
-        for part in [*parts, self.domain.decoder]:
+        """Moves every part that has weights; measures the capacity that is not known. With plan.offload the decoder and the
+        rewards go there for each of their calls only."""
+        seldom = [part for part in (self.domain.decoder, self.reward, self.heldout) if part is not None]
+        always = [self.policy, self.reference, self.old, self.critic, self.penalties]
+        for part in [*always, *([] if self.plan.offload else seldom)]:
             if part is not None:
                 part.to(device)
+        for part in seldom if self.plan.offload else ():
+            offload(part, device)
         if not (self.capacity.rollout_batch and self.capacity.pass_size):
             self.measure()
         return self

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
-from benchmarks import card, fits, large, peers_steer
+from benchmarks import card, fits, large, loops, peers_steer
 from benchmarks.efficiency import cell, reached
 from benchmarks.passes import Call, networks
 from benchmarks.scaling import flops, words
 from pgdlab.comparison.folders import Run
 from pgdlab.config.compose import compose
 from pgdlab.diffusion.conditioning import NoLabels
+from pgdlab.functional.gaussian import log_prob
 from pgdlab.rollout.sampler import rollout
 from pgdlab.training.build import build_module, build_world
 from pgdlab.training.fit import fit
@@ -64,6 +66,45 @@ def test_a_device_s_rate_is_of_the_rows_that_were_passed(capsys: pytest.CaptureF
     assert len(seen.begun) == 4
     card.show(module, seen)
     assert "of the matrix rate, training" in capsys.readouterr().out
+
+
+SMALL = [
+    "plan.samples=4",
+    "plan.group=4",
+    "policy.steps=3",
+    "domain.width=8",
+    "trainer.minibatches=2",
+    "trainer.epochs=1",
+]
+
+
+@pytest.mark.parametrize("peer", loops.loops(half=False, rows=2, epochs=1, minibatches=2), ids=["ddpo-pytorch", "trl"])
+def test_the_peers_loops_have_our_densities(peer: loops.Loop) -> None:
+    """The means over dimensions of our own log-probabilities of the actions that they draw, at the steps that have noise; then
+    weights move. Their coefficients are fp32."""
+    world = build_module(compose([*card.SIZES["latent"], *SMALL])).world
+    scheduler = DDIMScheduler.from_config(next(world.policy.modules()).denoiser.schedule.scheduler.config)
+    scheduler.set_timesteps(3)
+    cond = torch.arange(4)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        states, found = peer.sample(world, scheduler, cond)
+        for h in world.policy.stochastic_steps:
+            g = world.policy(states[:, h], torch.full((4,), h), cond)
+            own = log_prob(g, states[:, h + 1], world.policy.space, cond) / states[0, 0].numel()
+            torch.testing.assert_close(found[:, h].double(), own.double(), rtol=1e-3, atol=1e-3)
+        before = {name: p.detach().clone() for name, p in world.policy.named_parameters()}
+        optimizer = torch.optim.AdamW(world.policy.parameters(), lr=1e-4)
+        peer.iteration(world, scheduler, optimizer)
+    assert {state["step"].item() for state in optimizer.state.values()} == {2}
+    assert any(not torch.equal(p, before[name]) for name, p in world.policy.named_parameters())
+
+
+def test_the_table_beside_the_peers(capsys: pytest.CaptureFixture[str]) -> None:
+    card.table("latent", 0.0, SMALL)
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows] == ["| loop", "| pgdlab", "| ddpo-pytorch's loop", "| trl's loop"]
+    assert all(int(row[3]) >= 2 for row in rows[1:])
 
 
 @pytest.mark.parametrize(("size", "weights"), [("sd", 859_520_964), ("sdxl", 2_567_463_684)])

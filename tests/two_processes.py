@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import Callback
 
-from tests.worlds import BRIGHT, fitted
+from pgdlab.diffusion.denoisers import NetworkDenoiser
+from pgdlab.processes import is_cut, local
+from tests.worlds import BRIGHT, continued, fitted
 
 PATCHY = ("reward={_target_: tests.worlds.Patchy, limit: 0.7}", "plan.max_failed=0.9")
 JOINT = ("initial=diagonal", "penalty=path_kl", "trainer=ppo")
@@ -63,16 +67,48 @@ SCENARIOS: dict[str, tuple[bool, tuple[str, ...]]] = {
     "draft": (True, ("trainer=draft", "penalty=constraint", "policy=lora", *PATCHY, "plan.iterations=3")),
     "rho": (True, ("policy=frozen", "initial=conditional", "trainer=ppo", *PATCHY, "plan.iterations=3")),
 }
+# the same with weights that are cut
+SHARDED = {name: SCENARIOS[name] for name in ("fp32", "passes", "grpo", "rwr", "failing", "draft")}
+SHARDED["guided"] = (
+    True,
+    (*JOINT, *PATCHY, "policy=lora", "policy.guidance=2.0", "policy.checkpoint_activations=true", "plan.pass_size=3",
+     "plan.iterations=2"),
+)  # fmt: skip
+# two iterations, and two more with other processes
+RESUMED = (*JOINT, BRIGHT, "trainer.minibatches=2", "optimizer.warmup=3")
 
 
-def main(folder: Path) -> None:
-    """Results of the first process as <folder>/<name>.pt."""
-    for name, (double, overrides) in SCENARIOS.items():
-        module = fitted(folder / name, "runtime=ddp_cpu", *overrides, double=double)
+class Stored(Callback):
+    """Counts the numbers that this process stores of the network, when training ends, before it is put together."""
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        weights = [p for p in pl_module.policy.denoiser.parameters() if p.requires_grad]
+        moments = [s["exp_avg"] for s in trainer.optimizers[0].state.values()] * 2
+        self.found = {
+            "all": sum(p.numel() for p in weights),
+            "weights": sum(local(p).numel() for p in weights),
+            "moments": sum(local(x).numel() for x in moments if x.ndim),
+            "whole": sum(not is_cut(m.network) for m in pl_module.policy.modules() if isinstance(m, NetworkDenoiser)),
+        }
+
+
+def main(folder: Path, runtime: str) -> None:
+    """Results of the first process as <folder>/<name>.pt. With weights that are cut what one process began in
+    <folder>/one_first is gone on with too."""
+    for name, (double, overrides) in (SCENARIOS if runtime == "ddp_cpu" else SHARDED).items():
+        module = fitted(folder / name, f"runtime={runtime}", *overrides, double=double)
         if module.global_rank == 0:
             kept = {"gradients": module.gradients, "weights": module.weights[-1], "history": module.history}
             torch.save(kept, folder / f"{name}.pt")
+    if runtime == "fsdp_cpu":
+        stored = Stored()
+        first = fitted(
+            folder / "two_first", f"runtime={runtime}", *RESUMED, "plan.iterations=2", double=True, more=[stored]
+        )
+        if first.global_rank == 0:
+            torch.save(stored.found, folder / "parts.pt")
+        continued(folder / "one_first", 2, f"runtime={runtime}", *RESUMED, "plan.iterations=4")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

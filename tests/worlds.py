@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from pgdlab.config.compose import compose, instantiate
 from pgdlab.config.tasks import require_read
 from pgdlab.domains.image import SCHEDULER
+from pgdlab.processes import whole
 from pgdlab.rewards.base import Reward, Score
 from pgdlab.training.build import build_world
 from pgdlab.training.fit import fit
@@ -88,6 +91,14 @@ class OneClass(Reward):
         return Score.of(sample.flatten(1).mean(1).masked_fill(cond != 0, torch.nan))
 
 
+class Hanging(Bright):
+    """Bright, but as slow as a server that does not answer, as soon as there is a file `hang` in the working directory."""
+
+    def score(self, sample: Any, cond: Tensor) -> Score:
+        time.sleep(300 if Path("hang").exists() else 0)
+        return super().score(sample, cond)
+
+
 class Broken(Reward):
     """Raises for every sample."""
 
@@ -136,12 +147,12 @@ class Recorder(SteeringModule):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         trained = ((n, p) for n, p in self.policy.named_parameters() if p.requires_grad)
-        self.gradients.append({n: p.grad.clone() for n, p in trained if p.grad is not None})
+        self.gradients.append({n: whole(p.grad).clone() for n, p in trained if p.grad is not None})
         super().on_before_optimizer_step(optimizer)
 
     def on_train_batch_end(self, *given: Any) -> None:
         super().on_train_batch_end(*given)
-        self.weights.append({n: p.detach().clone() for n, p in self.policy.named_parameters()})
+        self.weights.append({n: whole(p.detach()).clone() for n, p in self.policy.named_parameters()})
 
 
 def recorder(*overrides: str, double: bool = False, nudge: float = 0.0) -> tuple[Recorder, Any]:
@@ -159,10 +170,19 @@ def recorder(*overrides: str, double: bool = False, nudge: float = 0.0) -> tuple
     return module, cfg
 
 
-def fitted(folder: Path, *overrides: str, double: bool = False, nudge: float = 0.0) -> Recorder:
-    """A recorder after its run in folder."""
+def fitted(
+    folder: Path, *overrides: str, double: bool = False, nudge: float = 0.0, more: Sequence[Callback] = ()
+) -> Recorder:
+    """A recorder after its run in folder. more: callbacks."""
     module, cfg = recorder(*overrides, double=double, nudge=nudge)
-    fit(module, cfg, folder)
+    fit(module, cfg, folder, more)
+    return module
+
+
+def continued(folder: Path, done: int, *overrides: str) -> Recorder:
+    """A recorder in fp64 after the rest of the run in folder, of which so many iterations are done."""
+    module, cfg = recorder(*overrides, double=True)
+    fit(module, cfg, folder, done=done)
     return module
 
 

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from pgdlab.diffusion.compiled import Compiled
+from pgdlab.diffusion.compiled import channels_last as in_channels_last
 from pgdlab.diffusion.denoisers import ClassifierFreeGuidance, Denoiser, NetworkDenoiser
 from pgdlab.diffusion.initial import InitialDistribution
 from pgdlab.diffusion.kernels import DDIM, Chain, Kernel, NoiseAt
@@ -157,18 +159,24 @@ def build_policy(
     steps: int = 20,
     guidance: float = 1.0,
     checkpoint_activations: bool = False,
+    channels_last: bool = False,
+    compiled_rows: int = 0,
 ) -> Policy:
     """A policy from a pretrained denoiser.
 
     unconditional: the condition that means "none" (Conditioning.unconditional). kernel: the sampler. tuning: what is trained.
     steps: H, MOST at most. guidance: scale of classifier-free guidance, 1 for none. checkpoint_activations: whether a pass that
-    is differentiated keeps the inputs of the network's blocks alone (Chen et al. 2016, arXiv:1604.06174).
+    is differentiated keeps the inputs of the network's blocks alone (Chen et al. 2016, arXiv:1604.06174). channels_last: the
+    layout of convolutions' weights. compiled_rows: rows of a compiled pass, 0 for a network that is not compiled: see Compiled.
     """
     if steps > MOST:
         raise ValueError(f"policy.steps is {steps:,}; it must be at most {MOST:,}")
     if checkpoint_activations:
         checkpointed(denoiser)
     tuned = tuning.apply(denoiser, Chain.of(denoiser.schedule, kernel, steps), space, unconditional)
+    if channels_last:
+        in_channels_last(tuned)
+    tuned = Compiled(tuned, compiled_rows) if compiled_rows else tuned
     guided = tuned if guidance == 1.0 else ClassifierFreeGuidance(tuned, guidance, unconditional)
     return Policy(guided, space, initial, kernel, steps)
 

@@ -25,9 +25,9 @@ class Capacity:
     pass_size: int = 0
     graph: bool = False
 
-    def shrink(self, pairs: int, error: RuntimeError) -> None:
+    def shrink(self, pairs: int, error: RuntimeError, shared: bool = False) -> None:
         """Halves training passes, of which the largest had so many pairs. Raises the error where it is not about memory."""
-        self.pass_size = halved(min(self.pass_size, pairs), error)
+        self.pass_size = halved(min(self.pass_size, pairs), error, shared)
 
 
 def rows_that_fit(policy: Policy, x: Float[Tensor, "P *D"], cond: Tensor) -> int:
@@ -52,8 +52,14 @@ def saved_by(forward: Callable[[], object], module: nn.Module) -> int:
     return sum(size for where, size in sizes.items() if where not in weights)
 
 
-def halved(rows: int, error: RuntimeError) -> int:
-    """Half as many rows, after memory has run out. Raises any other error, and where one row is too many."""
+def halved(rows: int, error: RuntimeError, shared: bool = False) -> int:
+    """Half as many rows, after memory has run out. Raises any other error, and where one row is too many. shared: whether a
+    pass is one of all processes, so that none can make its own smaller: then ValueError."""
+    if shared and is_oom_error(error):
+        raise ValueError(
+            "memory has run out in a pass, and all processes share the passes of a network that is cut: set plan.rollout_batch "
+            f"and plan.pass_size below {rows}"
+        ) from error
     if rows == 1 or not is_oom_error(error):
         raise error
     return (rows + 1) // 2

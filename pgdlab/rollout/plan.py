@@ -161,7 +161,8 @@ class Plan:
     memory, see pgdlab.rollout.memory. eval_samples: fresh
     trajectories of the evaluation before and after. checkpoint_every: iterations between checkpoints. sheet_every:
     iterations between contact sheets of images, 0 for none. max_failed: share
-    of an iteration's samples that the reward may fail to measure before the run stops.
+    of an iteration's samples that the reward may fail to measure before the run stops. offload: whether decoder and rewards
+    rest on the CPU while they do not work; the figures are the same.
     """
 
     iterations: int = 40
@@ -174,6 +175,7 @@ class Plan:
     checkpoint_every: int = 5
     sheet_every: int = 0
     max_failed: float = 0.25
+    offload: bool = False
 
     def __post_init__(self) -> None:
         least = {"iterations": 1, "samples": 1, "group": 1, "rollout_batch": 0, "pass_size": 0, "checkpoint_every": 1}

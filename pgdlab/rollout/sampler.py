@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pgdlab.diffusion.policy import Policy
 from pgdlab.functional.gaussian import kl_same_std, log_prob
+from pgdlab.processes import is_cut
 from pgdlab.rollout.memory import halved, release
 from pgdlab.rollout.noise import RowNoise
 from pgdlab.rollout.trajectory import Trajectory, concatenate, dtype_of, stored_at
@@ -76,7 +77,7 @@ def rollout(
         try:
             part = some.run(noise.steps(done, stop, policy.steps + 1, policy.space.shape), sampler)
         except RuntimeError as error:
-            smaller = halved((stop - done) // whole, error) * whole
+            smaller = halved((stop - done) // whole, error, is_cut(policy)) * whole
             batch = batch if extras.graph else smaller
         if part is None:
             del some

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pgdlab.diffusion.policy import Policy
 from pgdlab.functional.gaussian import kl_same_std
+from pgdlab.processes import is_cut
 from pgdlab.rollout.memory import halved, release
 from pgdlab.rollout.trajectory import Trajectory
 
@@ -56,7 +57,7 @@ class Sweep:
             try:
                 passed += self._carry_rows(trajectory, gradient, part, down_to, after, first)
             except RuntimeError as error:
-                rows = halved(min(rows, rest), error)
+                rows = halved(min(rows, rest), error, is_cut(self.policy))
             else:
                 done = part.stop
                 continue

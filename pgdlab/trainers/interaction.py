@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pgdlab.diffusion.policy import Policy
 from pgdlab.functional.returns import dead_rows
-from pgdlab.processes import Processes
+from pgdlab.processes import Processes, is_cut
 from pgdlab.rewards.base import Outcome, RewardError, StepRewards, joined, part_mean, prefetching
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout.noise import Noise, RowNoise, Stream
@@ -99,6 +99,8 @@ def require_finite(trajectory: Trajectory, policy: Policy, reference: Policy) ->
     that has brought the policy there: at its first steps an untrained one estimates what the reference does."""
     if trajectory.sample.isfinite().all():
         return
+    if is_cut(policy):  # other processes may have no such sample, and take no part in a pass
+        raise RewardError("the policy's samples are not finite: is the learning rate too high, or the base broken?")
     at, cond = torch.zeros(1, dtype=torch.long, device=policy.device), trajectory.cond[:1].to(policy.device)
     x = trajectory.initial[:1].to(policy.device)
     own, base = ((p.initial(cond).mean, p.estimate(x, at, cond)) for p in (policy, reference))

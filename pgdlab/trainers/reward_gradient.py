@@ -107,6 +107,11 @@ def require_slope(reward: Reward, sloping: Tensor) -> None:
 def refuse_flat(world: World) -> None:
     """Raises ValueError where rewards have no gradient in the samples that the policy makes."""
     reward, decoder, domain = world.reward, world.domain.decoder, world.domain.name
+    if world.plan.offload:
+        raise ValueError(
+            "plan.offload is true, but this trainer carries gradients back through decoder and reward, whose weights would be "
+            "elsewhere by then: leave it false"
+        )
     if not reward.differentiable:
         raise ValueError(
             f"reward {reward.called} is not differentiable, and this trainer follows its gradient: take a reward that is "

@@ -23,6 +23,7 @@ from pgdlab.penalties.base import Penalties, Penalty
 from pgdlab.rewards.base import NoReward, Reward
 from pgdlab.rewards.function import Function
 from pgdlab.rollout.noise import Noise
+from pgdlab.rollout.offload import refuse_offloading
 from pgdlab.rollout.plan import Plan
 from pgdlab.trainers.base import Algorithm
 from pgdlab.trainers.denoising import Pretrain
@@ -131,7 +132,10 @@ def targets(node: Any) -> list[str]:
 
 def build_world(cfg: Config, denoiser: Denoiser | None = None) -> World:
     """Everything that an algorithm works with; denoiser: instead of the domain's pretrained one."""
-    device, domain = device_of(cfg.nodes["runtime"]), cfg.make(Domain, "domain")
+    device, plan = device_of(cfg.nodes["runtime"]), plan_of(cfg)
+    if plan.offload:
+        refuse_offloading(device)
+    domain = cfg.make(Domain, "domain")
     reward = reward_for(cfg, "reward", domain) or NoReward()  # a pretraining asked none
     heldout = reward_for(cfg, "heldout", domain)
     policy = build_policy_for(cfg, domain, denoiser or domain.base())
@@ -143,7 +147,7 @@ def build_world(cfg: Config, denoiser: Denoiser | None = None) -> World:
         reward=reward,
         heldout=heldout,
         penalties=Penalties(cfg.make_each(Penalty, "penalty") if cfg.nodes["penalty"] else {}),
-        plan=plan_of(cfg),
+        plan=plan,
         noise=Noise(cfg.seed),
     ).to(device)
 

@@ -13,47 +13,67 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
+from torch import Tensor, nn
 
 from pgdlab.config.launch import rank
 from pgdlab.config.runs import naming
 from pgdlab.config.signals import Stopped
+from pgdlab.processes import local, spread, whole
 from pgdlab.training.budget import Budget
 from pgdlab.training.divergence import Divergence
 from pgdlab.training.loggers import record
 from pgdlab.training.module import SteeringModule
 
 
-class EMA(WeightAveraging):
+class EMA(Callback):
     """Exponential moving average of the trained weights, saved beside the raw ones in every checkpoint.
 
-    What is shared with the live module, as the base under adapters, is left out. Lightning's own keeps it where the module is
-    before it goes to its device, and asks that device how many updates there were, twice an update.
+    What does not train has none. (Lightning's WeightAveraging copies the whole module, before it goes to its device and before
+    weights are cut over processes.)
     """
 
     def __init__(self, decay: float) -> None:
-        super().__init__(use_buffers=False)
         self.decay = decay
+        self.updates = 0
+        self.average: dict[str, Tensor] = {}
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        self._device = trainer.strategy.root_device
-        super().setup(trainer, pl_module, stage)
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """A new run's average begins with the first update's weights."""
+        live = trained(pl_module)
+        saved = {name: spread(x.to(live[name]), live[name]) for name, x in self.average.items()}
+        self.average = saved or {name: p.detach().clone() for name, p in live.items()}
+        self.pairs = [local(x) for x in self.average.values()], [local(p.detach()) for p in live.values()]
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
-        """The first average is the first update's weights."""
-        assert self._average_model is not None
-        pairs = zip(self._average_model.parameters(), pl_module.parameters(), strict=True)
-        averaged, live = zip(*((a, b) for a, b in pairs if a is not b), strict=True)
-        torch._foreach_lerp_(averaged, live, 1 - self.decay if self._latest_update_step else 1.0)
-        self._latest_update_step = trainer.global_step
+        torch._foreach_lerp_(*self.pairs, 1 - self.decay if self.updates else 1.0)
+        self.updates = trainer.global_step
 
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Lightning would overwrite the live weights (and counters) with the average; a checkpoint has both."""
+    def state_dict(self) -> dict[str, Any]:
+        return {"latest_update_step": self.updates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.updates = state_dict["latest_update_step"]
+
+    def on_save_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["current_model_state"] = checkpoint["state_dict"]
+        checkpoint["state_dict"] = checkpoint["state_dict"] | {name: whole(x) for name, x in self.average.items()}
+        checkpoint["averaging_state"] = {"n_averaged": torch.tensor(self.updates)}
+
+    def on_load_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Lightning has loaded the averaged weights."""
+        pl_module.load_state_dict(checkpoint["current_model_state"])
+        self.average = {name: checkpoint["state_dict"][name] for name in trained(pl_module)}
+
+
+def trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that train, by all names that a state has for them."""
+    return {name: p for name, p in module.named_parameters(remove_duplicate=False) if p.requires_grad}
 
 
 class Checkpoint(LightningCheckpoint):

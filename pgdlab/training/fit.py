@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import signal
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,7 +32,9 @@ from pgdlab.training.divergence import Divergence
 from pgdlab.training.loggers import resume_rows
 from pgdlab.training.module import SteeringModule
 from pgdlab.training.prompt_table import PromptTable
+from pgdlab.training.sharding import FullyShardedStrategy, refuse_sharding
 from pgdlab.training.sheets import ContactSheets, require_pictures
+from pgdlab.training.watch import Watch, lost_process
 
 __all__ = ["LAST", "fit", "load", "make_trainer", "over", "ready", "require_base", "require_fit"]
 
@@ -47,9 +47,11 @@ def ready(module: SteeringModule, cfg: Config) -> int:
     Raises ValueError for what would stop the run later: a machine that is not there, samples that do not divide, a
     checkpoint that is missing, broken, of another model or base or further than plan.iterations. Nothing is written.
     """
-    size = make_trainer(cfg.nodes["runtime"], logger=False).world_size
-    module.world = replace(module.world, processes=Processes(size=size))
+    trainer = make_trainer(cfg.nodes["runtime"], logger=False)
+    module.world = replace(module.world, processes=Processes(size=trainer.world_size))
     module.algorithm.refuse(module.world)
+    if isinstance(trainer.strategy, FullyShardedStrategy):
+        refuse_sharding(module.world, module.world.plan.sheet_every)
     require_loggers(cfg)
     if module.world.plan.sheet_every:
         require_pictures(module.world.domain)
@@ -92,7 +94,7 @@ def fit(
         cfg.nodes["runtime"],
         max_epochs=plan.iterations,
         logger=loggers,
-        callbacks=[average, *stops, Metrics(), table, progress, checkpoint, *sheets, *more],
+        callbacks=[average, *stops, Metrics(), table, progress, checkpoint, *sheets, *more, Watch(checkpoint.advice)],
         default_root_dir=folder,
     )
     try:
@@ -108,20 +110,6 @@ def fit(
             raise Stopped.of(end.__context__, checkpoint.advice()) from None
         raise
     return trainer
-
-
-def lost_process(trainer: lightning.Trainer, seconds: float = 2.0) -> str:
-    """Which other process of a run has ended, and how, where an exchange with it failed; empty where none has."""
-    started = getattr(trainer.strategy.launcher, "procs", [])  # of the first process, by rank from 1
-    late = time.monotonic() + seconds
-    while started and time.monotonic() < late:  # a connection breaks a moment before the system says why
-        for rank, process in enumerate(started, 1):
-            code = process.poll()
-            if code:
-                how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-                return f"the process of rank {rank} ended ({how})"
-        time.sleep(0.05)
-    return "" if started else "another process of the run ended"
 
 
 def stopped_by(trainer: lightning.Trainer) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 import time
@@ -15,16 +14,18 @@ import lightning
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from pgdlab.config import renamed
 from pgdlab.diffusion.pipelines import PipelineDenoiser
 from pgdlab.diffusion.tuning import AdaptersOff
-from pgdlab.processes import Processes, alone
+from pgdlab.processes import Processes, alone, is_cut, whole
 from pgdlab.rollout.memory import release
+from pgdlab.rollout.trajectory import dtype_of
 from pgdlab.trainers.base import Algorithm, Loss
 from pgdlab.trainers.prompts import PromptRewards
-from pgdlab.training.optimizer import Optimization
+from pgdlab.training.optimizer import Optimization, clip_
 from pgdlab.world import World
 
 
@@ -33,7 +34,7 @@ def digest(part: torch.nn.Module, adapted: bool = True) -> str:
     and the prompts, which checkpoints of earlier versions leave out."""
     found = hashlib.sha256()
     for name, x in [*at_rest(part), *(underneath(part) if adapted else ())]:
-        found.update(name.encode() + x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        found.update(name.encode() + whole(x.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 
@@ -48,9 +49,9 @@ def at_rest(part: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
 def underneath(part: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
     """What a reference with adapters off only shares, and what its pipeline was told."""
     shared = [m.shared[0] for m in part.modules() if isinstance(m, AdaptersOff)]
-    for whole in shared:
-        yield from at_rest(whole)
-    denoisers = [m for whole in (part, *shared) for m in whole.modules() if isinstance(m, PipelineDenoiser)]
+    for adapted in shared:
+        yield from at_rest(adapted)
+    denoisers = [m for network in (part, *shared) for m in network.modules() if isinstance(m, PipelineDenoiser)]
     yield from (("prompts", d.conditioning.fingerprint) for d in denoisers)
 
 
@@ -85,19 +86,6 @@ class SteeringModule(lightning.LightningModule):
         self.started = 0.0
         self.base = ""
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> SteeringModule:
-        """For Lightning's weight averaging: copies what trains, shares what is frozen."""
-        memo |= {id(p): p for p in self.parameters() if not p.requires_grad}
-        world = self.world
-        shared = (world.reference, world.old, world.reward, world.heldout, world.domain)
-        memo |= {id(x): x for x in shared if x is not self.policy}  # in pretraining the reference is the policy itself
-        memo[id(self.experience)] = None
-        clone = self.__class__.__new__(self.__class__)
-        memo[id(self)] = clone
-        for key, value in self.__getstate__().items():  # Lightning's leaves the trainer out
-            clone.__dict__[key] = copy.deepcopy(value, memo)
-        return clone
-
     def outside_policy(self) -> dict[str, torch.nn.Module]:
         """The trained parts outside the policy, by name."""
         own = set(self.policy.modules())
@@ -130,11 +118,14 @@ class SteeringModule(lightning.LightningModule):
                 part.eval()
         self.base, size = digest(self.world.reference), self.trainer.world_size
         # an update follows its rollout directly and is backpropagated once, so it may use sampling's own graph
-        self.world.capacity.graph = True
+        capacity, cut = self.world.capacity, is_cut(self.policy)
+        capacity.graph = not cut
         self.parts = self.trained()
-        self.world = replace(
-            self.world, processes=Processes(self.global_rank, size, self.gather if size > 1 else alone)
-        )
+        processes = Processes(self.global_rank, size, self.gather if size > 1 else alone)
+        self.world = replace(self.world, processes=processes)
+        if cut:  # a pass is one of all processes
+            capacity.rollout_batch = -processes.most(-capacity.rollout_batch, self.device)
+            capacity.pass_size = -processes.most(-capacity.pass_size, self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The reference is made of the domain's files, not of the checkpoint: what it was is kept to be compared. So is the
@@ -167,11 +158,15 @@ class SteeringModule(lightning.LightningModule):
             optimizer.zero_grad()
             try:
                 with self.without_reduction():
-                    for piece in self.algorithm.micro_batches(self.experience, update, self.world):
+                    pieces = self.algorithm.micro_batches(self.experience, update, self.world)
+                    idle = self.idle_passes(len(pieces))
+                    for piece in pieces:
                         self.manual_backward(self.pass_loss(piece))
+                    for _ in range(idle):
+                        self.manual_backward(self.idle_loss())
                 break
             except RuntimeError as error:
-                self.world.capacity.shrink(self.world.plan.samples * self.policy.steps, error)
+                self.world.capacity.shrink(self.world.plan.samples * self.policy.steps, error, is_cut(self.policy))
             self.algorithm.release(self.experience)
             release()
             self.sums, self.rows = {name: list(entry) for name, entry in before[0].items()}, before[1]
@@ -181,18 +176,30 @@ class SteeringModule(lightning.LightningModule):
         if isinstance(schedule, torch.optim.lr_scheduler.LRScheduler):
             schedule.step()
 
+    def idle_passes(self, own: int) -> int:
+        """How many passes others make besides a process's own, where a pass is one of all processes."""
+        shared = is_cut(self.policy) and self.policy.trains_denoiser
+        return self.world.processes.most(own, self.device) - own if shared else 0
+
+    def idle_loss(self) -> Tensor:
+        """0, of a pass of the network that takes part in another process's."""
+        x = torch.zeros(1, *self.policy.space.shape, dtype=dtype_of(self.policy), device=self.device)
+        h, cond = torch.zeros(1, dtype=torch.long, device=self.device), self.world.domain.train_conditions[:1]
+        return 0 * self.policy(x, h, torch.tensor(cond, device=self.device)).mean.sum()
+
     def without_reduction(self) -> AbstractContextManager[None]:
         """Gradients of passes add up in each process; DDP would exchange those of every pass."""
         model = self.trainer.strategy.model
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
     def sum_gradients(self) -> None:
-        """The sum over processes: a loss is divided by global counts. What took part in no pass has a gradient of 0."""
+        """The sum over processes: a loss is divided by global counts. What took part in no pass has a gradient of 0. Gradients of
+        weights that are cut were summed as they were made."""
         gradients = []
         for p in (p for part in self.parts.values() for p in part):
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
             gradients.append(p.grad)
-        self.world.processes.sum_(gradients)
+        self.world.processes.sum_([g for g in gradients if not isinstance(g, DTensor)])
 
     def pass_loss(self, piece: Any) -> Tensor:
         """The loss of one pass."""
@@ -208,7 +215,7 @@ class SteeringModule(lightning.LightningModule):
         policy's step is."""
         share = 1 / self.world.processes.size  # every process has the same, summed gradient
         for name, part in self.parts.items():
-            norm = torch.nn.utils.clip_grad_norm_(part, self.optimization.clip_norm or math.inf)
+            norm = clip_(part, self.optimization.clip_norm or math.inf)
             self.add(name, norm * share, share)
 
     def add(self, name: str, total: Tensor, count: float) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from pgdlab.processes import whole
 
 RATES = {"initial": 1e-2, "critic": 3e-3}
 SMALLEST_NORM = 1e-6  # of a clipped gradient: below it nothing moves, without a word
@@ -99,3 +102,13 @@ class Optimization:
     def ema_decay(self, updates: int) -> float:
         """Decay a step, so that the half-life is ema_halflife of all updates."""
         return 0.5 ** (1 / max(1.0, self.ema_halflife * updates))
+
+
+def clip_(weights: Sequence[nn.Parameter], limit: float) -> Tensor:
+    """Scales gradients down to a norm of at most `limit`; the norm that they had, over all processes where weights are cut."""
+    cut = [[p for p in weights if isinstance(p, DTensor) == is_it] for is_it in (False, True)]
+    norms = [whole(torch.nn.utils.get_total_norm([p.grad for p in some if p.grad is not None])) for some in cut if some]
+    norm = torch.stack(norms).norm() if len(norms) > 1 else norms[0]
+    for some in cut:
+        torch.nn.utils.clip_grads_with_norm_(some, limit, norm)
+    return norm

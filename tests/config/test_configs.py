@@ -43,6 +43,7 @@ WITH = {
     "experiment/molecules/rwr": FEW,
 }
 ELSEWHERE = {"runtime/ddp_cpu": "test_processes", "runtime/ddp": "two GPUs", "logger/wandb": "test_loggers"}
+ELSEWHERE |= {"runtime/fsdp_cpu": "test_sharding", "runtime/fsdp": "two GPUs"}
 ELSEWHERE |= {"logger/tensorboard": "test_loggers", "logger/mlflow": "test_loggers", "reward/function": "test_api"}
 # what needs weights
 ELSEWHERE |= {f"reward/{name}": "rewards/test_text_clip" for name in ("clip_score", "pick_score")}

@@ -5,15 +5,12 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
-import lightning
 import pytest
 import torch
 
 from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.trainers.policy_gradient import PolicyGradient
-from pgdlab.training.callbacks import EMA
 from pgdlab.training.fit import LAST, fit, load
 from pgdlab.training.module import SteeringModule
 from pgdlab.training.optimizer import Optimization
@@ -143,15 +140,6 @@ def test_the_average_is_the_one_computed_by_hand(tmp_path: Path) -> None:
 def test_the_half_life_is_a_share_of_all_updates(updates: int) -> None:
     assert Optimization(ema_halflife=0.1).ema_decay(updates) ** (updates / 10) == pytest.approx(0.5)
     assert Optimization(ema_halflife=0.1).ema_decay(4) == 0.5  # short runs: one update, never less
-
-
-def test_the_average_is_where_the_weights_will_be() -> None:
-    """Lightning calls setup() before it moves the module to its device: an average on the CPU would copy all weights there in
-    every update. "meta" stands for a device here."""
-    module, average = recorder(BRIGHT, "heldout=null", "policy=lora")[0], EMA(0.9)
-    trainer = Mock(spec=lightning.Trainer, strategy=Mock(root_device=torch.device("meta")))
-    average.setup(trainer, module, "fit")
-    assert {p.device.type for p in average._average_model.parameters() if p.requires_grad} == {"meta"}
 
 
 def test_averaging_leaves_equal_weights_alone(tmp_path: Path) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ import torch
 from pgdlab import cli
 from pgdlab.config.runs import METRICS, SUMMARY
 from pgdlab.processes import Processes
+from pgdlab.training.fit import LAST, load
 from tests.two_processes import SCENARIOS
 from tests.worlds import BRIGHT, distance, fitted, recorder, tiny
 
@@ -27,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
 
 
@@ -35,18 +39,23 @@ def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The scenarios' results in two processes."""
     folder = tmp_path_factory.mktemp("both")
-    done = python("-m", "tests.two_processes", str(folder), cwd=ROOT)
+    done = python("-m", "tests.two_processes", str(folder), "ddp_cpu", cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_two_processes_give_what_one_gives(name: str, both: Path, tmp_path: Path) -> None:
-    """The gradient of the first update that has one; the weights after three iterations of AdamW, which amplifies tiny
+    """See same_as_one."""
+    same_as_one(SCENARIOS[name], both / f"{name}.pt", tmp_path)
+
+
+def same_as_one(scenario: tuple[bool, tuple[str, ...]], found: Path, folder: Path) -> None:
+    """The gradient of the first update that has one; the weights after the last iteration of AdamW, which amplifies tiny
     gradients: in fp64 only."""
-    double, overrides = SCENARIOS[name]
-    two = torch.load(both / f"{name}.pt", weights_only=False)
-    one = fitted(tmp_path, *overrides, double=double)
+    double, overrides = scenario
+    two = torch.load(found, weights_only=False)
+    one = fitted(folder, *overrides, double=double)
     first = next(k for k, gradient in enumerate(one.gradients) if any(g.any() for g in gradient.values()))
     assert distance(two["gradients"][first], one.gradients[first]) < (1e-9 if double else 1e-5)
     assert not double or distance(two["weights"], one.weights[-1]) < 1e-8
@@ -148,6 +157,63 @@ def test_two_machines_make_one_run(
     assert [float(row["reward"]) for row in rows] == pytest.approx([row["reward"] for row in one], rel=1e-5)
     assert "parameters:" in said[0]
     assert "parameters:" not in said[1]  # one doctor
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize(("rank", "hangs"), [(1, False), (0, True)], ids=["in an exchange", "in a reward"])
+def test_where_one_process_is_lost_the_others_end(
+    rank: int, hangs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a minute, with one sentence; the checkpoint is whole, and the run goes on. In a reward no exchange would fail."""
+    reward = "reward={_target_: tests.worlds.Hanging}"
+    words = tiny(reward, "heldout=null", "runtime=ddp_cpu", "name=two", "plan.iterations=100000")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    said, checkpoint = tmp_path / "said", tmp_path / "runs" / "two" / LAST
+    with said.open("w") as out:
+        command = [sys.executable, str(ROOT / "run.py"), *words]
+        first = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=out, stderr=out)
+    every = [first.pid]
+    try:
+        until(checkpoint.exists, 200)
+        if hangs:
+            (tmp_path / "hang").touch()
+            time.sleep(2)
+        every += children(first.pid)
+        os.kill(every[rank], signal.SIGKILL)
+        first.wait(60)
+        until(lambda: not any(alive(pid) for pid in every), 60)
+    finally:
+        for pid in (pid for pid in every if alive(pid)):
+            os.kill(pid, signal.SIGKILL)
+    lost = (
+        "the first process of the run ended; " if rank == 0 else r"the process of rank 1 ended \(killed by SIGKILL\); "
+    )
+    assert len(re.findall(lost + r"go on from iteration (\d+) with: ", said.read_text())) == 1, said.read_text()
+    assert "Traceback" not in said.read_text()
+    (tmp_path / "hang").unlink(missing_ok=True)
+    done = int(load(checkpoint)["current_model_state"]["iterations"])
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["resume=runs/two", "trust=tests.worlds", "runtime=cpu", f"plan.iterations={done + 1}"]) == 0
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def until(true: Callable[[], bool], seconds: float) -> None:
+    """Waits. Fails after so many seconds."""
+    late = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < late, f"not so after {seconds} s"
+        time.sleep(0.05)
 
 
 def test_what_does_not_divide_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
