@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
@@ -33,7 +34,7 @@ class Estimates:
     old: Float[Tensor, "P *D"]
     pre: Float[Tensor, "P *D"]
     weight: Float[Tensor, " P"]
-    distance: partial[Tensor]
+    distance: Callable[[Tensor, Tensor], Tensor]
 
     def error(self, x: Float[Tensor, "P *D"], y: Float[Tensor, "P *D"]) -> Float[Tensor, " P"]:
         """weight ||x - y||^2, a mean over the degrees of freedom."""
