@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from pgdlab.functional.returns import softmax_weights
+from pgdlab.functional.returns import effective_size, softmax_weights
 from pgdlab.trainers.base import Loss
 from pgdlab.trainers.denoising import NoisyBatch, Samples, noisy
 from pgdlab.trainers.own_samples import OwnSamples
@@ -48,7 +48,7 @@ class RewardWeightedRegression(OwnSamples):
     def collect(self, world: World, iteration: int) -> Samples:
         samples, measured = self.drawn(world, iteration)
         weight = softmax_weights(samples.weight / self.temperature, measured, samples.cond).to(samples.x0.dtype)
-        logs = samples.logs | {"effective_samples": effective(weight)}
+        logs = samples.logs | {"effective_samples": effective_size(weight)}
         return replace(samples, weight=weight, logs=logs)
 
     def loss(self, experience: Samples, piece: NoisyBatch, world: World) -> Loss:
@@ -61,8 +61,3 @@ class RewardWeightedRegression(OwnSamples):
         off, own = (denoiser.loss(x, target, piece.t, piece.cond) for target in (x0, old))
         total = ((weight - 1) * off + own).sum() / piece.count
         return Loss(total, 3 * len(off), {"denoising_loss": (off.detach().sum(), float(len(off)))})
-
-
-def effective(weight: torch.Tensor) -> float:
-    """(sum w)^2 / sum w^2: of how many equal weights this is the spread."""
-    return (weight.sum() ** 2 / weight.square().sum()).item()
