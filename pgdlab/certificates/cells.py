@@ -49,9 +49,7 @@ def cell(suite: Suite, base: list[str], more: list[str], folder: Path, law: Law 
     return Cell.read(json.loads(file.read_text()))
 
 
-def run(
-    base: list[str], more: list[str], seed: int, measurements: int, folder: Path, law: Law = "attainable"
-) -> Run:
+def run(base: list[str], more: list[str], seed: int, measurements: int, folder: Path, law: Law = "attainable") -> Run:
     """Trains once, and measures on the way. The problem's own overrides declare the KL weights.
 
     Raises RefusedError where the algorithm says that the problem is not for it, and where the run diverged;
@@ -63,7 +61,9 @@ def run(
         module = build_module(cfg)
         found = truth(module.world, declared(Penalties(compose(base).make_each(Penalty, "penalty"))))
         if law == "tilt" and found.tilt is None:
-            raise ValueError("the law of final samples is known on Gaussian bases, and on a line with noise in every step")
+            raise ValueError(
+                "the law of final samples is known on Gaussian bases, and on a line with noise in every step"
+            )
         measure = Measure(found, measurements)
         fit(module, cfg, folder, [measure])
     except ConfigError:

@@ -18,7 +18,6 @@ from torch import Tensor
 from pgdlab.certificates.truth import Figures, Truth
 from pgdlab.training.module import SteeringModule
 
-
 Law = Literal["attainable", "tilt"]
 
 
@@ -145,7 +144,9 @@ class Cell:
     @classmethod
     def read(cls, plain: dict[str, Any]) -> Cell:
         """The inverse of dataclasses.asdict."""
-        return cls([Run.read(r) for r in plain["runs"]], plain["seconds"], plain["refused"], plain.get("law", "attainable"))
+        return cls(
+            [Run.read(r) for r in plain["runs"]], plain["seconds"], plain["refused"], plain.get("law", "attainable")
+        )
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from pgdlab.training.checkpoint import load, require_own
 from pgdlab.training.fit import LAST
 
 READS = (
-    "experiment", "domain", "reward", "policy.kernel", "policy.steps", "policy.guidance", "plan.eval_samples", "plan.rollout_batch",
-    "plan.max_failed", "runtime", "seed", "name",
+    "experiment", "domain", "reward", "policy.kernel", "policy.steps", "policy.guidance", "plan.eval_samples",
+    "plan.rollout_batch", "plan.max_failed", "runtime", "seed", "name",
 )  # fmt: skip
 RESUMES = (
     "reward", "policy.kernel", "policy.steps", "policy.guidance", "plan.eval_samples", "plan.rollout_batch", "plan.max_failed",
@@ -42,4 +42,6 @@ def main(cfg: Config) -> None:
     kept, trajectory, reward = collected.rewards.measured, collected.trajectory, collected.rewards.total
     path = folder / "table.safetensors"
     Table(trajectory.sample[kept], reward[kept], trajectory.cond[kept]).write(path)
-    print(f"{int(kept.sum()):,} rows in {short(path)}, mean reward {reward[kept].mean().item():.3f}; trainer=offline trainer.table={short(path)}")
+    print(
+        f"{int(kept.sum()):,} rows in {short(path)}, mean reward {reward[kept].mean().item():.3f}; trainer=offline trainer.table={short(path)}"
+    )

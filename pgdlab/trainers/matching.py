@@ -125,4 +125,3 @@ class Matching(OwnSamples):
 def step_of(policy: Policy, t: Tensor) -> Int[Tensor, " P"]:
     """The steps that begin at times t (P,)."""
     return (t[:, None] == policy.times[:-1]).long().argmax(1)
-

@@ -88,7 +88,11 @@ class Offline(DenoisingAlgorithm):
     def collect(self, world: World, iteration: int) -> Samples:
         table, weight = self.read(world)
         size, x0 = effective_size(weight), table.sample.to(world.device)
-        logs = {"effective_samples": size, "largest_weight": float(weight.max()) / len(weight), "table_nats": told(weight)}
+        logs = {
+            "effective_samples": size,
+            "largest_weight": float(weight.max()) / len(weight),
+            "table_nats": told(weight),
+        }
         logs["table_nats_limit"] = math.log(len(weight) / size)
         return Samples(x0, table.cond.to(world.device), weight.to(x0), iteration, logs)
 

@@ -148,7 +148,9 @@ class SteeringModule(lightning.LightningModule):
         capacity = self.world.capacity
         capacity.pass_size = min(capacity.pass_size, checkpoint.get("pass_size", capacity.pass_size))
         kept, saved = self.algorithm.kept(self.world), checkpoint.get("kept", {})
-        if kept.keys() != saved.keys() or any(kept[n].shape != x.shape or not x.isfinite().all() for n, x in saved.items()):
+        if kept.keys() != saved.keys() or any(
+            kept[n].shape != x.shape or not x.isfinite().all() for n, x in saved.items()
+        ):
             raise ValueError("the checkpoint does not hold what this trainer keeps (its old policy): start a new run")
         for name, x in kept.items():
             x.data.copy_(saved[name])

@@ -149,7 +149,7 @@ def suite() -> Config:
     cfg = compose(["task=certify", "certificate=affine"])
     problems = {name: [f"experiment=oracle/{name}", *TINY] for name in ("rho", "mixture")}
     algorithms = {"reinforce": REINFORCE, "rwr": ["trainer=rwr", "penalty=none", "trainer.batch=16"]}
-    small = {"problems": problems, "algorithms": algorithms, "measurements": 2}
+    small = {"problems": problems, "algorithms": algorithms, "measurements": 2, "tilt": ["rwr"]}
     return cfg.with_nodes(certificate=cfg.nodes["certificate"] | small)
 
 
@@ -214,8 +214,8 @@ def test_the_table_over_eta(tmp_path: Path, monkeypatch: Any) -> None:
 
 
 def test_final_samples_are_held_against_their_tilt(tmp_path: Path) -> None:
-    """N(0, V), r = -2 x^2, lambda .5, from the chain's own variance V: the base's J is E[r] = -2 V, the tilt's -log(1 + 8 V) / 4. A
-    row of that law has its gap by them, and a cell whose law is not known is refused."""
+    """N(0, V), r = -2 x^2, lambda .5, from the chain's own variance V: the base's J is E[r] = -2 V, the tilt's is
+    -log(1 + 8 V) / 4. A row of that law has its gap by them, and a cell whose law is not known is refused."""
     words = ["trainer=ram", "penalty=none", "trainer.updates=1", "trainer.coefficient=0.5", "plan.iterations=2"]
     done = run(["experiment=oracle/quadratic"], [*words, "plan.checkpoint_every=2"], 0, 2, tmp_path / "a", "tilt")
     wide = -done.base.reward[0] / 2

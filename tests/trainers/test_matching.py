@@ -178,7 +178,7 @@ class Line:
         return mean, var
 
     def fixed_point(self, kind: str, lam: float) -> tuple[Tensor, Tensor]:
-        """x0hat = pre + Cov(r, x0 | x_h) / lam on its own samples, iterated. r = x: the posterior variance P; r = -2 x^2 (mean 0):
+        """x0hat = pre + Cov(r, x0 | x_h) / lam on its own samples, iterated. r = x: the posterior variance P; r = -2 x^2, mean 0:
         -4 P E[x0 | x_h]. Of N(0, V): P = V sigma^2 / (alpha^2 V + sigma^2), E[x0 | x_h] = alpha V x_h / (alpha^2 V + sigma^2)."""
         slope, shift = self.alpha.clone(), torch.zeros(10, dtype=torch.float64)
         for _ in range(200):
@@ -205,7 +205,7 @@ REPLICAS, SAMPLES = 32, 128
 
 
 def at_fixed_point(trainer: str, *more: str, off: float = 0.0) -> tuple[Any, Any]:
-    """oracle/quadratic with the policy at its fixed point, or `off` in the slopes beside it, and the critic that belongs there."""
+    """oracle/quadratic with the policy at its fixed point, or `off` in the slopes beside it, and the critic of the first."""
     sizes = [f"domain.replicas={REPLICAS}", f"plan.samples={REPLICAS * SAMPLES}", f"plan.group={SAMPLES}"]
     own = [f"trainer={trainer}", "penalty=none", "trainer.coefficient=0.5", "trainer.updates=1"]
     own += [f"trainer.batch={4 * REPLICAS * SAMPLES}", "trainer.critic={_target_: pgdlab.credit.critic.Quadratic}"]
@@ -305,5 +305,3 @@ def test_what_cannot_be_is_refused() -> None:
         NegativeAwareFinetuning(beta=0.0)
     with pytest.raises(ValueError, match=r"trainer.coefficient is 0.*set it above 0"):
         ReinforceAdjointMatching(coefficient=0.0).refuse(tiny_world())
-
-

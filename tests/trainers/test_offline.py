@@ -71,11 +71,23 @@ def test_weights_of_the_rows_by_hand(tmp_path: Path) -> None:
 
 
 WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "another shape": ({"sample": torch.zeros(40, 3)}, {}, r"samples in .* have shape \(3,\), those of domain=tiny \(2,\)"),
+    "another shape": (
+        {"sample": torch.zeros(40, 3)},
+        {},
+        r"samples in .* have shape \(3,\), those of domain=tiny \(2,\)",
+    ),
     "no reward": ({"reward": None}, {}, r"has no column reward; a table has sample, reward, cond"),
     "fewer rewards": ({"reward": torch.zeros(39)}, {}, r"rewards \(39,\).*a reward and a whole number for each"),
-    "not finite": ({"reward": torch.full((40,), math.inf)}, {}, r"has a reward that is not finite: leave such rows out"),
-    "an unknown condition": ({"cond": torch.full((40,), 7)}, {}, r"has the condition 7; here they are numbers from 0 to 2"),
+    "not finite": (
+        {"reward": torch.full((40,), math.inf)},
+        {},
+        r"has a reward that is not finite: leave such rows out",
+    ),
+    "an unknown condition": (
+        {"cond": torch.full((40,), 7)},
+        {},
+        r"has the condition 7; here they are numbers from 0 to 2",
+    ),
     "equal rewards": ({"reward": torch.ones(40)}, {}, r"condition 0: all rewards are equal.*give a temperature"),
     "one row": ({}, {"temperature": 1e-3}, r"one of 20 rows has \(nearly\) all the weight.*raise trainer.temperature"),
 }
@@ -116,8 +128,8 @@ def test_a_table_is_written_and_tuned_from(tmp_path: Path, monkeypatch: Any, cap
     assert cli.main(["task=table", *sizes, reward, "plan.eval_samples=40", "name=t"]) == 0
     file = tmp_path / "runs" / "table-t" / "table.safetensors"
     table = load_file(file)
-    mean = table["sample"].flatten(1).mean(1)
-    assert torch.corrcoef(torch.stack([mean.double(), table["reward"].double()]))[0, 1] > 0.99  # brighter is better
+    mean = table["sample"].clamp(-1, 1).flatten(1).mean(1)  # as it is decoded
+    assert torch.corrcoef(torch.stack([mean.double(), table["reward"].double()]))[0, 1] > 0.9999
     more = ["trainer=offline", "penalty=none", f"trainer.table={file}", "trainer.updates=2", "trainer.batch=8"]
     assert cli.main([*tiny(*more, reward, "plan.eval_samples=40", "name=o")]) == 0
     assert "40 rows, of which the weights leave 4 effective ones" in capsys.readouterr().out
