@@ -42,6 +42,5 @@ def main(cfg: Config) -> None:
     kept, trajectory, reward = collected.rewards.measured, collected.trajectory, collected.rewards.total
     path = folder / "table.safetensors"
     Table(trajectory.sample[kept], reward[kept], trajectory.cond[kept]).write(path)
-    print(
-        f"{int(kept.sum()):,} rows in {short(path)}, mean reward {reward[kept].mean().item():.3f}; trainer=offline trainer.table={short(path)}"
-    )
+    mean = reward[kept].mean().item()
+    print(f"{int(kept.sum()):,} rows, mean reward {mean:.3f}; trainer=offline trainer.table={short(path)}")

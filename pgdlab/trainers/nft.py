@@ -12,8 +12,9 @@ from pgdlab.trainers.matching import Estimates, Matching
 
 @dataclass(frozen=True, kw_only=True)
 class NegativeAwareFinetuning(Matching):
-    """min A_max / beta [p l(x0hat_+) + (1 - p) l(x0hat_-)], x0hat_+- = x0hat_old +- beta (x0hat - x0hat_old), p = (1 + A / A_max) / 2
-    (DiffusionNFT: Zheng et al. 2025, arXiv:2509.16117, eq. 5, on x_0), A_max the largest |A| of the iteration. Which is
+    """min A_max / beta [p l(x0hat_+) + (1 - p) l(x0hat_-)], x0hat_+- = x0hat_old +- beta (x0hat - x0hat_old),
+    p = (1 + A / A_max) / 2   (DiffusionNFT: Zheng et al. 2025, arXiv:2509.16117, on x_0), A_max the largest |A| of the
+    iteration. Which is
 
         -2 A <x_0 - x0hat_old, x0hat - x0hat_old> + beta A_max ||x0hat - x0hat_old||^2   and a constant,
 

@@ -22,9 +22,9 @@ LEAST = 2.0  # rows that the weights must be the spread of, under every conditio
 
 @dataclass(frozen=True, kw_only=True)
 class Offline(DenoisingAlgorithm):
-    """Minimises sum_i w_i denoising_loss(x_i) over the rows of a table, w = softmax(r / T) under each condition: its minimum is the
-    denoiser of p exp(r / T), p the law of the table's samples (advantage-weighted regression, Peng et al. 2019, arXiv:1910.00177,
-    of samples instead of actions). Zero reward queries.
+    """Minimises sum_i w_i denoising_loss(x_i) over the rows of a table, w = softmax(r / T) under each condition: its minimum is
+    the denoiser of p exp(r / T), p the law of the table's samples (advantage-weighted regression, Peng et al. 2019,
+    arXiv:1910.00177, of samples instead of actions). Zero reward queries.
 
     table: the file, see pgdlab.domains.table. temperature: T, reward units; null: under each condition the one whose weights are
     the spread of `share` of its rows.
@@ -51,12 +51,12 @@ class Offline(DenoisingAlgorithm):
 
     def equip(self, world: World) -> World:
         """The same world; says what the table can tell, and what the weights take of it."""
-        table, weight = self.read(world)
+        _, weight = self.read(world)
         rows, size = len(weight), effective_size(weight)
         if rank() == 0:
             print(
-                f"{self.table}: {rows:,} rows, of which the weights leave {size:,.0f} effective ones. They tell {told(weight):.2f} "
-                f"nats from the table's law, and so many rows at most {math.log(rows / size):.2f}"
+                f"{self.table}: {rows:,} rows, of which the weights leave {size:,.0f} effective ones. They tell {told(weight):.2f}"
+                f" nats from the table's law, and so many rows at most {math.log(rows / size):.2f}"
             )
         return world
 

@@ -14,8 +14,8 @@ from pgdlab.world import World
 
 @dataclass(frozen=True, kw_only=True)
 class ReinforceAdjointMatching(Matching):
-    """min lambda w ||x0hat - x0hat_pre - (A / lambda) (x_0 - x0hat_old)||^2, lambda the coefficient   (RAM: Bergmeister et al. 2026,
-    arXiv:2605.10759, without its path-cost correction). Up to a constant
+    """min lambda w ||x0hat - x0hat_pre - (A / lambda) (x_0 - x0hat_old)||^2, lambda the coefficient   (RAM: Bergmeister et al.
+    2026, arXiv:2605.10759, without its path-cost correction). Up to a constant
 
         -2 A <x_0 - x0hat_old, x0hat - x0hat_old> + lambda ||x0hat - x0hat_pre||^2 (in w):
 

@@ -163,7 +163,7 @@ def test_a_suite_runs_refuses_and_goes_on_where_it_stopped(tmp_path: Path, monke
     ]  # fmt: skip
     assert rows[0]["replicas"] == 8
     assert [q for q, _ in rows[0]["curve"]] == [2, 4]
-    assert "| rho | rwr | refused |" in (folder / "certificate.md").read_text()
+    assert "| rho | rwr | tilt, final KL | refused |" in (folder / "certificate.md").read_text()
     assert (folder / "certificate.png").stat().st_size > 10_000
     done = folder / "rho" / "reinforce" / "certificate.json"
     content = done.read_text()
