@@ -55,7 +55,7 @@ class Offline(DenoisingAlgorithm):
         rows, size = len(weight), effective_size(weight)
         if rank() == 0:
             print(
-                f"{self.table}: {rows:,} rows, of which the weights leave {size:,.0f} effective ones. They tell {told(weight):.2f}"
+                f"{self.table}: {rows:,} rows, of which weights leave {size:,.0f} effective ones; they tell {told(weight):.2f}"
                 f" nats from the table's law, and so many rows at most {math.log(rows / size):.2f}"
             )
         return world

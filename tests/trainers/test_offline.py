@@ -132,7 +132,7 @@ def test_a_table_is_written_and_tuned_from(tmp_path: Path, monkeypatch: Any, cap
     assert torch.corrcoef(torch.stack([mean.double(), table["reward"].double()]))[0, 1] > 0.9999
     more = ["trainer=offline", "penalty=none", f"trainer.table={file}", "trainer.updates=2", "trainer.batch=8"]
     assert cli.main([*tiny(*more, reward, "plan.eval_samples=40", "name=o")]) == 0
-    assert "40 rows, of which the weights leave 4 effective ones" in capsys.readouterr().out
+    assert "40 rows, of which weights leave 4 effective ones" in capsys.readouterr().out
     found = Run(tmp_path / "runs" / "o")
     assert found.summary["reward_queries"] == 0
     assert found.summary["network_evaluations"] == 2 * 2 * 8
