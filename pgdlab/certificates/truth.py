@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pgdlab.diffusion.policy import Policy
 from pgdlab.oracle import linear_gaussian
