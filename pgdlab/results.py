@@ -154,7 +154,11 @@ class Run:
             if f"{name}_after" in summary
         ]
         figures = [f"{name} {number(before)} -> {number(after)}" for name, before, after in pairs]
-        figures += [f"KL {number(summary['kl_nats'])} nats"] if "kl_nats" in summary else []
+        figures += (
+            [f"KL {'at most ' if summary.get('kl_is_bound') else ''}{number(summary['kl_nats'])} nats"]
+            if "kl_nats" in summary
+            else []
+        )
         return ", ".join(figures) or "finished"
 
     def _repr_html_(self) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from pgdlab.certificates.certificate import Cell, Measure, Run, Suite
+from pgdlab.certificates.certificate import Cell, Law, Measure, Run, Suite
 from pgdlab.certificates.truth import declared, truth
 from pgdlab.config.compose import ConfigError, compose
 from pgdlab.config.configuration import Config
@@ -35,21 +35,21 @@ def suite_of(cfg: Config) -> Suite:
     return suite
 
 
-def cell(suite: Suite, base: list[str], more: list[str], folder: Path) -> Cell:
-    """One algorithm on one problem: read back where it was finished before, else run."""
+def cell(suite: Suite, base: list[str], more: list[str], folder: Path, law: Law = "attainable") -> Cell:
+    """One algorithm on one problem: read back where it was finished before, else run. law: that it is held against."""
     file = folder / CELL
     if not file.is_file():
         started = time.perf_counter()
         refused, runs = "", []
         try:
-            runs = [run(base, more, seed, suite.measurements, folder / str(seed)) for seed in range(suite.seeds)]
+            runs = [run(base, more, seed, suite.measurements, folder / str(seed), law) for seed in range(suite.seeds)]
         except RefusedError as error:
             refused = str(error)
-        write_json(dataclasses.asdict(Cell(runs, time.perf_counter() - started, refused)), file)
+        write_json(dataclasses.asdict(Cell(runs, time.perf_counter() - started, refused, law)), file)
     return Cell.read(json.loads(file.read_text()))
 
 
-def run(base: list[str], more: list[str], seed: int, measurements: int, folder: Path) -> Run:
+def run(base: list[str], more: list[str], seed: int, measurements: int, folder: Path, law: Law = "attainable") -> Run:
     """Trains once, and measures on the way. The problem's own overrides declare the KL weights.
 
     Raises RefusedError where the algorithm says that the problem is not for it, and where the run diverged;
@@ -60,6 +60,10 @@ def run(base: list[str], more: list[str], seed: int, measurements: int, folder: 
     try:
         module = build_module(cfg)
         found = truth(module.world, declared(Penalties(compose(base).make_each(Penalty, "penalty"))))
+        if law == "tilt" and found.tilt is None:
+            raise ValueError(
+                "the law of final samples is known on Gaussian bases, and on a line with noise in every step"
+            )
         measure = Measure(found, measurements)
         fit(module, cfg, folder, [measure])
     except ConfigError:
@@ -73,4 +77,4 @@ def run(base: list[str], more: list[str], seed: int, measurements: int, folder: 
     load_weights(module.policy, load(folder / LAST)["state_dict"], folder / LAST)
     with torch.no_grad():
         final = found.measure(module.policy)
-    return Run(found.best, found.ceiling, found.base, final, measure.curve)
+    return Run(found.best, found.ceiling, found.base, final, measure.curve, found.tilt)

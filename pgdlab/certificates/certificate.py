@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
@@ -18,6 +18,8 @@ from torch import Tensor
 from pgdlab.certificates.truth import Figures, Truth
 from pgdlab.training.module import SteeringModule
 
+Law = Literal["attainable", "tilt"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
@@ -25,7 +27,8 @@ class Suite:
 
     problems, algorithms: name -> overrides of the command line; each algorithm runs on each problem. seeds: runs of each,
     every one with the problem's domain.replicas inside. measurements: how often a run is measured, evenly over its
-    iterations.
+    iterations. tilt: the algorithms that aim at the tilt of the final samples, and are held against it with the KL of those;
+    the others against the attainable optimum with the path's.
     """
 
     name: str
@@ -33,6 +36,15 @@ class Suite:
     algorithms: dict[str, list[str]]
     seeds: int = 1
     measurements: int = 30
+    tilt: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if wrong := [name for name in self.tilt if name not in self.algorithms]:
+            raise ValueError(f"tilt names {wrong[0]}, which is none of the algorithms")
+
+    def law(self, algorithm: str) -> Law:
+        """What an algorithm is held against."""
+        return "tilt" if algorithm in self.tilt else "attainable"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,32 +106,47 @@ class Run:
     base: Figures
     final: Figures
     curve: list[tuple[int, Figures]]
+    tilt: Figures | None = None
 
-    def gaps(self, figures: Figures) -> list[float]:
-        """(J_best - J) / (J_best - J_base) of every replica: 0 at the optimum, 1 at the base."""
-        best, base = self.best.objective[0], self.base.objective[0]
-        return [(best - j) / (best - base) for j in figures.objective]
+    def gaps(self, figures: Figures, law: Law = "attainable") -> list[float]:
+        """(J_best - J) / (J_best - J_base) of every replica: 0 at the optimum, 1 at the base; J with the path's KL, or with that
+        of the final samples."""
+        if law == "tilt":
+            assert self.tilt is not None, "Cell.read() and cells.run() see to it"
+            best, base, values = self.tilt.final_objective[0], self.base.final_objective[0], figures.final_objective
+        else:
+            best, base, values = self.best.objective[0], self.base.objective[0], figures.objective
+        return [(best - j) / (best - base) for j in values]
+
+    def reached(self, figures: Figures, law: Law) -> tuple[list[float], list[float]]:
+        """J and KL of every replica, by the law's KL."""
+        if law == "tilt":
+            return figures.final_objective, figures.final_kl
+        return figures.objective, [a + b for a, b in zip(figures.path_kl, figures.initial_kl, strict=True)]
 
     @classmethod
     def read(cls, plain: dict[str, Any]) -> Run:
         """The inverse of dataclasses.asdict."""
         curve = [(queries, Figures(**figures)) for queries, figures in plain["curve"]]
-        named = {name: Figures(**plain[name]) for name in ("best", "base", "final")}
+        named = {name: Figures(**plain[name]) for name in ("best", "base", "final", "tilt") if plain.get(name)}
         return cls(ceiling=plain["ceiling"], curve=curve, **named)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """An algorithm's runs on a problem; or none, and the reason why it refused."""
+    """An algorithm's runs on a problem, and the law that they are held against; or none, and the reason why it refused."""
 
     runs: list[Run]
     seconds: float
     refused: str = ""
+    law: Law = "attainable"
 
     @classmethod
     def read(cls, plain: dict[str, Any]) -> Cell:
         """The inverse of dataclasses.asdict."""
-        return cls([Run.read(r) for r in plain["runs"]], plain["seconds"], plain["refused"])
+        return cls(
+            [Run.read(r) for r in plain["runs"]], plain["seconds"], plain["refused"], plain.get("law", "attainable")
+        )
 
 
 @dataclass(frozen=True)
@@ -127,7 +154,7 @@ class Row:
     """One algorithm on one problem, over all runs' replicas; figures is None where it refused.
 
     gap: see Run.gaps, of the averaged weights; to_10, to_5: see queries_to. curve: (queries, the replicas' gaps) of the
-    raw weights.
+    raw weights. law: what it is held against, which says whose KL is in all of them.
     """
 
     problem: str
@@ -139,6 +166,7 @@ class Row:
     to_10: tuple[float | None, int] = (None, 0)
     to_5: tuple[float | None, int] = (None, 0)
     replicas: int = 0
+    law: Law = "attainable"
     curve: list[tuple[int, list[float]]] = field(default_factory=list)
 
 
@@ -159,20 +187,23 @@ class RowFigures:
 def row(problem: str, algorithm: str, cell: Cell) -> Row:
     """The row of a cell."""
     if cell.refused:
-        return Row(problem, algorithm, cell.refused, cell.seconds)
-    first, finals = cell.runs[0], [r.final for r in cell.runs]
+        return Row(problem, algorithm, cell.refused, cell.seconds, law=cell.law)
+    first, law = cell.runs[0], cell.law
     queries = [q for q, _ in first.curve]
-    curve = [[g for r in cell.runs for g in r.gaps(r.curve[i][1])] for i in range(len(queries))]
+    curve = [[g for r in cell.runs for g in r.gaps(r.curve[i][1], law)] for i in range(len(queries))]
     gaps = torch.tensor(curve, dtype=torch.float64)
+    objective, kl = zip(*(r.reached(r.final, law) for r in cell.runs), strict=True)
+    best = first.tilt if law == "tilt" and first.tilt else first.best
+    top, top_kl = first.reached(best, law)
     figures = RowFigures(
-        objective=fmean(j for f in finals for j in f.objective), reward=fmean(j for f in finals for j in f.reward),
-        kl=fmean(a + b for f in finals for a, b in zip(f.path_kl, f.initial_kl, strict=True)),
-        best=first.best.objective[0], best_reward=first.best.reward[0],
-        best_kl=first.best.path_kl[0] + first.best.initial_kl[0], base=first.base.objective[0], ceiling=first.ceiling,
+        objective=fmean(j for some in objective for j in some), reward=fmean(x for r in cell.runs for x in r.final.reward),
+        kl=fmean(x for some in kl for x in some), best=top[0], best_reward=best.reward[0], best_kl=top_kl[0],
+        base=first.reached(first.base, law)[0][0], ceiling=top[0] if law == "tilt" else first.ceiling,
     )  # fmt: skip
     return Row(
-        problem, algorithm, "", cell.seconds, figures, StudentInterval.of([g for r in cell.runs for g in r.gaps(r.final)]),
-        queries_to(0.1, gaps, queries), queries_to(0.05, gaps, queries), gaps.shape[1],
+        problem, algorithm, "", cell.seconds, figures,
+        StudentInterval.of([g for r in cell.runs for g in r.gaps(r.final, law)]),
+        queries_to(0.1, gaps, queries), queries_to(0.05, gaps, queries), gaps.shape[1], law,
         list(zip(queries, curve, strict=True)),
     )  # fmt: skip
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pgdlab.diffusion.policy import Policy
 from pgdlab.oracle import linear_gaussian
-from pgdlab.oracle.grid import induction
+from pgdlab.oracle.grid import induction, laws
 from pgdlab.oracle.grid import optimum as grid
 from pgdlab.oracle.tilted import GaussianMixture, tilt
 from pgdlab.penalties.base import Penalties
@@ -22,17 +23,25 @@ from pgdlab.world import World
 
 @dataclass(frozen=True)
 class Figures:
-    """Of R replicas of a policy: objective at the problem's own KL weights, expected reward, KLs in nats. Lists (R,)."""
+    """Of R replicas of a policy: objective at the problem's own KL weights, expected reward, KLs in nats. Lists (R,). The last
+    two are of the law of the final samples, E[r] - lambda KL(p || p_pre) and that KL: empty where it is not known."""
 
     objective: list[float]
     reward: list[float]
     path_kl: list[float]
     initial_kl: list[float]
+    final_objective: list[float] = field(default_factory=list)
+    final_kl: list[float] = field(default_factory=list)
 
     @classmethod
-    def of(cls, value: Any) -> Figures:
-        """From an oracle's value."""
-        return cls(*(torch.as_tensor(getattr(value, name)).reshape(-1).tolist() for name in FIGURES))
+    def of(cls, value: Any, lam: float = 0.0, final_kl: Tensor | None = None) -> Figures:
+        """From an oracle's value, and the KL of the final samples where that is known."""
+        known = cls(*(torch.as_tensor(getattr(value, name)).reshape(-1).tolist() for name in FIGURES[:4]))
+        if final_kl is None:
+            return known
+        kl = final_kl.reshape(-1).tolist()
+        objective = [r - lam * nats for r, nats in zip(known.reward, kl, strict=True)]
+        return replace(known, final_objective=objective, final_kl=kl)
 
     @classmethod
     def join(cls, parts: list[Figures]) -> Figures:
@@ -40,18 +49,20 @@ class Figures:
         return cls(*([x for part in parts for x in getattr(part, name)] for name in FIGURES))
 
 
-FIGURES = ("objective", "reward", "path_kl", "initial_kl")
+FIGURES = ("objective", "reward", "path_kl", "initial_kl", "final_objective", "final_kl")
 
 
 @dataclass(frozen=True)
 class Truth:
     """The exact optimum of a world. best: attainable with Gaussian steps of the sampler's std; ceiling: by any policy;
-    base: the pretrained policy. measure: the exact figures of a policy of this world."""
+    base: the pretrained policy. measure: the exact figures of a policy of this world. tilt: of the base's own final samples by
+    exp(r / lambda), the most that E[r] - lambda KL of a law of samples can be; None where it is not known."""
 
     best: Figures
     ceiling: float
     base: Figures
     measure: Callable[[Policy], Figures]
+    tilt: Figures | None = None
 
 
 def declared(penalties: Penalties) -> PathKL:
@@ -109,11 +120,22 @@ def linear(world: World, lam: float, lam0: float) -> Truth:
     problem, cond = linear_problem(world, lam, lam0), torch.tensor(world.domain.train_conditions)
     best = linear_gaussian.optimum(problem)
 
-    def measure(policy: Policy) -> Figures:
-        return Figures.of(linear_gaussian.evaluate(linear_gaussian.affine_chain(policy, cond), problem))
+    def figures(chain: linear_gaussian.AffineChain) -> Figures:
+        value = linear_gaussian.evaluate(chain, problem)
+        return Figures.of(value, lam, linear_gaussian.final_kl(chain, problem.reference))
 
-    base = Figures.of(linear_gaussian.evaluate(problem.reference, problem))
-    return Truth(Figures.of(best.value), best.ceiling[0].item(), base, measure)
+    def measure(policy: Policy) -> Figures:
+        return figures(linear_gaussian.affine_chain(policy, cond))
+
+    return Truth(figures(best.chain), best.ceiling[0].item(), figures(problem.reference), measure, tilted(problem))
+
+
+def tilted(problem: linear_gaussian.Problem) -> Figures:
+    """The exponential tilt of the reference's own samples, one replica."""
+    mean, covariance = linear_gaussian.moments(problem.reference)[-1]
+    samples = GaussianMixture(torch.ones(1, dtype=torch.float64), mean[:1], covariance[:1])
+    best = tilt(samples, slope=problem.slope, curvature=problem.curvature, lam=problem.lam)
+    return Figures([], [best.reward], [], [], [best.value], [best.kl])
 
 
 def gridded(world: World, lam: float, lam0: float) -> Truth:
@@ -125,19 +147,29 @@ def gridded(world: World, lam: float, lam0: float) -> Truth:
     )  # fmt: skip
     parts = [replace(problem, cond=prompt) for prompt in world.domain.train_conditions]
     best, base = grid.attainable(problem), grid.evaluate(world.reference, problem)
+    known = laws.is_known(problem)
+
+    def figures(policy: Policy, part: induction.Problem) -> Figures:
+        return Figures.of(grid.evaluate(policy, part), lam, laws.final_kl(policy, part) if known else None)
 
     def measure(policy: Policy) -> Figures:
-        return Figures.join([Figures.of(grid.evaluate(policy, part)) for part in parts])
+        return Figures.join([figures(policy, part) for part in parts])
 
-    same = [Figures.of(best)] * len(parts), [Figures.of(base)] * len(parts)
-    return Truth(Figures.join(same[0]), grid.ceiling(problem).objective, Figures.join(same[1]), measure)
+    zero = torch.zeros(1, dtype=torch.float64) if known else None
+    same = [Figures.of(best)] * len(parts), [Figures.of(base, lam, zero)] * len(parts)
+    top = tilt_on_grid(problem) if known else None
+    return Truth(Figures.join(same[0]), grid.ceiling(problem).objective, Figures.join(same[1]), measure, top)
+
+
+def tilt_on_grid(problem: induction.Problem) -> Figures:
+    """The exponential tilt of the reference's own samples, one replica."""
+    value, reward, kl = laws.tilt(problem)
+    return Figures([], [reward], [], [], [value], [kl])
 
 
 def ideal_gain(world: World) -> float:
     """The mean reward that the exponential tilt of the chain's own samples has over theirs, at the weight of the path KL."""
     penalty = declared(world.penalties)
     problem = linear_problem(world, penalty.coefficient.item(), penalty.initial_coefficient.item())
-    mean, covariance = linear_gaussian.moments(problem.reference)[-1]
-    samples = GaussianMixture(torch.ones(1, dtype=torch.float64), mean[:1], covariance[:1])
-    best = tilt(samples, slope=problem.slope, curvature=problem.curvature, lam=problem.lam)
-    return best.reward - linear_gaussian.evaluate(problem.reference, problem).reward[0].item()
+    base = linear_gaussian.evaluate(problem.reference, problem).reward[0].item()
+    return tilted(problem).reward[0] - base

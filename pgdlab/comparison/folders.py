@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from pgdlab.certificates.certificate import Cell
+from pgdlab.certificates.certificate import Cell, Law
 from pgdlab.certificates.certificate import Run as Trained
 from pgdlab.comparison.validity import require_config, require_number, require_summary, usable
 from pgdlab.config import renamed, trust
@@ -207,7 +207,7 @@ def replicas(file: Path) -> Iterator[Run | Failure]:
     for number, (run, replica) in enumerate(every):
         try:
             with usable(f"replica {number} of {file.name}"):
-                found = replica_of(run, replica, number, file.parent)
+                found = replica_of(run, replica, number, file.parent, cell.law)
                 require_summary(found.summary)
                 require_number("score", found.score)
                 yield found
@@ -215,17 +215,17 @@ def replicas(file: Path) -> Iterator[Run | Failure]:
             yield Failure(file.parent, str(error))
 
 
-def replica_of(run: Trained, replica: int, number: int, folder: Path) -> Run:
-    """One replica of a certificate's run; its number stands for a seed."""
+def replica_of(run: Trained, replica: int, number: int, folder: Path, law: Law) -> Run:
+    """One replica of a certificate's run; its number stands for a seed. Score and KL are by the law it is held against."""
     curve = [
-        {"queries": float(queries), "reward": figures.reward[replica], "score": 1 - run.gaps(figures)[replica]}
+        {"queries": float(queries), "reward": figures.reward[replica], "score": 1 - run.gaps(figures, law)[replica]}
         for queries, figures in run.curve
     ]
     base, after = {"reward": run.base.reward[0], "kl_nats": 0.0}, {"reward": run.final.reward[replica]}
-    after["kl_nats"] = run.final.path_kl[replica] + run.final.initial_kl[replica]
+    after["kl_nats"] = run.reached(run.final, law)[1][replica]
     summary = {
         "reward_before": base["reward"], "reward_after": after["reward"], "kl_nats": after["kl_nats"], "seed": number,
         "reward_queries": int(curve[-1]["queries"]), "evaluations": {"base/sde": base, "ema/sde": after},
     }  # fmt: skip
     own = {"task": "certify", "problem": folder.parent.name, "algorithm": folder.name}
-    return Run(folder, own, summary, known(curve), 1 - run.gaps(run.final)[replica])
+    return Run(folder, own, summary, known(curve), 1 - run.gaps(run.final, law)[replica])

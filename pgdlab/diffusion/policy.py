@@ -101,12 +101,20 @@ class Policy(nn.Module):
         shared = {id(x): x for x in (*self.parameters(), *self.buffers()) if not x.requires_grad}
         return copy.deepcopy(self, shared).eval().requires_grad_(False)
 
+    def copies(self, policy: Policy) -> dict[str, nn.Parameter]:
+        """The weights of a snapshot of the policy that are its own, by name: those that train in the policy."""
+        pairs = zip(self.named_parameters(), policy.parameters(), strict=True)
+        return {name: own for (name, own), other in pairs if own is not other}
+
     @torch.no_grad()
-    def follow(self, policy: Policy) -> None:
-        """Takes over the weights of the policy that this is a snapshot of."""
+    def follow(self, policy: Policy, decay: float = 0.0) -> None:
+        """weights = decay weights + (1 - decay) those of the policy that this is a snapshot of; takes them over at 0."""
         pairs = zip(self.parameters(), policy.parameters(), strict=True)
         own, new = zip(*((a, b) for a, b in pairs if a is not b), strict=True)
-        torch._foreach_copy_(own, new)
+        if decay:
+            torch._foreach_lerp_(own, new, 1 - decay)
+        else:
+            torch._foreach_copy_(own, new)
 
     def with_kernel(self, kernel: Kernel) -> Policy:
         """The same denoiser and initial distribution under another sampler, weights shared."""

@@ -13,7 +13,9 @@ WORDS = {"diverged": "diverged", "untrained": "learnt nothing"}
 
 def sentence(summary: dict[str, Any], folder: Path) -> str:
     """What happened, and where to look, in three lines; one more where samples were not measured or the run came to nothing."""
-    kl = "" if summary["kl_nats"] is None else f", {summary['kl_nats']:.2f} nats from the base"
+    far, bound = summary["kl_nats"], summary.get("kl_is_bound", False)
+    nats = "" if far is None else f"{far:.2f} nats"
+    kl = nats and (f", at most {nats} from the base (the path's)" if bound else f", {nats} from the base")
     reward, held = (
         f"{shown(summary.get(f'{name}_before'))} -> {shown(summary.get(f'{name}_after'))}"
         for name in ("reward", "heldout")

@@ -128,3 +128,25 @@ def softmax_weights(
         weight[rows] = torch.where(measured[rows], score[rows].double(), -torch.inf).softmax(0) * int(rows.sum())
     lost = weight.sum()
     return weight if lost == 0 or (groups == groups[0]).all() else weight * (len(score) / lost)
+
+
+def effective_size(weight: Float[Tensor, " B"]) -> float:
+    """(sum w)^2 / sum w^2: the number of equal weights that this is the spread of   (Kish 1965, "Survey sampling", sec. 8.2)."""
+    return (weight.double().sum() ** 2 / weight.double().square().sum()).item()
+
+
+def temperature_for(reward: Float[Tensor, " B"], size: float) -> float:
+    """The temperature T at which the weights exp(r / T) have an effective size of `size` of B rows, by bisection in log T: it
+    grows with T. Where equal best rewards are more than that, a T at which they have all the weight.
+
+    Raises ValueError where all rewards are equal: every T gives B.
+    """
+    gap = reward.double() - reward.double().max()
+    if not gap.any():
+        raise ValueError("all rewards are equal, so that no temperature tells rows apart")
+    widest = float(-gap.min())
+    low, high = float(-gap[gap < 0].max()) / 100, widest * len(gap)
+    for _ in range(100):
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if effective_size((gap / middle).exp()) > size else (middle, high)
+    return (low * high) ** 0.5

@@ -208,6 +208,15 @@ def moments(chain: AffineChain) -> list[tuple[Float[Tensor, "R D"], Float[Tensor
     return out
 
 
+def final_kl(chain: AffineChain, reference: AffineChain) -> Float[Tensor, " R"]:
+    """KL of the law of the final samples to the reference's, in nats: what is left of the path's when steps are not seen."""
+    (mean, cov), (other, wide) = moments(chain)[-1], moments(reference)[-1]
+    off, precision = (mean - other)[..., None], torch.linalg.inv(wide)
+    ratio = precision @ cov
+    trace = ratio.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return 0.5 * (trace + (off.mT @ precision @ off)[:, 0, 0] - mean.shape[-1] - torch.linalg.slogdet(ratio)[1])
+
+
 def values(chain: AffineChain, problem: Problem) -> tuple[Quadratic, ...]:
     """V_0 .. V_H of any affine chain, optimal or not: V_h(x) = -lam KL_h(x) + E[V_{h+1}(s_{h+1}) | s_h = x], V_H = r.
 

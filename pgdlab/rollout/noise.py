@@ -23,6 +23,7 @@ class Stream(IntEnum):
     EVALUATE = 1
     DOCTOR = 2
     REFERENCE = 3
+    TABLE = 4
 
 
 @dataclass(frozen=True)

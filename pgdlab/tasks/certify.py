@@ -39,7 +39,8 @@ def points(cfg: Config, suite: Suite) -> None:
     cells = len(suite.problems) * len(suite.algorithms)
     for problem, base in suite.problems.items():
         for algorithm, more in suite.algorithms.items():
-            rows.append(row(problem, algorithm, cell(suite, base, more, folder / problem / algorithm)))
+            done = cell(suite, base, more, folder / problem / algorithm, suite.law(algorithm))
+            rows.append(row(problem, algorithm, done))
             console.print(f"{len(rows)}/{cells}  {line(rows[-1])}", soft_wrap=True)
     write(certificate_table(rows), folder / "certificate.md")
     write_json({"rows": [dataclasses.asdict(r) for r in rows]}, folder / CELL)

@@ -100,6 +100,7 @@ def finish(cfg: Config, module: SteeringModule, trainer: lightning.Trainer, fold
 def summarise(cfg: Config, module: SteeringModule, results: dict[str, Measured]) -> dict[str, Any]:
     """summary.json: the headline, what it cost, and every evaluation; names in docs/metrics.md."""
     return headline(results) | {
+        "kl_is_bound": module.algorithm.of_samples,
         "reward_queries": int(module.queries),
         "network_evaluations": int(module.evaluations),
         "training_seconds": float(module.seconds),

@@ -47,10 +47,13 @@ class Loss:
 class Algorithm(ABC, Generic[Experience, MicroBatch]):
     """One iteration: collect(), then for every update k the micro-batches of its minibatch, each with a loss().
 
-    dropout: whether the network is trained with its dropout on; never where a ratio of densities is taken.
+    dropout: whether the network is trained with its dropout on; never where a ratio of densities is taken. of_samples: whether
+    it aims at a law of final samples and no KL of the path is its price: that KL is then a bound of theirs, often many times
+    too large.
     """
 
     dropout: ClassVar[bool] = False
+    of_samples: ClassVar[bool] = False
 
     @abstractmethod
     def updates_per_iteration(self, plan: Plan) -> int:
@@ -63,6 +66,10 @@ class Algorithm(ABC, Generic[Experience, MicroBatch]):
     def equip(self, world: World) -> World:
         """The world with what this algorithm keeps next to the policy (a critic, the old policy): nothing by default."""
         return world
+
+    def kept(self, world: World) -> dict[str, Tensor]:
+        """What neither trains nor can be made again from what does, by name: checkpoints hold it too. Nothing by default."""
+        return {}
 
     def trained(self, world: World) -> dict[str, nn.Module]:
         """The modules that are trained, by the name that has their learning rate (optimizer.rates)."""

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from pgdlab.diffusion.denoisers import Denoiser, refuse_to_hide
+from pgdlab.diffusion.policy import Policy
 from pgdlab.domains.base import labelled
 from pgdlab.functional.gaussian import expand
 from pgdlab.rollout.noise import Noise, Stream
@@ -63,6 +64,7 @@ class DenoisingAlgorithm(Algorithm[Samples, NoisyBatch]):
     next epoch begins as far into its own: some samples are seen twice, some not at all.
     """
 
+    of_samples = True
     updates: int = 100
     batch: int = 128
     drop: float = 0.15
@@ -83,6 +85,10 @@ class DenoisingAlgorithm(Algorithm[Samples, NoisyBatch]):
     def release(self, experience: Samples) -> None:
         """Nothing to free."""
 
+    def times(self, policy: Policy, u: Float[Tensor, " B"]) -> Tensor:
+        """Uniform numbers in [0, 1) -> the times (B,) that samples are noised to."""
+        return policy.denoiser.schedule.spread(u)
+
     def micro_batches(self, experience: Samples, update: int, world: World) -> list[NoisyBatch]:
         g = world.noise.generator(experience.iteration, 10 + update)
         n, size = len(experience.x0), self.batch
@@ -91,7 +97,7 @@ class DenoisingAlgorithm(Algorithm[Samples, NoisyBatch]):
         rows = order.repeat(1 + (start + size) // n)[start : start + size]
         # stratified over the minibatch: the same expectation as independent times, half the noise of the loss
         spread = (torch.arange(size) + torch.rand(size, generator=g)) / size
-        t = world.policy.denoiser.schedule.spread(spread)
+        t = self.times(world.policy, spread)
         noise = torch.randn(size, *experience.x0.shape[1:], generator=g)
         hidden = torch.rand(size, generator=g) < self.drop
         given = experience.cond.cpu()[rows]

@@ -125,10 +125,13 @@ def decoded(world: World, trajectory: Trajectory) -> Outcome:
     return outcome_of(world, trajectory, world.domain.decoder(trajectory.sample))
 
 
-def training_request(world: World, iteration: int, trained: Sequence[int], extras: Extras) -> Request:
-    """This process's part of an iteration's samples, of the policy as it is; from now on it is the old one."""
+def training_request(
+    world: World, iteration: int, trained: Sequence[int], extras: Extras, decay: float = 0.0
+) -> Request:
+    """This process's part of an iteration's samples, of the policy as it is; from now on it is the old one, which keeps `decay`
+    of what it was."""
     if world.old is not None:
-        world.old.follow(world.policy)
+        world.old.follow(world.policy, decay)
     index = world.processes.share(world.plan.samples)
     return Request(
         policy=world.policy, reference=world.reference, noise=world.noise.of(iteration, index),

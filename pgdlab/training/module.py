@@ -131,11 +131,20 @@ class SteeringModule(lightning.LightningModule):
         """The reference is made of the domain's files, not of the checkpoint: what it was is kept to be compared. So is the
         size of passes, since sums of other parts are rounded otherwise."""
         checkpoint |= {"base": self.base, "pass_size": self.world.capacity.pass_size}
+        if kept := self.algorithm.kept(self.world):
+            checkpoint["kept"] = {name: x.detach().clone() for name, x in kept.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint |= renamed.checkpoint(checkpoint, self.state_dict())
         capacity = self.world.capacity
         capacity.pass_size = min(capacity.pass_size, checkpoint.get("pass_size", capacity.pass_size))
+        kept, saved = self.algorithm.kept(self.world), checkpoint.get("kept", {})
+        if kept.keys() != saved.keys() or any(
+            kept[n].shape != x.shape or not x.isfinite().all() for n, x in saved.items()
+        ):
+            raise ValueError("the checkpoint does not hold what this trainer keeps (its old policy): start a new run")
+        for name, x in kept.items():
+            x.data.copy_(saved[name])
 
     def gather(self, x: Tensor) -> Tensor:
         """Rows of all processes, in order of rank."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from pgdlab import cli
 from pgdlab.certificates import cells
 from pgdlab.certificates.cells import run
-from pgdlab.certificates.certificate import Cell, Run, StudentInterval, queries_to, row
+from pgdlab.certificates.certificate import Cell, Run, StudentInterval, Suite, queries_to, row
 from pgdlab.certificates.truth import Figures, declared, linear_problem, truth
 from pgdlab.config.compose import compose
 from pgdlab.config.configuration import Config
@@ -148,7 +149,7 @@ def suite() -> Config:
     cfg = compose(["task=certify", "certificate=affine"])
     problems = {name: [f"experiment=oracle/{name}", *TINY] for name in ("rho", "mixture")}
     algorithms = {"reinforce": REINFORCE, "rwr": ["trainer=rwr", "penalty=none", "trainer.batch=16"]}
-    small = {"problems": problems, "algorithms": algorithms, "measurements": 2}
+    small = {"problems": problems, "algorithms": algorithms, "measurements": 2, "tilt": ["rwr"]}
     return cfg.with_nodes(certificate=cfg.nodes["certificate"] | small)
 
 
@@ -162,7 +163,7 @@ def test_a_suite_runs_refuses_and_goes_on_where_it_stopped(tmp_path: Path, monke
     ]  # fmt: skip
     assert rows[0]["replicas"] == 8
     assert [q for q, _ in rows[0]["curve"]] == [2, 4]
-    assert "| rho | rwr | refused |" in (folder / "certificate.md").read_text()
+    assert "| rho | rwr | tilt, final KL | refused |" in (folder / "certificate.md").read_text()
     assert (folder / "certificate.png").stat().st_size > 10_000
     done = folder / "rho" / "reinforce" / "certificate.json"
     content = done.read_text()
@@ -212,8 +213,34 @@ def test_the_table_over_eta(tmp_path: Path, monkeypatch: Any) -> None:
     assert (tmp_path / "runs" / "eta_table" / "eta_table.png").stat().st_size > 10_000
 
 
+def test_final_samples_are_held_against_their_tilt(tmp_path: Path) -> None:
+    """N(0, V), r = -2 x^2, lambda .5, from the chain's own variance V: the base's J is E[r] = -2 V, the tilt's is
+    -log(1 + 8 V) / 4. A row of that law has its gap by them, and a cell whose law is not known is refused."""
+    words = ["trainer=ram", "penalty=none", "trainer.updates=1", "trainer.coefficient=0.5", "plan.iterations=2"]
+    done = run(["experiment=oracle/quadratic"], [*words, "plan.checkpoint_every=2"], 0, 2, tmp_path / "a", "tilt")
+    wide = -done.base.reward[0] / 2
+    assert done.tilt is not None
+    best = -math.log(1 + 8 * wide) / 4
+    assert done.tilt.final_objective[0] == pytest.approx(best, rel=1e-9)
+    assert done.base.final_objective == pytest.approx([-2 * wide] * 8, rel=1e-9)
+    found = row("quadratic", "ram", Cell([done], 0.0, law="tilt"))
+    assert found.figures is not None
+    assert found.gap is not None
+    j = found.figures.reward - 0.5 * found.figures.kl
+    assert (found.figures.objective, found.figures.best) == pytest.approx((j, best), rel=1e-9)
+    assert found.gap.mean == pytest.approx((best - j) / (best + 2 * wide), rel=1e-9)
+    assert row("quadratic", "ram", Cell([done], 0.0)).figures.best != pytest.approx(best, rel=1e-2)  # type: ignore[union-attr]
+    with pytest.raises(cells.RefusedError, match="the law of final samples is known on Gaussian bases"):
+        run(["experiment=oracle/plane", *TINY], words[:4], 0, 2, tmp_path / "b", "tilt")
+
+
+def test_a_law_of_no_algorithm_is_refused() -> None:
+    with pytest.raises(ValueError, match="tilt names b, which is none of the algorithms"):
+        Suite(name="x", problems={}, algorithms={"a": []}, tilt=["b"])
+
+
 def test_runs_are_read_back_as_they_were() -> None:
     figures = Figures([1.0, 2.0], [1.0, 2.0], [0.1, 0.2], [0.0, 0.0])
-    run = Run(figures, 3.0, figures, figures, [(8, figures)])
-    cell = Cell([run], 1.5)
+    run = Run(figures, 3.0, figures, figures, [(8, figures)], figures)
+    cell = Cell([run], 1.5, law="tilt")
     assert Cell.read(json.loads(json.dumps(dataclasses.asdict(cell)))) == cell

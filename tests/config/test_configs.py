@@ -34,6 +34,8 @@ WITH = {
     "policy/affine": POINTS,
     "policy/network": [*POINTS, "policy=network"],
     "trainer/rwr": ["penalty=none", *FEW],
+    **{f"trainer/{name}": ["penalty=none", *FEW] for name in ("awm", "nft", "ram")},
+    **{f"experiment/digits/{name}": FEW for name in ("awm", "nft", "ram")},
     "trainer/eager": ["penalty=none"],
     "trainer/per_part": ["reward=target_and_quality"],
     "trainer/pretrain": ["penalty=none", *FEW],
@@ -51,6 +53,7 @@ ELSEWHERE |= {f"reward/{name}": "rewards/test_text_aesthetic" for name in ("aest
 ELSEWHERE |= {"reward/hps_v2": "rewards/test_text_open_clip", "reward/image_reward": "rewards/test_text_image_reward"}
 ELSEWHERE |= {"reward/ocr": "rewards/test_text_ocr", "reward/vlm": "rewards/test_text_vlm"}
 ELSEWHERE |= {"reward/gen_eval": "rewards/test_text_gen_eval", "reward/hps_v3": "rewards/test_text_hps_v3"}
+ELSEWHERE |= {"trainer/offline": "trainers/test_offline", "experiment/digits/offline": "trainers/test_offline"}
 # what needs files of one's own
 OWN = ("domain/folder", "experiment/pretrain/folder", "experiment/folder/jpeg")
 OWN += ("domain/smiles", "experiment/pretrain/smiles", "experiment/smiles/valid")

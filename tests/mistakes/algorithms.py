@@ -237,7 +237,7 @@ MUTANTS = [
     Mutant("mask inverted", RATIO, "gain.masked_fill(~inside, 0.0)", "gain.masked_fill(inside, 0.0)", T_TRUST, "outside"),
     Mutant("trust region around the reference", RATIO, "old, _ = replay(world.old,", "old, _ = replay(world.reference,",
            T_TRUST, "outside"),
-    Mutant("the old policy stays where the run began", "trainers/interaction.py", "world.old.follow(world.policy)", "pass",
+    Mutant("the old policy stays where the run began", "trainers/interaction.py", "world.old.follow(world.policy, decay)", "pass",
            T_TRUST, "old_policy"),
     Mutant("the old policy is the policy", "diffusion/policy.py",
            "for x in (*self.parameters(), *self.buffers()) if not x.requires_grad}",

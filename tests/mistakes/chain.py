@@ -45,7 +45,7 @@ MUTANTS = [
     Mutant("chain: one rate for all", OPTIMIZER, "self.rates.get(name, self.lr)", "self.lr", T_OPTIMIZER, "own_rate"),
     Mutant("chain: rates exchanged", OPTIMIZER, "self.rates.get(name, self.lr)",
            'self.rates.get({"initial": "denoiser", "denoiser": "initial"}.get(name, name), self.lr)', T_OPTIMIZER, "own_rate"),
-    Mutant("chain: one softmax for all prompts", "trainers/rwr.py", "measured, cond)", "measured, torch.zeros_like(cond))",
+    Mutant("chain: one softmax for all prompts", "trainers/rwr.py", "measured, samples.cond)", "measured, 0 * samples.cond)",
            "trainers/test_denoising.py", "softmax_of_its_own"),
     Mutant("chain: a prompt's share by what was measured", "functional/returns.py", "softmax(0) * int(rows.sum())",
            "softmax(0) * int((rows & measured).sum())", "functional/test_returns.py", "softmax_weights_by_hand"),

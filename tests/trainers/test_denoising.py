@@ -201,6 +201,46 @@ def test_every_condition_has_a_softmax_of_its_own() -> None:
         torch.testing.assert_close(plain.weight[rows], int(rows.sum()) * raw / raw.sum(), rtol=1e-12, atol=1e-14)
 
 
+def narrowed(steady: bool) -> float:
+    """The loss of a full round's regression on own samples of equal reward, at the policy that sampled: its gradient's size."""
+    world = tiny_world(reward=Quadratic((0.0, 0.0), (0.0, 0.0)), samples=4096)
+    algorithm = RewardWeightedRegression(steady=steady, batch=4096)
+    return max(float(g.abs().max()) for g in gradient(algorithm.equip(world), algorithm).values())
+
+
+def test_equal_rewards_leave_a_steady_regression_as_it_is() -> None:
+    """Four steps make samples that are narrower than the data: the plain regression moves toward them, the steady one not."""
+    assert narrowed(steady=True) < 1e-12
+    assert narrowed(steady=False) > 0.02
+
+
+def test_the_steady_loss_by_hand() -> None:
+    """(w - 1) ||x0 - x0hat||^2 + ||x0hat_old - x0hat||^2, over sigma^2 D, off the policy that sampled."""
+    world, algorithm = tiny_world(samples=32), RewardWeightedRegression(temperature=0.5, batch=16, steady=True)
+    world = algorithm.equip(world)
+    experience = algorithm.collect(world, 0)
+    (piece,) = algorithm.micro_batches(experience, 0, world)
+    moved(world.policy)
+    x0, w = experience.x0[piece.rows], experience.weight[piece.rows]
+    schedule = world.policy.denoiser.schedule
+    alpha, sigma = schedule.alpha(piece.t)[:, None], schedule.sigma(piece.t)[:, None]
+    x = alpha * x0 + sigma * piece.noise.double()
+    now, old = (p.denoiser(x, piece.t, piece.cond).detach() for p in (world.policy, tiny_policy()))
+    each = (w - 1)[:, None] * (x0 - now).square() + (old - now).square()
+    expected = float((each / sigma.square() / 2).sum() / 16)
+    loss = algorithm.loss(experience, piece, world)
+    assert loss.value.item() == pytest.approx(expected, rel=1e-10)
+    assert loss.rows == 48
+
+
+def test_a_sampler_without_noise_is_sampled_with_the_tuned_network() -> None:
+    policy, base = moved(tiny_policy(eta=0.0)), tiny_policy(eta=0.0)
+    world, algorithm = tiny_world(policy, base.reference()), RewardWeightedRegression()
+    algorithm.refuse(world)
+    tuned, untuned = (algorithm.collect(w, 0).x0 for w in (world, tiny_world(base, base.reference())))
+    assert (tuned - untuned).abs().min() > 1e-6
+
+
 def test_a_sample_alone_under_its_condition_is_refused() -> None:
     world = tiny_world(samples=2, group=1, train_conditions=(0, 1))
     with pytest.raises(ValueError, match=r"every sample is alone under its condition.*set plan.group to 2"):

@@ -111,6 +111,15 @@ CASES: dict[str, tuple[tuple[str, ...], Counts]] = {
         ("trainer=rwr", "trainer.updates=3", "trainer.batch=6", "penalty=none"),
         Counts(PLAIN, (6, 18), 3),
     ),
+    # without a gradient in every training pass: the policy that sampled, and the reference
+    "matching": (
+        ("trainer=ram", "trainer.updates=3", "trainer.batch=6", "penalty=none"),
+        Counts((PLAIN[0] + 2 * 6, PLAIN[1] + 2 * 18), (6, 18), 3),
+    ),
+    "matching, one update and no KL": (
+        ("trainer=awm", "trainer.updates=1", "trainer.batch=6", "trainer.coefficient=0", "penalty=none"),
+        Counts(PLAIN, (2, 6), 1),
+    ),
     "eager": (("trainer=eager", "penalty=none"), Counts(PLAIN, (6, 24), 1)),
     # the reference once more at all 4 steps, differentiated in the states, 4 rows at a time: 2 x 4 passes; 24 pairs in 6
     "adjoint matching": (("trainer=adjoint_matching", "penalty=path_kl"), Counts(COMPARED, (8 + 6, 32 + 24), 1)),
@@ -175,8 +184,8 @@ class Watched(Callback):
         self.waits.__exit__(None, None, None)
 
 
-# reward-weighted regression draws the seed of its dropout from a generator on the CPU, by the same operation
-@pytest.mark.parametrize("name", [name for name in CASES if name != "reward-weighted regression"])
+# regressions draw the seed of their dropout from a generator on the CPU, by the same operation
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith(("reward-weighted", "matching"))])
 def test_nothing_waits_for_the_device(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither in sampling, once its noise is drawn, nor in an update."""
     cfg, watched, sampling = compose(tiny(*SIZES, *CASES[name][0], "plan.iterations=2")), Watched(), Waits()

@@ -189,6 +189,25 @@ def test_pretraining_with_dropout_resumes_bit_for_bit(here: Path) -> None:
     assert not differences({k: cut[k] for k in parts}, {k: whole[k] for k in parts})
 
 
+def test_a_slow_old_policy_resumes_bit_for_bit(here: Path) -> None:
+    """It is no function of the trained weights, and the checkpoint holds it; a checkpoint without it is refused."""
+    slow = ["trainer=nft", "penalty=none", "trainer.decay=0.5", "trainer.updates=2", "trainer.batch=8"]
+    for name, iterations in (("whole", 4), ("cut", 2)):
+        fitted = [*tiny(BRIGHT, *slow, f"name={name}", f"plan.iterations={iterations}")]
+        assert cli.main(fitted) == 0
+    kept = load(here / "runs" / "cut" / LAST)["kept"]
+    now = load(here / "runs" / "cut" / LAST)["current_model_state"]
+    assert any(not torch.equal(x, now[f"policy.{name}"]) for name, x in kept.items())
+    assert cli.main(["resume=runs/cut", "plan.iterations=4"]) == 0
+    parts = ("current_model_state", "optimizer_states")
+    whole, cut = (state(here / "runs" / name) for name in ("whole", "cut"))
+    assert not differences({k: cut[k] for k in parts}, {k: whole[k] for k in parts})
+    without = torch.load(here / "runs" / "cut" / LAST, weights_only=False)
+    del without["kept"]
+    torch.save(without, here / "runs" / "cut" / LAST)
+    assert cli.main(["resume=runs/cut", "plan.iterations=5"]) == 2
+
+
 @pytest.mark.parametrize(
     "extra", [(), ("policy=lora",), ("policy=network",), ("policy=frozen", "initial=diagonal")], ids=str
 )
