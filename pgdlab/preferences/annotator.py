@@ -79,10 +79,11 @@ class Simulated(Annotator):
         nats = sitting.rewards().double() / self.temperature
         g = torch.Generator().manual_seed(sitting.seed)
         drawn = torch.rand(sitting.answered + len(sitting.open), generator=g, dtype=torch.float64)[sitting.answered :]
+        records = []
         for question, u in zip(sitting.open, drawn.tolist(), strict=True):
             p = (nats[question.first] - nats[question.second]).sigmoid().item()
-            record = question.record(sitting.names, "first" if u < p else "second")
-            sitting.file.append(record | {"probability": p})
+            records.append(question.record(sitting.names, "first" if u < p else "second") | {"probability": p})
+        sitting.file.append(*records)
 
 
 def questions(cond: Int[Tensor, " N"], count: int | None, prompts: Callable[[int], str], seed: int) -> list[Question]:
@@ -92,7 +93,10 @@ def questions(cond: Int[Tensor, " N"], count: int | None, prompts: Callable[[int
     wanted = count or sum(int(n) // 2 for n in torch.bincount(cond))
     most = sum(int(n) * (int(n) - 1) // 2 for n in torch.bincount(cond))
     if wanted > most or not wanted:
-        raise ValueError(f"{wanted or 'some'} pairs are asked for, and {len(cond)} samples make {most} of the same prompt: draw more samples")  # fmt: skip
+        raise ValueError(
+            f"{wanted or 'some'} pairs are asked for, and {len(cond)} samples make {most} of the same prompt: draw more "
+            "samples"
+        )
     while len(found) < wanted:
         for a, b in one_round(cond, g):
             left = "first" if torch.rand((), generator=g) < 0.5 else "second"

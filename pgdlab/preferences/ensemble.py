@@ -52,7 +52,8 @@ class Ensemble(nn.Module):
 
     def forward(self, x: Float[Tensor, "B *F"], cond: Int[Tensor, " B"]) -> Float[Tensor, "M B"]:
         column = self.column(cond)[:, None]
-        return torch.stack([m(x).gather(1, column)[:, 0] - c[column[:, 0]] for m, c in zip(self.members, self.centre, strict=True)])  # fmt: skip
+        each = zip(self.members, self.centre, strict=True)
+        return torch.stack([member(x).gather(1, column)[:, 0] - centre[column[:, 0]] for member, centre in each])
 
     @torch.no_grad()
     def centre_on(self, x: Float[Tensor, "N *F"], cond: Int[Tensor, " N"]) -> None:
@@ -72,7 +73,7 @@ class Ensemble(nn.Module):
 
 
 def load(folder: str) -> tuple[Ensemble, dict[str, Any]]:
-    """What task=preferences wrote, frozen, and its card; nothing is executed. Raises ValueError where it is not there or broken."""
+    """What task=preferences wrote, frozen, and its card; nothing is executed. Raises ValueError where it is missing or broken."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -82,5 +83,8 @@ def load(folder: str) -> tuple[Ensemble, dict[str, Any]]:
         made = Ensemble(shape=card["shape"], members=card["members"], conditions=card["conditions"])
         made.load_state_dict(load_file(place / WEIGHTS))
     except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"cannot load a reward that was learned from pairs from {folder!r}: {error}. task=preferences makes one") from error  # fmt: skip
+        why = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"cannot load a reward that was learned from pairs from {folder!r}: {why}. task=preferences makes one"
+        ) from error
     return made.eval().requires_grad_(False), card

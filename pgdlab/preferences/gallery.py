@@ -36,7 +36,9 @@ def rows_of(sources: Sequence[Source], shape: Sequence[int]) -> tuple[Float[Tens
     found = []
     for source in sources:
         if not isinstance(source, Row):
-            raise ValueError(f"{named(source)} is a picture, and samples are wanted as the denoiser sees them: rows of a samples.pt")
+            raise ValueError(
+                f"{named(source)} is a picture, and samples are wanted as the denoiser sees them: rows of a samples.pt"
+            )
         if source.file not in read:
             read[source.file] = read_samples(source.file, shape)
         sample, cond = read[source.file]

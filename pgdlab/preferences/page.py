@@ -105,9 +105,9 @@ class Handler(BaseHTTPRequestHandler):
     def inside(self) -> str | None:
         """The address behind the token; None without it, and where the page was asked for under another host's name."""
         hosts = (f"{HERE}:{self.server.server_port}", f"localhost:{self.server.server_port}")
-        _, token, *rest = (self.path.split("/", 2) + [""])[:3]
+        token, _, rest = self.path.removeprefix("/").partition("/")
         right = secrets.compare_digest(token.encode(), self.server.token.encode())
-        return rest[0] if right and self.headers.get("Host") in hosts else None
+        return rest if right and self.headers.get("Host") in hosts else None
 
     def send(self, kind: str, content: bytes, nonce: str = "") -> None:
         """A whole answer. Nothing of another address is loaded, and nothing is kept."""
@@ -116,14 +116,15 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Cache-Control", "no-store")
         self.send_header("Referrer-Policy", "no-referrer")
-        own = f"'nonce-{nonce}'"
-        self.send_header("Content-Security-Policy", f"default-src 'none'; img-src 'self' data:; script-src {own}; style-src {own}; form-action 'self'; frame-ancestors 'none'")  # fmt: skip
+        own = f"script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'"
+        policy = f"default-src 'none'; img-src 'self' data:; {own}; form-action 'self'; frame-ancestors 'none'"
+        self.send_header("Content-Security-Policy", policy)
         self.end_headers()
         self.wfile.write(content)
         if self.server.state.ended and kind.startswith("text"):
             threading.Thread(target=self.server.shutdown).start()
 
-    def log_message(self, format: str, *given: Any) -> None:
+    def log_message(self, *given: Any) -> None:
         """Nothing: the terminal has the address alone."""
 
 
@@ -138,7 +139,9 @@ class Server(ThreadingHTTPServer):
         try:
             super().__init__((HERE, port), Handler)
         except OSError as error:
-            raise ValueError(f"cannot listen on port {port}: {error.strerror}; set annotator.port to another, or to 0 for any that is free") from error  # fmt: skip
+            raise ValueError(
+                f"cannot listen on port {port}: {error.strerror}; set annotator.port to another, or to 0 for any that is free"
+            ) from error
 
     @property
     def url(self) -> str:

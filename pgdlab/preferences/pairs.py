@@ -120,19 +120,20 @@ class PairFile:
         if not (names and all(isinstance(name, str) and name for name in names)):
             raise ValueError(f'{self.path}, line {number}: it must name two samples, {{"first": ..., "second": ...}}')
         if record.get("winner") not in SHARE:
-            raise ValueError(f"{self.path}, line {number}: winner is {record.get('winner')!r}; it must be {', '.join(SHARE)}")
+            raise ValueError(
+                f"{self.path}, line {number}: winner is {record.get('winner')!r}; it must be {', '.join(SHARE)}"
+            )
         return record
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Adds a line and flushes it to the disk, after what a cut line has left is taken off."""
+    def append(self, *records: Mapping[str, Any]) -> None:
+        """Adds lines and flushes them to the disk, after what a cut line has left is taken off."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab+") as file:
-            end = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            content = file.read()
-            if end and not content.endswith(b"\n"):
-                file.truncate(content.rfind(b"\n") + 1)
-            file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+            if file.read() not in (b"", b"\n"):
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records))
             file.flush()
             os.fsync(file.fileno())
 

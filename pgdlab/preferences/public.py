@@ -51,7 +51,9 @@ def require(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path) ->
     for number, row in enumerate(rows, 1):
         for name in names:
             if row.get(name) is None:
-                raise ValueError(f"{path}, row {number} has no {name}; there are {', '.join(sorted(row)) or 'no columns'}")
+                raise ValueError(
+                    f"{path}, row {number} has no {name}; there are {', '.join(sorted(row)) or 'no columns'}"
+                )
 
 
 def rankings(rows: Sequence[dict[str, Any]], path: Path) -> Iterator[Answer]:
@@ -64,8 +66,8 @@ def rankings(rows: Sequence[dict[str, Any]], path: Path) -> Iterator[Answer]:
     for images in by_prompt.values():
         for a, b in itertools.combinations(images, 2):
             better = (a["rank"] < b["rank"]) + (a["rank"] == b["rank"]) / 2
-            places = [(path.parent / x["image_path"]).resolve() for x in (a, b)]
-            yield Answer(*places, better, str(a["prompt"]))
+            first, second = ((path.parent / x["image_path"]).resolve() for x in (a, b))
+            yield Answer(first, second, better, str(a["prompt"]))
 
 
 def picks(rows: Sequence[dict[str, Any]], path: Path) -> Iterator[Answer]:

@@ -32,16 +32,22 @@ class Preference(Reward):
         if not 0 <= pessimism < float("inf"):
             raise ValueError(f"pessimism is {pessimism}; it must be at least 0, in standard deviations of the ensemble")
         if pessimism and len(self.ensemble.members) < 2:
-            raise ValueError(f"pessimism is {pessimism}, and the ensemble in {folder} has one member, that cannot disagree: set it to 0")
+            raise ValueError(
+                f"pessimism is {pessimism}, and the ensemble in {folder} has one member, that cannot disagree: set it to 0"
+            )
         self.pessimism, self.takes = pessimism, card.get("kind")
         self.differentiable = self.takes != "molecules"
 
     def score(self, sample: Any, cond: Tensor) -> Score:
         x = encoded(sample).to(self.ensemble.centre)
         if tuple(x.shape[1:]) != self.ensemble.shape:
-            raise ShapeError(f"the reward was fitted on samples of {self.ensemble.shape}, and these are {tuple(x.shape[1:])}")
+            raise ShapeError(
+                f"the reward was fitted on samples of {self.ensemble.shape}, and these are {tuple(x.shape[1:])}"
+            )
         if self.ensemble.conditions > 1 and bool((cond >= self.ensemble.conditions).any()):
-            raise ShapeError(f"the reward was fitted under conditions 0 to {self.ensemble.conditions - 1}, and one here is {int(cond.max())}")
+            raise ShapeError(
+                f"the reward was fitted under conditions 0 to {self.ensemble.conditions - 1}, and one here is {int(cond.max())}"
+            )
         each = self.ensemble(x, cond)
         spread = each.std(0) if len(each) > 1 else torch.zeros_like(each[0])
         return Score.of(each.mean(0) - self.pessimism * spread, disagreement=spread)

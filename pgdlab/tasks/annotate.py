@@ -31,7 +31,9 @@ INSTEAD = "it asks about samples that there are"
 def main(cfg: Config) -> None:
     """Goes on after the answers that annotator.pairs has."""
     if cfg.nodes["annotator"] is None:
-        raise ValueError("task=annotate needs to know who answers: annotator=page asks a person, annotator=simulated the reward")
+        raise ValueError(
+            "task=annotate needs to know who answers: annotator=page asks a person, annotator=simulated the reward"
+        )
     annotator, domain = cfg.make(Annotator, "annotator"), cfg.make(Domain, "domain")
     samples, file = Path(annotator.samples).expanduser(), PairFile(Path(annotator.pairs).expanduser())
     sample, cond = read_samples(samples, domain.space.shape)
@@ -47,13 +49,15 @@ def main(cfg: Config) -> None:
         )
     )  # fmt: skip
     left = len(unanswered(asked, names, file))
-    print(f"{len(asked) - left} of {len(asked)} pairs are answered in {file.path}" + (f"; {left} are left: the same command goes on" if left else ""))  # fmt: skip
+    more = f"; {left} are left: the same command goes on" if left else ""
+    print(f"{len(asked) - left} of {len(asked)} pairs are answered in {file.path}{more}")
 
 
 def prompt(domain: Domain, cond: int) -> str:
     """The text of a condition. Raises ValueError for one that the domain does not have."""
     if not 0 <= cond <= domain.conditioning.unconditional:
-        raise ValueError(f"the samples were drawn under condition {cond}, and domain {domain.name} has 0 to {domain.conditioning.unconditional}")  # fmt: skip
+        most = domain.conditioning.unconditional
+        raise ValueError(f"samples were drawn under condition {cond}, and domain {domain.name} has 0 to {most}")
     texts = domain.conditioning.texts
     return texts[cond] if texts is not None else ""
 
@@ -63,7 +67,9 @@ def rewards(cfg: Config, domain: Domain, decoded: Any, cond: Int[Tensor, " N"]) 
     for."""
     reward = reward_for(cfg, "reward", domain)
     if reward is None or reward.needs_estimates():
-        raise ValueError("annotator=simulated answers by a reward of finished samples: choose one, such as reward=target")
+        raise ValueError(
+            "annotator=simulated answers by a reward of finished samples: choose one, such as reward=target"
+        )
     return guarded(reward.eval(), Outcome(decoded, cond, 1), max_failed=0.0).total
 
 

@@ -1,4 +1,4 @@
-"""task=preferences: fits an ensemble of scores to pairs, which reward=preference loads, and judges it on pairs that it has not seen."""
+"""task=preferences: fits an ensemble of scores to pairs, which reward=preference loads, and judges it on pairs held out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def main(cfg: Config) -> None:
         x, known = seen(pairs.sources, domain.space.shape, domain.decoder)
     cond = conditions(pairs, domain, how.conditional) if known is None else known
     if (apart := (cond[pairs.rows[:, 0]] != cond[pairs.rows[:, 1]]).nonzero()).numel():
-        raise ValueError(f"pair {int(apart[0]) + 1} is of samples of different prompts: which is better says nothing of either prompt")
+        raise ValueError(
+            f"pair {int(apart[0]) + 1} is of samples of different prompts: which is better says nothing of either prompt"
+        )
     ensemble, parts = fit(
         pairs, x, cond, how, conditions=domain.conditioning.size, seed=cfg.seed, runtime=cfg.nodes["runtime"]
     )
@@ -45,7 +47,9 @@ def main(cfg: Config) -> None:
     ensemble.save(folder, facts)
     draw(figures["reliability"], folder / "reliability.png")
     print(told(facts, figures))
-    print(f"reward=preference reward.folder={short(folder)} steers by it; figures in {short(folder) / 'preference.json'}")
+    print(
+        f"reward=preference reward.folder={short(folder)} steers by it; figures in {short(folder) / 'preference.json'}"
+    )
 
 
 def conditions(pairs: Pairs, domain: Domain, conditional: bool) -> Int[Tensor, " N"]:
@@ -62,9 +66,9 @@ def told(facts: dict[str, Any], figures: dict[str, Any]) -> str:
     best = f" (the best possible is {figures['best_accuracy']:.3f})" if "best_accuracy" in figures else ""
     lost = f"; {facts['left_out']} left out, with a sample on each side" if facts["left_out"] else ""
     return (
-        f"{facts['pairs']} pairs of {facts['samples']} samples: {facts['fitted']} fitted, {figures['pairs']} held out{lost}. Held out: "
-        f"accuracy {figures['accuracy']:.3f}{best}, log loss {figures['log_loss']:.3f}, ECE {figures['ece']:.3f}, disagreement "
-        f"{figures['disagreement']:.2f} nats"
+        f"{facts['pairs']} pairs of {facts['samples']} samples: {facts['fitted']} fitted, {figures['pairs']} held out{lost}. "
+        f"Held out: accuracy {figures['accuracy']:.3f}{best}, log loss {figures['log_loss']:.3f}, ECE {figures['ece']:.3f}, "
+        f"disagreement {figures['disagreement']:.2f} nats"
     )
 
 
@@ -72,5 +76,7 @@ def draw(table: list[dict[str, float]], path: Path) -> None:
     """The accuracy of held-out pairs against the confidence in them: on the diagonal where probabilities are right."""
     with panels(path, 1, (4.0, 3.6)) as (_, (axis,)):
         axis.plot([0.5, 1], [0.5, 1], color="0.7", linewidth=1)
-        axis.scatter([r["confidence"] for r in table], [r["accuracy"] for r in table], s=[6 + r["pairs"] for r in table])
+        axis.scatter(
+            [r["confidence"] for r in table], [r["accuracy"] for r in table], s=[6 + r["pairs"] for r in table]
+        )
         axis.set(xlabel="confidence", ylabel="accuracy of held-out pairs")

@@ -13,8 +13,8 @@ from pgdlab.trainers.pairwise import Pairwise
 
 @dataclass(frozen=True, kw_only=True)
 class DPO(Pairwise):
-    """Minimises -log sigmoid(beta / 2 (g(winner) - g(loser))) (Wallace et al. 2023, arXiv:2311.12908, eq. 14), a term a time, or with
-    the times summed inside; a tie is half a vote for each.
+    """Minimises -log sigmoid(beta / 2 (g(winner) - g(loser))) (Wallace et al. 2023, arXiv:2311.12908, eq. 14), a term a time, or
+    with the times summed inside; a tie is half a vote for each.
 
     beta: of a mean over D dimensions, as published: beta / (2 D) a time in nats.
     """

@@ -1,8 +1,7 @@
-"""The base of trainers that learn from pairs: which samples, which of them is preferred, and how well the network explains each."""
+"""The base of trainers that learn from pairs: how much better than the reference the network explains either sample."""
 
 from __future__ import annotations
 
-import functools
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,28 +10,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pgdlab.preferences.gallery import rows_of
-from pgdlab.preferences.public import read
 from pgdlab.rollout.sampler import Extras
 from pgdlab.trainers.base import Loss, refuse_ode
 from pgdlab.trainers.denoising import DenoisingAlgorithm, NoisyBatch, Samples, noisy
-from pgdlab.trainers.interaction import Collected, Interaction, OneShot, cost, summarise, training_request
-from pgdlab.trainers.prompts import prompt_rewards
+from pgdlab.trainers.interaction import Interaction, OneShot, training_request
+from pgdlab.trainers.paired import Paired, compared, pairs_of
 from pgdlab.world import World
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paired(Samples):
-    """x0: the preferred sample of each pair, loser: the other one. share: of the vote that x0 has, 1, or 1/2 for a tie."""
-
-    loser: Float[Tensor, "N *D"]
-    share: Float[Tensor, " N"]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Pairwise(DenoisingAlgorithm):
-    """g(x) = weight(t) (l_ref(x_t) - l(x_t)): how much better than the reference the network denoises x, at a time and with a noise
-    that both samples of a pair share. l is Denoiser.loss, a mean over dimensions.
+    """g(x) = weight(t) (l_ref(x_t) - l(x_t)): how much better than the reference the network denoises x, at a time and with a
+    noise that both samples of a pair share. l is Denoiser.loss, a mean over dimensions.
 
     pairs: files of task=annotate, whose samples are learned from as they are (offline); none: neighbours of a group of the
     policy's own samples, the one with the larger reward preferred, with the odds of a reward in units of `temperature` above 0.
@@ -56,18 +45,25 @@ class Pairwise(DenoisingAlgorithm):
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature is {self.temperature}; it must be at least 0, in reward units")
         if self.pairs and self.temperature:
-            raise ValueError("temperature is of a reward that compares the policy's own samples; pairs of a file have their answers")
+            raise ValueError(
+                "temperature is of a reward that compares the policy's own samples; pairs of a file have their answers"
+            )
 
     @abstractmethod
-    def contrast(self, winner: Float[Tensor, "P K"], loser: Float[Tensor, "P K"], share: Float[Tensor, " P"]) -> tuple[Tensor, Tensor]:
+    def contrast(
+        self, winner: Float[Tensor, "P K"], loser: Float[Tensor, "P K"], share: Float[Tensor, " P"]
+    ) -> tuple[Tensor, Tensor]:
         """The losses of P pairs, given g at K times, and the log odds (P, ...) that they stand for."""
 
     def refuse(self, world: World) -> None:
         super().refuse(world)
         if world.policy.trains_initial or len(world.penalties):
-            raise ValueError("learning from pairs trains the denoiser and takes no penalty (trainer.beta holds it near the base): set initial=standard penalty=none")
+            raise ValueError(
+                "learning from pairs trains the denoiser and takes no penalty (trainer.beta holds it near the base): set "
+                "initial=standard penalty=none"
+            )
         if self.pairs:
-            self.table(world)
+            pairs_of(self.pairs, tuple(world.policy.space.shape))
             return
         refuse_ode(world.policy)
         world.processes.share(world.plan.samples)
@@ -77,41 +73,28 @@ class Pairwise(DenoisingAlgorithm):
     @torch.no_grad()
     def collect(self, world: World, iteration: int) -> Paired:
         if self.pairs:
-            x0, cond, loser, share = (part.to(world.device) for part in self.table(world))
+            table = pairs_of(self.pairs, tuple(world.policy.space.shape))
+            x0, cond, loser, share = (part.to(world.device) for part in table)
             return Paired(x0, cond, share, iteration, loser=loser, share=share)
         extras = Extras(estimates=world.reward.needs_estimates())
-        return self.compared(world, self.interaction.collect(world, training_request(world, iteration, (), extras)), iteration)
-
-    def compared(self, world: World, collected: Collected, iteration: int) -> Paired:
-        """Neighbours of a group, those left out that were not both measured or are worth the same."""
-        gather, trajectory = world.processes.gather, collected.trajectory
-        total, measured = gather(collected.rewards.total.double()), gather(collected.rewards.measured)
-        sample, cond = gather(trajectory.sample), gather(trajectory.cond)
-        place = torch.arange(len(total), device=total.device).reshape(-1, world.plan.group)
-        first, second = (place[:, k : world.plan.group // 2 * 2 : 2].flatten() for k in (0, 1))
-        odds, g = total[first] - total[second], world.noise.generator(iteration)
-        kept = measured[first] & measured[second] & (odds != 0)
-        noise = torch.rand(len(odds), generator=g, dtype=torch.float64).to(odds.device)
-        ahead = noise < (odds / self.temperature).sigmoid() if self.temperature else odds > 0
-        winner, loser = torch.where(ahead, first, second)[kept], torch.where(ahead, second, first)[kept]
-        prompts, share = prompt_rewards(world, collected), torch.ones(len(winner), device=sample.device)
-        logs = summarise(world, collected) | {"pairs": float(len(winner))} | (prompts.logs if prompts else {})
-        paid = cost(world, collected)
-        return Paired(sample[winner], cond[winner], share, iteration, logs, **paid, prompts=prompts, loser=sample[loser], share=share)
-
-    def table(self, world: World) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The pairs of the files: preferred samples, conditions, the others, shares. Raises ValueError where they are no pairs."""
-        return pairs_of(self.pairs, tuple(world.policy.space.shape))
+        collected = self.interaction.collect(world, training_request(world, iteration, (), extras))
+        return compared(world, collected, self.temperature, iteration)
 
     def micro_batches(self, experience: Samples, update: int, world: World) -> list[NoisyBatch]:
         """As in the base, with the times of a pair one after another."""
         if not len(experience.x0):
             return []
-        g, size, rows = world.noise.generator(experience.iteration, 10 + update), self.batch, self.rows(experience, update, world)
+        g, size, rows = (
+            world.noise.generator(experience.iteration, 10 + update),
+            self.batch,
+            self.rows(experience, update, world),
+        )
         if self.times == "all":
             t = world.policy.times[: world.policy.steps].cpu().expand(size, -1)
         else:
-            spread = (torch.arange(size * self.times) + torch.rand(size * self.times, generator=g)) / (size * self.times)
+            spread = (torch.arange(size * self.times) + torch.rand(size * self.times, generator=g)) / (
+                size * self.times
+            )
             t = world.policy.denoiser.schedule.spread(spread).reshape(self.times, size).T
         count, shape = t.shape[1], experience.x0.shape[1:]
         noise = torch.randn(size, count, *shape, generator=g)
@@ -119,9 +102,20 @@ class Pairwise(DenoisingAlgorithm):
         noise = world.policy.space.project(noise.flatten(0, 1), given.repeat_interleave(count)).reshape(noise.shape)
         cond = given.masked_fill(torch.rand(size, generator=g) < self.drop, world.domain.conditioning.unconditional)
         pieces = []
-        for part in torch.arange(world.processes.rank, size, world.processes.size).split(max(1, world.capacity.pass_size // (2 * count))):
+        for part in torch.arange(world.processes.rank, size, world.processes.size).split(
+            max(1, world.capacity.pass_size // (2 * count))
+        ):
             many = [x[part].repeat_interleave(count, 0).to(world.device) for x in (rows, cond)]
-            pieces.append(NoisyBatch(many[0], t[part].flatten().to(world.device), noise[part].flatten(0, 1).to(world.device), many[1], size, 0))
+            pieces.append(
+                NoisyBatch(
+                    many[0],
+                    t[part].flatten().to(world.device),
+                    noise[part].flatten(0, 1).to(world.device),
+                    many[1],
+                    size,
+                    0,
+                )
+            )
         return pieces
 
     def loss(self, experience: Samples, piece: NoisyBatch, world: World) -> Loss:
@@ -144,16 +138,3 @@ class Pairwise(DenoisingAlgorithm):
             "winner_gain": (winner.detach().mean(1).sum(), pairs), "loser_gain": (loser.detach().mean(1).sum(), pairs),
         }  # fmt: skip
         return Loss(each.sum() / piece.count, 2 * len(x0), logs)
-
-
-@functools.lru_cache(maxsize=2)
-def pairs_of(files: tuple[str, ...], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See Pairwise.table."""
-    pairs = read(files, "pairs")
-    sample, cond = rows_of(pairs.sources, shape)
-    ahead = pairs.share >= 0.5
-    winner = torch.where(ahead, pairs.rows[:, 0], pairs.rows[:, 1])
-    loser = torch.where(ahead, pairs.rows[:, 1], pairs.rows[:, 0])
-    if bool((cond[winner] != cond[loser]).any()):
-        raise ValueError(f"{' and '.join(files)} compares samples of different prompts: which is better says nothing of either prompt")
-    return sample[winner], cond[winner], sample[loser], torch.where(ahead, pairs.share, 1 - pairs.share).to(sample.dtype)

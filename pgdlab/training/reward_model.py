@@ -95,8 +95,8 @@ def split(rows: Int[Tensor, "P 2"], share: float, seed: int) -> Split:
     found = Split(neither.nonzero()[:, 0], both.nonzero()[:, 0])
     if not (len(found.train) and len(found.held_out)):
         raise ValueError(
-            f"{len(rows)} pairs of {len(unit)} samples leave none to fit or none to judge by when no sample may be on both sides: "
-            "make more pairs, or set preferences.held_out nearer to a half"
+            f"{len(rows)} pairs of {len(unit)} samples leave none to fit or none to judge by when no sample may be on both "
+            "sides: make more pairs, or set preferences.held_out nearer to a half"
         )
     return found
 
@@ -114,7 +114,9 @@ class BradleyTerry(LightningModule):
     """Minimises -s log sigmoid(r(a) - r(b)) - (1 - s) log sigmoid(r(b) - r(a)), s the share of the vote: 1/2 for a tie. own: the
     bootstrap of each member."""
 
-    def __init__(self, ensemble: Ensemble, data: Data, own: Int[Tensor, "M T"], updates: int, lr: float, decay: float) -> None:
+    def __init__(
+        self, ensemble: Ensemble, data: Data, own: Int[Tensor, "M T"], updates: int, lr: float, decay: float
+    ) -> None:
         super().__init__()
         self.ensemble, self.data, self.updates, self.lr, self.decay = ensemble, data, updates, lr, decay
         every = own.flatten().unique()

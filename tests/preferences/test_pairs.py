@@ -140,7 +140,11 @@ def test_rankings_of_image_reward_db(ending: str, tmp_path: Path) -> None:
     ]
     pairs = read([table(rows, tmp_path / f"metadata{ending}")], "image_reward_db")
     named = [[Path(str(pairs.sources[i])).stem for i in pair] for pair in pairs.rows.tolist()]
-    assert list(zip(named, pairs.share.tolist(), strict=True)) == [(["a", "b"], 1.0), (["a", "c"], 1.0), (["b", "c"], 0.5)]
+    assert list(zip(named, pairs.share.tolist(), strict=True)) == [
+        (["a", "b"], 1.0),
+        (["a", "c"], 1.0),
+        (["b", "c"], 0.5),
+    ]
     assert set(pairs.prompts) == {"text of x"}
     with pytest.raises(ValueError, match="row 1 has no prompt; there are image_path"):
         read([table([{"image_path": "a", "prompt_id": 1, "rank": 1}], tmp_path / "m.json")], "image_reward_db")

@@ -15,7 +15,7 @@ from pgdlab.penalties.path_kl import PathKL
 from pgdlab.preferences.pairs import PairFile
 from pgdlab.processes import Processes
 from pgdlab.trainers.dpo import DPO
-from pgdlab.trainers.pairwise import Paired, pairs_of
+from pgdlab.trainers.paired import Paired, pairs_of
 from pgdlab.world import World
 from tests.tiny import Failing, Quadratic, TinyDomain, gradient, moved, tiny_policy, tiny_world
 
@@ -54,7 +54,7 @@ def shifted(world: World, shift: Tensor) -> World:
 @pytest.mark.parametrize("weight", ["eps", "v"])
 def test_one_time_alone_explains_the_whole_preference(weight: Any) -> None:
     """The shift d_t = b / (2 kappa w_t (1 - k_t alpha_t)), kappa = beta / (2 D), makes the log odds those of the reward at every
-    pair, time and noise: the gradient is 0 there, and is not at half of it. (The loss sees the shift alone: its square cancels.)"""
+    pair, time and noise: the gradient is 0 there, and is not at half of it."""
     beta, world = 3.0, tiny_world()
     algorithm = DPO(beta=beta, weight=weight, batch=64, times=3)
     w, slope = explaining(world, weight)
@@ -116,13 +116,19 @@ def test_the_loss_by_hand(times: Any) -> None:
             off = []
             for x0 in (pairs.x0[row], pairs.loser[row]):
                 x = (alpha * x0 + sigma * noise)[None]
-                own, ref = (p.denoiser(x, t, torch.zeros(1, dtype=torch.long))[0] for p in (world.policy, world.reference))
-                error = [((x - alpha * e)[0] / sigma - noise).square().mean().item() for e in (own, ref)]  # of the noise
+                own, ref = (
+                    p.denoiser(x, t, torch.zeros(1, dtype=torch.long))[0] for p in (world.policy, world.reference)
+                )
+                error = [
+                    ((x - alpha * e)[0] / sigma - noise).square().mean().item() for e in (own, ref)
+                ]  # of the noise
                 off.append(error[1] - error[0])
             odds.append(5.0 / 2 * (off[0] - off[1]))
         share = pairs.share[row].item()
         odds = [sum(odds)] if times == "all" else odds
-        total += sum(share * math.log1p(math.exp(-o)) + (1 - share) * math.log1p(math.exp(o)) for o in odds) / len(odds) / 8
+        total += (
+            sum(share * math.log1p(math.exp(-o)) + (1 - share) * math.log1p(math.exp(o)) for o in odds) / len(odds) / 8
+        )
         right, decided = right + (share == 1) * sum(o > 0 for o in odds) / len(odds), decided + (share == 1)
     assert loss.value.item() == pytest.approx(total, rel=1e-10)
     assert loss.logs["preference_accuracy"][0].item() == pytest.approx(right)
@@ -211,7 +217,8 @@ def test_what_it_cannot_do_is_refused(tmp_path: Path) -> None:
         DPO(pairs=("nowhere.jsonl",)).refuse(tiny_world())
     for wrong, match in (
         ({"beta": 0.0}, "beta is 0.0"), ({"times": 0}, "times is 0; it must be at least 1, or all"),
-        ({"temperature": -1.0}, "temperature is -1.0"), ({"temperature": 1.0, "pairs": ("a",)}, "pairs of a file have their answers"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"temperature": 1.0, "pairs": ("a",)}, "pairs of a file have their answers"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=match):
             DPO(**wrong)
