@@ -91,6 +91,6 @@ def test_read_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_learned_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three learned rewards, each with its run; what a learned reward promises too much starts at 0."""
+    """Three learned rewards, each with its run, all in one picture."""
     assert ran("learned_reward", monkeypatch, tmp_path).stat().st_size > 5000
     assert sorted(folder.name for folder in (tmp_path / "runs").glob("p[0-9]*")) == ["p20-0", "p20-1", "p500-0"]
