@@ -63,7 +63,7 @@ class Pairwise(DenoisingAlgorithm):
                 "initial=standard penalty=none"
             )
         if self.pairs:
-            pairs_of(self.pairs, tuple(world.policy.space.shape))
+            pairs_of(tuple(self.pairs), tuple(world.policy.space.shape))
             return
         refuse_ode(world.policy)
         world.processes.share(world.plan.samples)
@@ -73,7 +73,7 @@ class Pairwise(DenoisingAlgorithm):
     @torch.no_grad()
     def collect(self, world: World, iteration: int) -> Paired:
         if self.pairs:
-            table = pairs_of(self.pairs, tuple(world.policy.space.shape))
+            table = pairs_of(tuple(self.pairs), tuple(world.policy.space.shape))
             x0, cond, loser, share = (part.to(world.device) for part in table)
             return Paired(x0, cond, share, iteration, loser=loser, share=share)
         extras = Extras(estimates=world.reward.needs_estimates())

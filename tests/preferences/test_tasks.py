@@ -101,7 +101,7 @@ def test_bad_input_is_one_sentence(tmp_path: Path, monkeypatch: Any, capsys: Any
     torch.save({"sample": torch.zeros(4, 1, 8, 8), "cond": torch.tensor([10, 10, 3, 3])}, "samples.pt")
     PairFile(Path("pairs.jsonl")).append({"first": "samples.pt:0", "second": "samples.pt:2", "winner": "first"})
     assert "pair 1 is of samples of different prompts" in said("task=preferences")
-    assert "preferences is set, but task=annotate" in said("task=annotate", "preferences.members=3")
+    assert "preferences.members is set, but task=annotate" in said("task=annotate", "preferences.members=3")
 
 
 @pytest.mark.parametrize("kind", ["digits", "points", "molecules"])
