@@ -52,7 +52,10 @@ def domain_report(world: World, results: dict[str, Measured], folder: Path) -> l
 
 
 def learning_curve(folder: Path) -> Path:
-    """learning_curve.png: reward (and held-out reward) and KL against reward queries, from metrics.csv."""
+    """learning_curve.png: reward (and held-out reward) and KL against reward queries, from metrics.csv; the loss against
+    iterations of a run that asked no reward."""
+    if not any("reward" in row for row in rows(folder)):
+        return curves(folder, "iteration", "iteration", {"loss": ["train/loss"]})
     titles = {"reward": ["reward", "heldout"], "nats from the base": ["path_kl_nats", "initial_kl_nats"]}
     return curves(folder, "queries", "reward queries", titles)
 

@@ -79,7 +79,8 @@ def test_from_samples_to_a_policy_that_pleases(tmp_path: Path, monkeypatch: Any,
     ]
     assert cli.main(tiny(*offline, ONE, "plan.iterations=1")) == 0
     summary = json.loads(Path("runs/dpo/summary.json").read_text())
-    assert summary["queries"] == 0
+    assert summary["reward_queries"] == 0
+    assert Path("runs/dpo/learning_curve.png").stat().st_size > 1000
     assert cli.main(tiny(*words, "domain=fashion", f"domain.weights={base(28)}")) == 2
     assert "fitted on samples of pgdlab.domains.digits.Digits, and this run's domain is" in capsys.readouterr().err
 
