@@ -23,6 +23,7 @@ WORDS = {
     "own_molecules": tuple(word for word in graphs() if not word.startswith("heldout")),
     "custom_trainer": (f"domain.weights={base()}",),
     "read_comparison": (f"domain.weights={base()}",),
+    "learned_reward": ("plan.samples=8",),
 }
 
 
@@ -87,3 +88,9 @@ def test_read_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert page.path.is_file()
     assert [row["method"] for row in page.methods if row["method"] in ("ppo", "reinforce")]
     assert len(page.runs) == 6
+
+
+def test_learned_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three learned rewards, each with its run, all in one picture."""
+    assert ran("learned_reward", monkeypatch, tmp_path).stat().st_size > 5000
+    assert sorted(folder.name for folder in (tmp_path / "runs").glob("p[0-9]*")) == ["p20-0", "p20-1", "p500-0"]

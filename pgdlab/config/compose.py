@@ -45,6 +45,7 @@ UNUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "pretrain": FROM_DATA,
     "clip": FROM_DATA,
     "autoencoder": FROM_DATA,
+    "preferences": ("learns from pairs alone: it asks no reward", {"reward": None, "heldout": None, "penalty": None}),
     "sample": ("scores nothing", {"reward": None, "heldout": None}),
     "best_of_n": (
         "trains nothing",

@@ -55,7 +55,7 @@ def learning_curve(folder: Path) -> Path:
     """learning_curve.png: reward (and held-out reward) and KL against reward queries, from metrics.csv; where none was asked the
     loss against iterations."""
     if not any("reward" in row for row in rows(folder)):
-        return curves(folder, "iteration", "iterations", {"loss": ["train/denoising_loss"]})
+        return curves(folder, "iteration", "iterations", {"loss": ["train/loss"]})
     titles = {"reward": ["reward", "heldout"], "nats from the base": ["path_kl_nats", "initial_kl_nats"]}
     return curves(folder, "queries", "reward queries", titles)
 

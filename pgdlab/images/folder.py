@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +47,7 @@ class Pictures:
     names: tuple[str, ...]
 
 
-def opened(path: Path) -> Any:
+def opened(path: Path | BytesIO) -> Any:
     """PIL's image. Raises ValueError with a reason where PIL cannot read it, or where it is so large (more than 89 million
     pixels, PIL's own bound) that it may be made to fill the memory."""
     from PIL import Image
@@ -68,7 +69,7 @@ def head(path: Path) -> Head:
         return Head(not grey, min(image.size))
 
 
-def pixels(path: Path, channels: int, size: int) -> UInt8[Any, "C S S"]:
+def pixels(path: Path | BytesIO, channels: int, size: int) -> UInt8[Any, "C S S"]:
     """An image upright (EXIF), on white where it is transparent, scaled with antialias until it covers the square, and cut to
     its centre. Raises ValueError with a reason where it cannot be read."""
     from PIL import Image, ImageOps

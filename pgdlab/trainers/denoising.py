@@ -89,12 +89,16 @@ class DenoisingAlgorithm(Algorithm[Samples, NoisyBatch]):
         """Uniform numbers in [0, 1) -> the times (B,) that samples are noised to."""
         return policy.denoiser.schedule.spread(u)
 
-    def micro_batches(self, experience: Samples, update: int, world: World) -> list[NoisyBatch]:
-        g = world.noise.generator(experience.iteration, 10 + update)
+    def rows(self, experience: Samples, update: int, world: World) -> Int[Tensor, " B"]:
+        """Which samples minibatch `update` has, over all processes."""
         n, size = len(experience.x0), self.batch
         start = update * size % n
         order = torch.randperm(n, generator=world.noise.generator(experience.iteration, 3 + update * size // n))
-        rows = order.repeat(1 + (start + size) // n)[start : start + size]
+        return order.repeat(1 + (start + size) // n)[start : start + size]
+
+    def micro_batches(self, experience: Samples, update: int, world: World) -> list[NoisyBatch]:
+        g = world.noise.generator(experience.iteration, 10 + update)
+        size, rows = self.batch, self.rows(experience, update, world)
         # stratified over the minibatch: the same expectation as independent times, half the noise of the loss
         spread = (torch.arange(size) + torch.rand(size, generator=g)) / size
         t = self.times(world.policy, spread)

@@ -36,9 +36,11 @@ WITH = {
     "trainer/rwr": ["penalty=none", *FEW],
     **{f"trainer/{name}": ["penalty=none", *FEW] for name in ("awm", "nft", "ram")},
     **{f"experiment/digits/{name}": FEW for name in ("awm", "nft", "ram")},
+    "trainer/dpo": ["penalty=none", *FEW],
     "trainer/eager": ["penalty=none"],
     "trainer/per_part": ["reward=target_and_quality"],
     "trainer/pretrain": ["penalty=none", *FEW],
+    "experiment/digits/dpo": FEW,
     "experiment/digits/rwr": FEW,
     "experiment/digits/window": ["plan.trained_steps.size=1"],
     "experiment/fashion/rwr": FEW,
@@ -47,6 +49,8 @@ WITH = {
 ELSEWHERE = {"runtime/ddp_cpu": "test_processes", "runtime/ddp": "two GPUs", "logger/wandb": "test_loggers"}
 ELSEWHERE |= {"runtime/fsdp_cpu": "test_sharding", "runtime/fsdp": "two GPUs"}
 ELSEWHERE |= {"logger/tensorboard": "test_loggers", "logger/mlflow": "test_loggers", "reward/function": "test_api"}
+ELSEWHERE |= {f"annotator/{name}": "preferences/test_page" for name in ("page", "simulated")}
+ELSEWHERE |= dict.fromkeys(("preferences/ensemble", "reward/preference"), "preferences/test_tasks")
 # what needs weights
 ELSEWHERE |= {f"reward/{name}": "rewards/test_text_clip" for name in ("clip_score", "pick_score")}
 ELSEWHERE |= {f"reward/{name}": "rewards/test_text_aesthetic" for name in ("aesthetic", "aesthetic_v2_5")}
