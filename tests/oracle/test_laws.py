@@ -26,7 +26,7 @@ def line(*more: str) -> tuple[Any, Problem]:
 
 def moments(policy: Any) -> tuple[float, float]:
     mean, cov = linear_gaussian.moments(linear_gaussian.affine_chain(policy, torch.tensor([0])))[-1]
-    return float(mean[0, 0]), float(cov[0, 0, 0])
+    return float(mean.detach()[0, 0]), float(cov.detach()[0, 0, 0])
 
 
 def test_the_kl_of_final_samples() -> None:
@@ -37,8 +37,7 @@ def test_the_kl_of_final_samples() -> None:
     normal = torch.distributions.Normal
     expected = float(
         torch.distributions.kl_divergence(
-            normal(torch.tensor(m).double(), torch.tensor(v).double().sqrt()),
-            normal(torch.tensor(m0).double(), torch.tensor(v0).double().sqrt()),
+            *(normal(*torch.tensor(pair, dtype=torch.float64)) for pair in ((m, v**0.5), (m0, v0**0.5)))
         )
     )
     assert float(laws.final_kl(world.policy, problem)) == pytest.approx(expected, rel=1e-6)
