@@ -40,7 +40,7 @@ def sloped(
         found = potential.slope(world, leaf, x0, h, batch.cond)
     assert found.gradient is not None
     known = expand(found.measured, x).bool()
-    return x0.detach(), found._replace(gradient=torch.where(known, found.gradient, 0.0))
+    return x0.detach(), found._replace(gradient=torch.where(known, found.gradient, 0.0).to(x))
 
 
 class Shifted(Sampler, ABC):

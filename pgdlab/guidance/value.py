@@ -127,7 +127,7 @@ class Uphill(Shifted):
             found = self.how.potential.slope(self.source.world, x.detach().clone().requires_grad_(), x0, h, cond)
         found = found.times(1 / self.how.lam)
         assert found.gradient is not None
-        return found.value, found.gradient.detach()
+        return found.value, found.gradient.detach().to(x)
 
 
 PURPOSE = 7  # of the numbers that the value is averaged over

@@ -122,8 +122,8 @@ def collected(world: World, say: Callable[[str], None]) -> tuple[Paths, dict[str
 
 
 class Regression(LightningModule):
-    """AdamW on random states of the fitted paths. Every so often the paths that say when to stop are looked at, and the weights of
-    the smallest loss are kept."""
+    """AdamW on random states of the fitted paths. Every so often the paths that say when to stop are looked at: the weights of the
+    smallest loss are kept."""
 
     def __init__(self, how: ValueFit, value: FittedValue, fitted: Paths, watched: Paths) -> None:
         super().__init__()
