@@ -75,7 +75,7 @@ class ValueFit:
         """Of what is fitted, in units of the reward: nats of a soft value."""
         return self.lam if self.of == "soft" else 1.0
 
-    def loss(self, off: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+    def loss(self, off: Float[Tensor, "*P"]) -> Float[Tensor, "*P"]:
         """Of r - V in that unit."""
         if self.of == "mean":
             return off.square()
@@ -122,8 +122,8 @@ def collected(world: World, say: Callable[[str], None]) -> tuple[Paths, dict[str
 
 
 class Regression(LightningModule):
-    """AdamW on random states of the fitted paths. Every so often the paths that say when to stop are looked at: the weights of the
-    smallest loss are kept."""
+    """AdamW on random states of the fitted paths. Every so often the paths that say when to stop are looked at, and the weights
+    of the smallest loss are kept."""
 
     def __init__(self, how: ValueFit, value: FittedValue, fitted: Paths, watched: Paths) -> None:
         super().__init__()
@@ -151,8 +151,11 @@ class Regression(LightningModule):
         return {"optimizer": adam, "lr_scheduler": {"scheduler": plan, "interval": "step"}}
 
 
-def fit(how: ValueFit, world: World, paths: Paths, runtime: Mapping[str, Any]) -> tuple[FittedValue, dict[str, Any]]:
-    """The value, and its figures on the paths that are held out. Raises ValueError for too few paths, or equal rewards."""
+def fit(
+    how: ValueFit, world: World, paths: Paths, runtime: Mapping[str, Any], bar: bool = True
+) -> tuple[FittedValue, dict[str, Any]]:
+    """The value, and its figures on the paths that are held out. bar: whether its progress is shown. Raises ValueError
+    for too few paths, or equal rewards."""
     fitted, watched, judged = (paths.rows(part) for part in how.parts(len(paths.reward)))
     spread = fitted.reward.std().item()
     if not spread > 0:
@@ -170,7 +173,7 @@ def fit(how: ValueFit, world: World, paths: Paths, runtime: Mapping[str, Any]) -
         TensorDataset(torch.arange(size)), batch_size=None, sampler=BatchSampler(order, how.batch, False)
     )
     trainer = make_trainer(
-        dict(runtime), max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=True,
+        dict(runtime), max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=bar,
         gradient_clip_val=1.0,
     )  # fmt: skip
     with torch.enable_grad():

@@ -42,9 +42,7 @@ TWISTED = [
 
 
 @pytest.mark.parametrize(("name", "n", "slots", "potential", "expected"), TWISTED)
-def test_the_law_of_a_draw_with_moved_proposals(
-    name: str, n: int, slots: int, potential: str, expected: float
-) -> None:
+def test_the_law_of_a_draw_with_moved_proposals(name: str, n: int, slots: int, potential: str, expected: float) -> None:
     """4 standard errors, and .005 for two grids (psi of an indicator is steep)."""
     given = {"potential": Exact(name=name)} if potential == "exact" else {}
     mean, error = mean_reward(run(name, n, slots, seed=6, twist=FREE, **given))
@@ -123,7 +121,9 @@ def test_the_bound_is_in_standard_deviations() -> None:
         bounded(shift * torch.nan, 0.5, 2.0, Dense((2,)), torch.zeros(3, dtype=torch.long))
 
 
-@pytest.mark.parametrize(("form", "expected"), [("difference", [1, 3, 3, 2]), ("max", [1, 4, 4, 7]), ("sum", [1, 5, 5, 11])])
+@pytest.mark.parametrize(
+    ("form", "expected"), [("difference", [1, 3, 3, 2]), ("max", [1, 4, 4, 7]), ("sum", [1, 5, 5, 11])]
+)
 def test_forms_by_hand(form: Form, expected: list[float]) -> None:
     """Values 1, 3, one that is not measured, 2: the sum over states of the largest so far, or of the sum so far."""
     now = Weights.of(1, 1, torch.device("cpu"), form)

@@ -132,11 +132,11 @@ class Broken(Linear2):
 
 def test_refusals() -> None:
     source = source_of("GL", 4)
-    with pytest.raises(ValueError, match="lam is 0.0; it must be above 0"):
+    with pytest.raises(ValueError, match=r"lam is 0\.0; it must be above 0"):
         ValueGuidance(lam=0.0)
-    with pytest.raises(ValueError, match="lam is -1.0"):
+    with pytest.raises(ValueError, match=r"lam is -1\.0"):
         ValueGuidance(lam=-1.0)
-    with pytest.raises(ValueError, match="bound is 0.0"):
+    with pytest.raises(ValueError, match=r"bound is 0\.0"):
         ValueGuidance(bound=0.0)
     with pytest.raises(ValueError, match="draws is 3"):
         ValueGuidance(draws=3)
