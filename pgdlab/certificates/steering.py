@@ -52,7 +52,7 @@ class Steering:
 
     name: str = "steering"
     particles: tuple[int, ...] = (4, 16, 64)
-    draws: int = 8192
+    draws: int = 4096
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -206,7 +206,7 @@ def measured(suite: Steering, problem: str, line: Line, method: Method, known: d
 def drawn(suite: Steering, line: Line, method: Method) -> tuple[Float[Tensor, "R n"], Float[Tensor, "R n"]]:
     """Weighted populations: of particles all n, of the others the one that is returned."""
     guidance = method.guidance
-    slots = max(20, suite.draws // (1 if isinstance(guidance, ValueGuidance) else method.n))
+    slots = max(20, suite.draws // (2 if isinstance(guidance, ValueGuidance) else method.n))
     source = Source(line.world, line.world.reference, conditions(slots), Noise(suite.seed, Stream.EVALUATE))
     if isinstance(guidance, SMC):
         guidance.refuse(source)

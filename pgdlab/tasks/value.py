@@ -55,6 +55,8 @@ def require(cfg: Config, how: ValueFit, world: World) -> None:
     budget = cfg.stated(Budget, "budget")
     if budget.evaluations or budget.seconds:
         raise ValueError("the budget of a value is reward queries: budget.queries, or plan.iterations x plan.samples")
+    if cfg.nodes["runtime"].get("strategy", "auto") != "auto":
+        raise ValueError("a value is fitted by one process: runtime=cpu or runtime=gpu")
     if world.reward.needs_estimates():
         raise ValueError(
             f"reward {world.reward.called} pays intermediate states, and a value is fitted to the reward of samples"
