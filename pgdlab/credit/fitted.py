@@ -20,6 +20,7 @@ from pgdlab.rollout.trajectory import dtype_of
 from pgdlab.world import World
 
 FOLDER = "value"  # inside the run's
+UNBOUNDED = 1e30  # of a state; a checkpoint holds finite numbers
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 FACTS = {
     "kind": str,
@@ -137,5 +138,5 @@ class FittedCritic(Critic):
                 f"{short(found.run)} has a soft value, and a critic's is the expected return: fit one with value=mean"
             )
         value = found.value
-        value.low, value.high = torch.full_like(value.low, -torch.inf), torch.full_like(value.high, torch.inf)
+        value.low, value.high = torch.full_like(value.low, -UNBOUNDED), torch.full_like(value.high, UNBOUNDED)
         return value.requires_grad_(True).to(world.device, dtype_of(world.policy))

@@ -159,7 +159,7 @@ def test_beyond_the_paths_a_value_is_constant(tmp_path: Path) -> None:
     x, h, cond = torch.tensor([[50.0], [60.0]]), torch.full((2,), 4), torch.zeros(2, dtype=torch.long)
     one, two = fitted.value(x, h, cond).tolist()
     assert one == two
-    found = LearnedValue(run=tmp_path).slope(None, x.requires_grad_(), x, 4, cond)  # type: ignore[arg-type]
+    found = LearnedValue(run=tmp_path).slope(world_of("GL", 2), x.requires_grad_(), x, 4, cond)
     assert (found.gradient == 0).all()
 
 
