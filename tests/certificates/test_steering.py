@@ -65,7 +65,7 @@ def test_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     found = json.loads((folder / "certificate.json").read_text())
     assert [(row["method"], row["n"], row["runs"]) for row in found["rows"]] == [
         ("soft_best_of_n", 4, 100), ("smc, learned value", 4, 100), ("soft_best_of_n", 8, 50),
-        ("smc, learned value", 8, 50), ("value, next", 1, 400),
+        ("smc, learned value", 8, 50), ("value, next", 1, 200),
     ]  # fmt: skip
     text = (folder / "certificate.md").read_text()
     assert "| gauss, linear | value, next | 1 | attainable |" in text
