@@ -18,7 +18,7 @@ from pgdlab.diffusion.initial import Standard
 from pgdlab.diffusion.kernels import DDIM
 from pgdlab.diffusion.policy import Policy
 from pgdlab.domains.points import Gaussian, GaussianMixture
-from pgdlab.guidance.base import Guidance, Source
+from pgdlab.guidance.base import EstimateReward, Guidance, Potential, Source
 from pgdlab.guidance.best_of_n import BestOfN
 from pgdlab.guidance.learned import LearnedValue
 from pgdlab.guidance.metropolis import Metropolis
@@ -140,15 +140,17 @@ def methods(suite: Steering, line: Line, run: Path) -> Iterator[Method]:
         yield Method("soft_best_of_n", n, "T_full", SoftBestOfN(lam=lam))
         for name, how in ways.items():
             yield Method(name, n, "T_full", SMC(lam=lam, scored="all", particles=n, **how))
-    few = {
+    few: dict[str, dict[str, Any]] = {
         "smc, 3 states": {"scored": (0.4, 0.7, 0.9)},
         "smc, learned value, twisted": {"potential": learned, "twist": 2.0},
     }
     few |= {f"smc, {form}": {"form": form, "threshold": 1.0} for form in ("max", "sum")}
     for name, how in few.items():
-        yield Method(name, middle, "T_full", SMC(**({"lam": lam, "scored": "all", "particles": middle} | how)))
-    for name, more in {"svdd": {}, "svdd, learned value": {"potential": learned}}.items():
-        yield Method(name, middle, "T_rho", SVDD(lam=lam, candidates=middle, **more))
+        given: dict[str, Any] = {"lam": lam, "scored": "all", "particles": middle} | how
+        yield Method(name, middle, "T_full", SMC(**given))
+    potentials: dict[str, Potential] = {"svdd": EstimateReward(), "svdd, learned value": learned}
+    for name, potential in potentials.items():
+        yield Method(name, middle, "T_rho", SVDD(lam=lam, candidates=middle, potential=potential))
     yield Method("metropolis", 2 * middle, "T_full", Metropolis(lam=lam))
     yield Method("search", middle, "none", Search())
     for form in ("tilted", "next", "own"):

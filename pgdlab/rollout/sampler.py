@@ -165,9 +165,11 @@ class Batch:
         at = torch.full((len(x),), h, device=x.device)
         compared = self.extras.estimates or (self.extras.reference and stochastic)
         own = self.takes(h)
-        same = x0 is not None and self.policy is self.reference
-        asked = not same and (compared or (not own and x0 is None))
-        base = x0 if same else self.reference.estimate(x, at, cond) if asked else x  # x: not used
+        shared = x0 if self.policy is self.reference else None
+        asked = shared is None and (compared or (not own and x0 is None))
+        base = shared if shared is not None else x  # x: not used
+        if asked:
+            base = self.reference.estimate(x, at, cond)
         self.evaluated += len(x) * (asked + (own and x0 is None))
         if self.extras.estimates:
             out.estimates[:, h] = base

@@ -33,7 +33,7 @@ MUTANTS = [
            "extras=request.extras", T_SHIFT, "weights_undo"),
     Mutant("twist: gradients stay where the particles were", PARTICLES, "found.gradient[rows]", "found.gradient", T_SHIFT,
            "with_moved_proposals"),
-    Mutant("twist: a further row a step", "rollout/sampler.py", "asked = not same and (", "asked = (", T_SHIFT, "no_further_row"),
+    Mutant("twist: a further row a step", "rollout/sampler.py", "asked = shared is None and (", "asked = (", T_SHIFT, "no_further_row"),
     Mutant("twist: the tuned policy held against the base", SMC, "request.reference if self.ratio else source.policy",
            "request.reference", T_SHIFT, "tuned_policy"),
     Mutant("forms: the largest so far is not carried", PARTICLES, "now.so_far[rows]", "now.so_far", T_SHIFT, "largest_so_far"),
