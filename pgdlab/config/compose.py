@@ -52,6 +52,7 @@ UNUSED: dict[str, tuple[str, dict[str, Any]]] = {
         {"trainer": None, "policy.tuning": {"_target_": "pgdlab.diffusion.tuning.Frozen"}, "plan.group": 1},
     ),
 }
+UNUSED["value"] = ("trains no policy", UNUSED["best_of_n"][1])
 UNUSED["steer"] = UNUSED["best_of_n"]  # of the base; a run's policy needs its tuning
 
 

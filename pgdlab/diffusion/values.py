@@ -18,6 +18,10 @@ class Value(nn.Module, ABC):
     def forward(self, x: Float[Tensor, "P *D"], h: Int[Tensor, " P"], cond: Int[Tensor, " P"]) -> Float[Tensor, " P"]:
         """At P pairs of a state and a step."""
 
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """The keywords that build it again."""
+
 
 class QuadraticValue(Value):
     """x'P x + q'x + c with parameters of their own for every condition and step: it holds the exact value of a
@@ -32,6 +36,7 @@ class QuadraticValue(Value):
     def __init__(self, num_conditions: int, steps: int, size: int) -> None:
         super().__init__()
         again = "trainer.credit.critic={_target_: pgdlab.credit.critic.Perceptron} is a network for all"
+        self.made = {"num_conditions": num_conditions, "steps": steps, "size": size}
         require_small("a quadratic a step", num_conditions, 8 * steps * (size + 1) * (size + 2) // 2, again)
         rows, columns = torch.triu_indices(size, size)
         self.register_buffer("rows", rows, persistent=False)
@@ -40,6 +45,9 @@ class QuadraticValue(Value):
         for name, shape in shapes.items():
             start = torch.zeros(num_conditions, steps, *shape, dtype=torch.float64)
             self.register_parameter(name, nn.Parameter(start))
+
+    def sizes(self) -> dict[str, int]:
+        return self.made
 
     def forward(self, x: Float[Tensor, "P *D"], h: Int[Tensor, " P"], cond: Int[Tensor, " P"]) -> Float[Tensor, " P"]:
         x = x.flatten(1).to(self.linear.dtype)
@@ -57,6 +65,9 @@ class PerceptronValue(Value):
     def __init__(self, num_conditions: int, steps: int, size: int, hidden: int, layers: int) -> None:
         super().__init__()
         self.steps, self.hidden = steps, hidden
+        self.made = {
+            "num_conditions": num_conditions, "steps": steps, "size": size, "hidden": hidden, "layers": layers,
+        }  # fmt: skip
         self.state, self.time = nn.Linear(size, hidden), nn.Linear(hidden, hidden)
         self.condition = nn.Embedding(num_conditions, hidden)
         body: list[nn.Module] = []
@@ -67,6 +78,9 @@ class PerceptronValue(Value):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
+    def sizes(self) -> dict[str, int]:
+        return self.made
+
     def forward(self, x: Float[Tensor, "P *D"], h: Int[Tensor, " P"], cond: Int[Tensor, " P"]) -> Float[Tensor, " P"]:
         from diffusers.models.embeddings import get_timestep_embedding
 
@@ -74,3 +88,36 @@ class PerceptronValue(Value):
             x = x.flatten(1).to(self.head.weight.dtype)
             time = get_timestep_embedding(h * (1000 / self.steps), self.hidden).to(x.dtype)
             return self.head(self.body(self.state(x) + self.time(time) + self.condition(cond)))[:, 0]
+
+
+class FittedValue(Value):
+    """offset + scale f(x, h, cond), f a value around 0 and 1, of the states nearest to x among the ranges (H, D) in which it was
+    fitted: beyond them a fit rules nothing, and there it is constant. coefficients: (3, H), of the chain that it belongs to."""
+
+    low: Tensor
+    high: Tensor
+    offset: Tensor
+    scale: Tensor
+    coefficients: Tensor
+
+    def __init__(self, value: Value, coefficients: Float[Tensor, "3 H"]) -> None:
+        """Its ranges are unbounded, offset 0 and scale 1 at first."""
+        super().__init__()
+        self.value = value
+        shape = coefficients.shape[1], value.sizes()["size"]
+        every = torch.full(shape, torch.inf, dtype=torch.float64, device=coefficients.device)
+        one = every.new_ones(())
+        first = {"low": -every, "high": every, "offset": 0 * one, "scale": one, "coefficients": coefficients.clone()}
+        for name, start in first.items():
+            self.register_buffer(name, start)
+
+    def sizes(self) -> dict[str, int]:
+        return self.value.sizes()
+
+    def forward(self, x: Float[Tensor, "P *D"], h: Int[Tensor, " P"], cond: Int[Tensor, " P"]) -> Float[Tensor, " P"]:
+        x = x.flatten(1)
+        inside = torch.minimum(torch.maximum(x, self.low[h].to(x.dtype)), self.high[h].to(x.dtype))
+        return self.offset + self.scale * self.value(inside, h, cond).double()
+
+
+KINDS: dict[str, type[Value]] = {kind.__name__: kind for kind in (QuadraticValue, PerceptronValue)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from pgdlab.rollout.noise import Noise, RowNoise
 from pgdlab.rollout.sampler import Extras, Plain, Sampler
 from pgdlab.rollout.trajectory import TENSORS, Trajectory
 from pgdlab.trainers.interaction import Request
+from pgdlab.trainers.reward_gradient import Slope, refuse_flat
 from pgdlab.world import World
 
 Law = Literal["T_full", "T_rho", "attainable", "none"]
@@ -61,7 +63,7 @@ class Source:
 class Steered:
     """What a guidance returns of N slots, so far. value: (N,) rewards, -inf where not measured. queries, evaluations: reward
     queries and network rows so far. figures: of summary.json, by the names of docs/metrics.md. groups: where above 0, slots i,
-    i + groups, ... come from one population and are not independent."""
+    i + groups, ... come from one population and are not independent. kl_nats: to the base, where it is known."""
 
     trajectory: Trajectory
     value: Float[Tensor, " N"]
@@ -69,6 +71,7 @@ class Steered:
     evaluations: int
     figures: Mapping[str, Any] = field(default_factory=dict)
     groups: int = 0
+    kl_nats: float | None = None
 
     def taking(self, new: Steered, take: Bool[Tensor, " M"]) -> Steered:
         """The first rows replaced by new's where `take` says so; costs add up."""
@@ -89,6 +92,10 @@ class Guidance(ABC):
         """What it aims at."""
         return "none"
 
+    def law_for(self, source: Source) -> Law:
+        """What it aims at with this source: by default the same whatever that is."""
+        return self.law
+
     @abstractmethod
     def steer(self, source: Source, queries: int) -> Iterator[Steered]:
         """For so many reward queries at most, what is there after each round; at least one candidate a slot. Raises ValueError
@@ -100,6 +107,10 @@ class Guidance(ABC):
     def require(self, source: Source, queries: int) -> None:
         """Raises ValueError where it cannot steer this, or not with so many reward queries."""
         self.refuse(source)
+
+    def advice(self, source: Source) -> str:
+        """What is to be said before it begins; nothing by default."""
+        return ""
 
     def aims_at(self, source: Source) -> str:
         """The law in words."""
@@ -161,18 +172,27 @@ def means(values: Float[Tensor, " N"]) -> tuple[float | None, float | None]:
 
 
 class Valued(NamedTuple):
-    """Values of P states in units of the reward, which of them are known, and the reward queries that they cost."""
+    """Values of P states in units of the reward, which of them are known, and the reward queries that they cost. gradient: in the
+    states, where it was asked for."""
 
     value: Float[Tensor, " P"]
     measured: Bool[Tensor, " P"]
     queries: int = 0
+    gradient: Float[Tensor, "P *D"] | None = None
+
+    def times(self, factor: float) -> Valued:
+        """In other units. fp64."""
+        gradient = None if self.gradient is None else self.gradient * factor
+        return self._replace(value=self.value.double() * factor, gradient=gradient)
 
 
 class Potential(ABC):
-    """V_h(s), what a state is thought to be worth, in units of the reward. asks: whether it costs a reward query a state. Any
-    potential leaves the law of particles right; a good one needs fewer of them."""
+    """V_h(s), what a state is thought to be worth, in units of the reward. asks: whether it costs a reward query a state.
+    through: whether its gradient goes through the x0 estimate. Any potential leaves the law of particles right; a good one
+    needs fewer of them."""
 
     asks: ClassVar[bool] = False
+    through: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(
@@ -183,6 +203,33 @@ class Potential(ABC):
     def refuse(self, world: World) -> None:  # noqa: B027
         """Raises ValueError where it has no values. By default it has."""
 
+    def slope(self, world: World, x: Float[Tensor, "P *D"], x0: Float[Tensor, "P *D"], h: int, cond: Tensor) -> Valued:
+        """With the gradient in x, which requires one; where it goes through x0, that is a function of x. Called with gradients
+        enabled."""
+        raise NotImplementedError
+
+    def refuse_slope(self, world: World) -> None:
+        """Raises ValueError where it has no gradient. By default it has none."""
+        raise ValueError(f"{type(self).__name__} has no gradient in the states: take another guidance.potential")
+
+    def temperature(self) -> float | None:
+        """The one lambda at which it is log E[exp(r / lam)] lam; None where it is made for none."""
+        return None
+
+    def costs(self) -> dict[str, int]:
+        """Reward queries and network rows that it has cost before, `queries` and `evaluations`."""
+        return {"queries": 0, "evaluations": 0}
+
+
+def require_temperature(potential: Potential, lam: float) -> None:
+    """Raises ValueError for a soft value of another lambda: scaled, it is not that of this one."""
+    own = potential.temperature()
+    if own is not None and not math.isclose(own, lam):
+        raise ValueError(
+            f"guidance.lam is {lam:g}, and the value was fitted for {own:g}: a soft value is that of one lambda. Set "
+            f"guidance.lam={own:g}, or fit another with value.lam={lam:g}"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class EstimateReward(Potential):
@@ -190,6 +237,7 @@ class EstimateReward(Potential):
     scored are not measured, however many they are."""
 
     asks: ClassVar[bool] = True
+    through: ClassVar[bool] = True
 
     def __call__(
         self, world: World, x: Float[Tensor, "P *D"], x0: Float[Tensor, "P *D"], h: int, cond: Tensor
@@ -204,3 +252,12 @@ class EstimateReward(Potential):
                 f"reward {world.reward.called} pays intermediate states, and the guidance scores those itself: take the reward "
                 "inside it, or guidance=soft_best_of_n"
             )
+
+    def slope(self, world: World, x: Float[Tensor, "P *D"], x0: Float[Tensor, "P *D"], h: int, cond: Tensor) -> Valued:
+        slope = Slope(world, x0.detach().clone())
+        paid = guarded(slope, Outcome(torch.arange(len(x), device=x.device), cond, world.policy.steps), max_failed=1.0)
+        (gradient,) = torch.autograd.grad(x0, x, slope.gradient)
+        return Valued(paid.total, paid.measured, paid.queries, gradient)
+
+    def refuse_slope(self, world: World) -> None:
+        refuse_flat(world)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pgdlab.guidance.base import Steered, Valued, log_ratio, means
+from pgdlab.guidance.shift import bounded
 from pgdlab.guidance.weights import Scheme, at, effective, log_mean, lost, normalised, points, resample
 from pgdlab.rollout.noise import Noise
 from pgdlab.rollout.sampler import Batch, Sampler
 from pgdlab.rollout.trajectory import Trajectory
 from pgdlab.trainers.interaction import Collected
 
-Psi = Callable[[Tensor, Tensor, int, Tensor], Valued]  # of states, x0 estimates, h, conditions: values in nats
+# of a batch, its states and h: x0 estimates, and values in nats, with gradients where proposals are moved
+Psi = Callable[[Batch, Tensor, int], tuple[Tensor, Valued]]
+Form = Literal["difference", "max", "sum"]
+FORMS: tuple[Form, ...] = get_args(Form)
 
 
 @dataclass(frozen=True)
@@ -25,23 +29,34 @@ class Weights:
     """The weights of the particles of S slots so far: log w = psi - log_ratio - paid, where `paid` is what the first two were
     when a particle's line was resampled last (0 before), so that nothing is lost or counted twice on the way.
 
-    psi, paid: (S N,). ancestor: (S, N), the particle whose initial state each comes from. log_z: (S,), of the resamplings.
-    ess: of every scored state. resampled: how often.
+    psi, paid: (S N,). so_far: (S N,) the largest value on the way, or their sum. ancestor: (S, N), the particle whose initial
+    state each comes from. log_z: (S,), of the resamplings. ess: of every scored state. resampled: how often.
     """
 
     psi: Float[Tensor, " P"]
     paid: Float[Tensor, " P"]
+    so_far: Float[Tensor, " P"]
     ancestor: Int[Tensor, "S N"]
     log_z: Float[Tensor, " S"]
     ess: tuple[Float[Tensor, " S"], ...]
     resampled: Int[Tensor, " S"]
 
     @staticmethod
-    def of(slots: int, n: int, device: torch.device) -> Weights:
+    def of(slots: int, n: int, device: torch.device, form: Form) -> Weights:
         """Before anything is weighed."""
         zero = torch.zeros(slots * n, dtype=torch.float64, device=device)
-        order = torch.arange(n, device=device).repeat(slots, 1)
-        return Weights(zero, zero, order, zero[::n], (), torch.zeros_like(order[:, 0]))
+        order, so_far = torch.arange(n, device=device).repeat(slots, 1), zero - torch.inf if form == "max" else zero
+        return Weights(zero, zero, so_far, order, zero[::n], (), torch.zeros_like(order[:, 0]))
+
+    def valued(self, found: Valued, form: Form) -> Weights:
+        """After states were valued: psi is the value itself, which replaces the one before, or what was there and, once more,
+        the largest value so far, or the sum of them. A state that is not measured changes nothing."""
+        so_far = {
+            "difference": self.so_far, "max": torch.maximum(self.so_far, found.value), "sum": self.so_far + found.value,
+        }[form]  # fmt: skip
+        psi = found.value if form == "difference" else self.psi + so_far
+        known = found.measured
+        return replace(self, psi=torch.where(known, psi, self.psi), so_far=torch.where(known, so_far, self.so_far))
 
     def log(self, ratio: Float[Tensor, " P"]) -> Float[Tensor, "S N"]:
         """log w. ratio: log p_policy / p_base of the paths."""
@@ -50,33 +65,49 @@ class Weights:
 
 class Particles(Sampler):
     """The loop of a rollout whose rows i n .. i n + n - 1 are the particles of slot i: at the scored states they are weighed, and
-    resampled within their slot. What is returned to a rollout is weighted still: see Population."""
+    resampled within their slot. What is returned to a rollout is weighted still: see Population. twist: by how many standard
+    deviations the next step's mean may be moved along the gradient of psi."""
 
-    def __init__(self, psi: Psi, states: list[int], noise: Noise, n: int, threshold: float, scheme: Scheme) -> None:
+    def __init__(
+        self, psi: Psi, states: list[int], noise: Noise, n: int, threshold: float, scheme: Scheme, form: Form = "difference",
+        twist: float = 0.0,
+    ) -> None:  # fmt: skip
         self.psi, self.states, self.noise = psi, states, noise
         self.together, self.threshold, self.scheme = n, threshold, scheme
+        self.form, self.twist = form, twist
         self.done: list[Weights] = []
-        self.queries = self.unscored = self.slots = 0
+        self.queries = self.unscored = self.slots = self.evaluated = 0
 
     def advance(self, batch: Batch, states: Float[Tensor, "B *D"], h: int) -> Float[Tensor, "B *D"]:
-        x0 = None
+        x0 = shift = None
         if h == 0:
-            self.now = Weights.of(len(states) // self.together, self.together, states.device)
+            self.now = Weights.of(len(states) // self.together, self.together, states.device, self.form)
         if h in self.states:
+            x0, found = self.psi(batch, states, h)
+            rows = self.weigh(batch, found, h)
+            states, x0 = states[rows], x0[rows]
+            shift = self.moved(batch, found, rows, h)
+        elif self.twist:
             x0 = batch.estimate(states, h, batch.cond)
-            states, x0 = self.weigh(batch, states, x0, h)
-        after = batch.step(states, h, x0)
+        after = batch.step(states, h, x0, shift)
         if h == batch.policy.steps - 1:
             self.done.append(self.now)
             self.slots += len(self.now.log_z)
+            self.evaluated += batch.evaluated
         return after
 
-    def weigh(self, batch: Batch, states: Tensor, x0: Tensor, h: int) -> tuple[Tensor, Tensor]:
-        """States and estimates after the resampling at state h."""
-        valued = self.psi(states, x0, h, batch.cond)
-        self.queries += valued.queries
-        self.unscored += int((~valued.measured).sum())
-        now = replace(self.now, psi=torch.where(valued.measured, valued.value, self.now.psi))
+    def moved(self, batch: Batch, found: Valued, rows: Int[Tensor, " P"], h: int) -> Float[Tensor, "P *D"] | None:
+        """The shift std^2 grad psi of the proposal (Wu et al. 2023, arXiv:2306.17775, eq. 9); rows: after the resampling."""
+        if found.gradient is None or h not in batch.policy.stochastic_steps:
+            return None
+        std = batch.policy.std[h].item()
+        return bounded(std**2 * found.gradient[rows], std, self.twist, batch.policy.space, batch.cond)
+
+    def weigh(self, batch: Batch, found: Valued, h: int) -> Int[Tensor, " P"]:
+        """Weighs the states h; returns which rows go on."""
+        self.queries += found.queries
+        self.unscored += int((~found.measured).sum())
+        now = self.now.valued(found, self.form)
         log_w = now.log(log_ratio(batch.out, h))
         weight = normalised(log_w)
         ess = effective(weight)
@@ -89,17 +120,18 @@ class Particles(Sampler):
         psi = now.psi[rows]
         fresh = psi - log_ratio(batch.out, h)
         self.now = Weights(
-            psi, torch.where(again.repeat_interleave(self.together), fresh, now.paid), now.ancestor.gather(1, index),
-            now.log_z + torch.where(again, log_mean(log_w), 0.0), (*now.ess, ess), now.resampled + again,
+            psi, torch.where(again.repeat_interleave(self.together), fresh, now.paid), now.so_far[rows],
+            now.ancestor.gather(1, index), now.log_z + torch.where(again, log_mean(log_w), 0.0), (*now.ess, ess),
+            now.resampled + again,
         )  # fmt: skip
-        return states[rows], x0[rows]
+        return rows
 
     def finished(self, found: Collected, lam: float) -> Population:
         """The populations, weighed once more, with the rewards of the samples."""
         rewards, done = found.rewards, self.done
         psi = torch.where(rewards.measured, rewards.total.double() / lam, -torch.inf)
         last = Weights(
-            psi, torch.cat([part.paid for part in done]), torch.cat([part.ancestor for part in done]),
+            psi, torch.cat([part.paid for part in done]), psi, torch.cat([part.ancestor for part in done]),
             torch.cat([part.log_z for part in done]), tuple(map(torch.cat, zip(*(part.ess for part in done), strict=True))),
             torch.cat([part.resampled for part in done]),
         )  # fmt: skip
@@ -108,7 +140,7 @@ class Particles(Sampler):
             trajectory=found.trajectory, value=rewards.total, measured=rewards.measured, log_weight=log_w,
             ancestor=last.ancestor, log_z=last.log_z + log_mean(log_w),
             ess=torch.stack([*last.ess, effective(normalised(log_w))], 1), resampled=last.resampled, lam=lam,
-            unscored=self.unscored, queries=self.queries + rewards.queries, evaluations=found.evaluations,
+            unscored=self.unscored, queries=self.queries + rewards.queries, evaluations=self.evaluated,
         )  # fmt: skip
 
 

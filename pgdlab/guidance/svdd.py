@@ -10,7 +10,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pgdlab.guidance.base import EstimateReward, Law, Potential, Source, Steered, Tilt, log_ratio
+from pgdlab.guidance.base import (
+    EstimateReward,
+    Law,
+    Potential,
+    Source,
+    Steered,
+    Tilt,
+    log_ratio,
+    require_temperature,
+)
 from pgdlab.guidance.best_of_n import selection_bound
 from pgdlab.guidance.weights import at, normalised
 from pgdlab.rewards.guard import guarded
@@ -50,6 +59,7 @@ class SVDD(Tilt):
     def refuse(self, source: Source) -> None:
         super().refuse(source)
         self.potential.refuse(source.world)
+        require_temperature(self.potential, self.lam)
         if not source.policy.stochastic_steps:
             raise ValueError(
                 "there is nothing to choose from where no step has noise (eta 0): take guidance=metropolis"

@@ -156,14 +156,21 @@ class Batch:
         policy = self.policy if self.takes(h) else self.reference
         return policy.estimate(x, torch.full((len(x),), h, device=x.device), cond)
 
-    def step(self, x: Float[Tensor, "B *D"], h: int, x0: Float[Tensor, "B *D"] | None = None) -> Float[Tensor, "B *D"]:
-        """The states after the policy's step h; scores the action as it is stored. x0: estimate(), where it is there already."""
+    def step(
+        self, x: Float[Tensor, "B *D"], h: int, x0: Float[Tensor, "B *D"] | None = None,
+        shift: Float[Tensor, "B *D"] | None = None,
+    ) -> Float[Tensor, "B *D"]:  # fmt: skip
+        """The states after the policy's step h; scores the action as it is stored. x0: estimate(), where it is there already.
+        shift: of the mean."""
         policy, cond, out, stochastic = self.policy, self.cond, self.out, h in self.policy.stochastic_steps
         at = torch.full((len(x),), h, device=x.device)
         compared = self.extras.estimates or (self.extras.reference and stochastic)
         own = self.takes(h)
-        asked = compared or (not own and x0 is None)
-        base = self.reference.estimate(x, at, cond) if asked else x  # x: not used
+        shared = x0 if self.policy is self.reference else None
+        asked = shared is None and (compared or (not own and x0 is None))
+        base = shared if shared is not None else x  # x: not used
+        if asked:
+            base = self.reference.estimate(x, at, cond)
         self.evaluated += len(x) * (asked + (own and x0 is None))
         if self.extras.estimates:
             out.estimates[:, h] = base
@@ -173,6 +180,7 @@ class Batch:
         with torch.set_grad_enabled(graph):
             known = x0 if x0 is not None else None if own else base
             g = policy(x, at, cond) if known is None else policy.step(x, known, at)
+            g = g if shift is None else replace(g, mean=g.mean + shift)
         action = g.sample(self.drawn()).to(x.dtype)  # as it is stored, whatever g is computed in
         if not stochastic:
             return action

@@ -9,12 +9,14 @@ from rich.console import Console
 
 from pgdlab.certificates.cells import CELL, cell, suite_of
 from pgdlab.certificates.certificate import Suite, Tables, row
-from pgdlab.certificates.tables import certificate_picture, certificate_table, line, tabular_table
+from pgdlab.certificates.steering import HEAD, Steering, certify, rates, steering_table
+from pgdlab.certificates.tables import certificate_picture, certificate_table, line, markdown, tabular_table
 from pgdlab.config.compose import compose
 from pgdlab.config.configuration import Config
 from pgdlab.config.runs import run_folder, save_config, short, write, write_json
 from pgdlab.config.schema import instantiate
 from pgdlab.oracle.tables.tabular import certify_tables
+from pgdlab.training.progress import Working
 
 READS = ("certificate",)
 RESUMES = ()
@@ -22,12 +24,14 @@ INSTEAD = "the certificate's suite says what is trained"
 
 
 def main(cfg: Config) -> None:
-    """On finite MDPs, or on points, as the config's certificate says (the affine suite where it says nothing)."""
+    """On finite MDPs, of guidances, or on points, as the config's certificate says (the affine suite where it says nothing)."""
     if cfg.nodes["certificate"] is None:
         cfg = cfg.with_nodes(certificate=compose(["certificate=affine"]).nodes["certificate"])
     suite = instantiate(cfg.nodes["certificate"], "certificate")
     if isinstance(suite, Tables):
         tables(cfg, suite)
+    elif isinstance(suite, Steering):
+        steering(cfg, suite)
     else:
         points(cfg, suite_of(cfg))
 
@@ -56,6 +60,22 @@ def tables(cfg: Config, suite: Tables) -> None:
     write(tabular_table(rows), folder / "certificate.md")
     write_json({"rows": [dataclasses.asdict(r) for r in rows]}, folder / CELL)
     print(tabular_table(rows) + f"look at {short(folder) / 'certificate.md'}; figures in {short(folder) / CELL}")
+
+
+def steering(cfg: Config, suite: Steering) -> None:
+    """Ways of steering without training, each against its own law."""
+    folder = begun(cfg, suite.name)
+    cells, leading = [], {}
+    with Working() as working:
+        for cell, term in certify(suite, folder):
+            cells.append(cell)
+            leading[cell.problem] = term
+            working.say(f"{len(cells)} cells; {cell.problem}: {cell.method}, n {cell.n}, E[r] {cell.reward:.3f}")
+    head = ["problem", "method", *(f"n {n}: n x bias" for n in suite.particles), "leading term"]
+    text = markdown(HEAD, steering_table(cells)) + "\n" + markdown(head, rates(cells, leading))
+    write(text, folder / "certificate.md")
+    write_json({"rows": [dataclasses.asdict(cell) for cell in cells], "leading": leading}, folder / CELL)
+    print(text + f"look at {short(folder) / 'certificate.md'}; figures in {short(folder) / CELL}")
 
 
 def begun(cfg: Config, name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,11 +20,13 @@ from pgdlab.evaluation.evaluate import Measured, headline, judge, load_weights, 
 from pgdlab.evaluation.pictures import before_after, domain_report, drawn, learning_curve
 from pgdlab.evaluation.summary import sentence
 from pgdlab.guidance.base import Guidance, Source, Steered, means
+from pgdlab.guidance.learned import LearnedValue
 from pgdlab.rollout.noise import Noise, Stream
 from pgdlab.trainers.interaction import in_turn
 from pgdlab.training.budget import Budget
 from pgdlab.training.build import build_world, loggers_of, require_loggers
-from pgdlab.training.checkpoint import asked, load, require_base, require_own
+from pgdlab.training.checkpoint import asked as asked_by
+from pgdlab.training.checkpoint import differences, load, require_base, require_own
 from pgdlab.training.loggers import publish, record
 from pgdlab.training.progress import Working
 from pgdlab.world import World
@@ -62,16 +65,19 @@ def steer(cfg: Config, guidance: Guidance, title: str, notes: dict[str, Any]) ->
     before = taken_over(world, run) if run else {"samples": 0, "queries": 0, "evaluations": 0}
     source = source_of(world, world.policy if run else world.reference)
     guidance.require(source, given(world))
+    fitted = fitted_value(cfg, guidance)
     folder = run_folder(cfg)
     save_config(cfg, folder)
     loggers = loggers_of(cfg, folder, [])
-    print(f"{guidance.law}: {guidance.aims_at(source)}")
+    print(f"{guidance.law_for(source)}: {guidance.aims_at(source)}")
+    if said := guidance.advice(source):
+        print(said, file=sys.stderr)
     best, costs = search(guidance, source, loggers)
     with torch.no_grad(), Working() as working:
         working.say(f"evaluating base and steered: {world.plan.eval_samples:,} samples")
         results, table = evaluated(source, best, title)
     summary = summarise(cfg, guidance, source, best, results) | costs | {"evaluations": table, "versions": versions()}
-    summary |= totals(costs, before, world, run) | notes
+    summary |= totals(costs, before, fitted, world, run) | notes
     return finish(world, summary | {"seconds": time.perf_counter() - started}, results, folder, loggers)
 
 
@@ -97,7 +103,7 @@ def taken_over(world: World, run: Path) -> dict[str, int]:
     load_weights(world.policy, state["state_dict"], run / LAST)
     require_base(world.reference, state, run / LAST)
     counters = state["current_model_state"]
-    return {"samples": asked(state)} | {name: int(counters[name]) for name in ("queries", "evaluations")}
+    return {"samples": asked_by(state)} | {name: int(counters[name]) for name in ("queries", "evaluations")}
 
 
 def source_of(world: World, policy: Policy) -> Source:
@@ -129,7 +135,7 @@ def evaluated(source: Source, best: Steered, title: str) -> tuple[dict[str, Meas
     """The base and what is steered, named as before and after of a run that trains, and the table of all evaluations, which has
     the policy that is steered too where that is not the base."""
     world, kind = source.world, "sde" if source.policy.stochastic_steps else "ode"
-    before, after = measure(world, world.reference), judge(world, best.trajectory, None)
+    before, after = measure(world, world.reference), judge(world, best.trajectory, best.kl_nats)
     if best.groups:
         own = {"reward_stderr": between(after.reward, after.measured, best.groups), "heldout_stderr": None}
         after.figures.update({name: value for name, value in own.items() if name in after.figures})
@@ -149,7 +155,11 @@ def summarise(
     cfg: Config, guidance: Guidance, source: Source, best: Steered, results: dict[str, Measured]
 ) -> dict[str, Any]:
     """The headline, the law, and what the guidance says of itself: names in docs/metrics.md."""
-    found = headline(results) | {"law": guidance.law, "law_in_words": guidance.aims_at(source), **best.figures}
+    found = headline(results) | {
+        "law": guidance.law_for(source),
+        "law_in_words": guidance.aims_at(source),
+        **best.figures,
+    }
     if best.groups:
         before, after = results.values()
         gain, known = after.reward - before.reward, after.measured & before.measured
@@ -157,14 +167,30 @@ def summarise(
     return found | {"seed": cfg.seed, "evaluation_samples": source.world.plan.eval_samples}
 
 
-def totals(costs: dict[str, Any], before: dict[str, int], world: World, run: Path | None) -> dict[str, Any]:
-    """Costs with those of the training before, and the share of a returned sample."""
-    whole = {
-        "samples": before["samples"] + given(world),
+def fitted_value(cfg: Config, guidance: Guidance) -> dict[str, int]:
+    """What the value that steers has cost; nothing without one. Raises ValueError for one of another reward."""
+    potential = getattr(guidance, "potential", None)
+    if not isinstance(potential, LearnedValue):
+        return {}
+    for key, own, other in differences("reward", cfg.nodes["reward"], potential.fitted.facts.get("reward")):
+        raise ValueError(
+            f"{short(potential.fitted.run)} has the value of another reward: {key} is {other!r} there, and {own!r} here"
+        )
+    return potential.costs()
+
+
+def totals(
+    costs: dict[str, Any], before: dict[str, int], fitted: dict[str, int], world: World, run: Path | None
+) -> dict[str, Any]:
+    """Costs with those of the training before and of the value, and the share of a returned sample."""
+    asked, rows = fitted.get("queries", 0), fitted.get("evaluations", 0)
+    whole: dict[str, Any] = {
+        "samples": before["samples"] + asked + given(world),
         "candidates": costs["reward_queries"] / world.plan.eval_samples,
-        "reward_queries": before["queries"] + costs["reward_queries"],
-        "network_evaluations": before["evaluations"] + costs["network_evaluations"],
+        "reward_queries": before["queries"] + asked + costs["reward_queries"],
+        "network_evaluations": before["evaluations"] + rows + costs["network_evaluations"],
     }
+    whole |= {"value_queries": asked, "value_evaluations": rows} if fitted else {}
     return whole | (
         {} if run is None else {"steered_run": short(run).as_posix(), "training_queries": before["queries"]}
     )

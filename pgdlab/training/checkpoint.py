@@ -20,10 +20,22 @@ from pgdlab.config import renamed
 from pgdlab.config.compose import RESUMABLE
 from pgdlab.config.configuration import Config
 from pgdlab.config.runs import CONFIG, LAST, short
+from pgdlab.diffusion.digest import digest
 from pgdlab.diffusion.policy import Policy, frozen_weights
-from pgdlab.training.module import SteeringModule, digest
+from pgdlab.training.module import SteeringModule
 
-NOT_OF_THE_RUN = (*RESUMABLE, "name", "resume", "sweep", "experiment", "certificate", "compare", "engine", "guidance")
+NOT_OF_THE_RUN = (
+    *RESUMABLE,
+    "name",
+    "resume",
+    "sweep",
+    "experiment",
+    "certificate",
+    "compare",
+    "engine",
+    "guidance",
+    "value",
+)
 COUNTERS = ("iterations", "queries", "evaluations", "seconds")
 TRAINING = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "averaging_state", "epoch", "global_step")
 LARGEST = 2**53

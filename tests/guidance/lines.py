@@ -60,6 +60,7 @@ class OnALine(Reward):
     def __init__(self, kind: str, b: float) -> None:
         super().__init__()
         self.kind, self.b, self.asked = kind, b, 0
+        self.differentiable = kind != "indicator"
 
     def score(self, sample: Any, cond: Tensor) -> Score:
         self.asked += len(cond)
@@ -175,6 +176,14 @@ class Exact(Potential):
     def __call__(self, world: World, x: Tensor, x0: Tensor, h: int, cond: Tensor) -> Valued:
         value = PROBLEMS[self.name].lam * interpolated(soft_values(self.name, self.eta, self.steps)[h], x)
         return Valued(value, torch.ones(len(x), dtype=torch.bool))
+
+    def slope(self, world: World, x: Tensor, x0: Tensor, h: int, cond: Tensor) -> Valued:
+        """By differences on the grid."""
+        table = np.gradient(soft_values(self.name, self.eta, self.steps)[h], GRID)
+        gradient = PROBLEMS[self.name].lam * interpolated(table, x.detach())
+        return self(world, x.detach(), x0, h, cond)._replace(gradient=gradient[:, None])
+
+    def refuse_slope(self, world: World) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)

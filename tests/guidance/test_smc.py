@@ -17,6 +17,7 @@ from pgdlab.guidance.smc import SMC
 from pgdlab.guidance.weights import normalised
 from pgdlab.rewards.base import Score
 from pgdlab.rollout.noise import Interleaved, Noise
+from pgdlab.rollout.sampler import SAMPLES, Batch
 from tests.guidance.lines import PROBLEMS, Exact, OnALine, Wrong, log_z, source_of
 from tests.tiny import Failing, moved, tiny_policy, tiny_world
 
@@ -255,11 +256,14 @@ def test_figures_by_hand() -> None:
     assert figures["kl_estimate_nats"] == pytest.approx(((4.0 - 1.0) + (6.0 - 3.0)) / 2)
 
 
-def test_tempered_psi_by_hand() -> None:
+def test_tempered_psi_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """((h + 1) / (H + 1))^p V / lam, H 4."""
     source = tiny_source(reward=OnALine("linear", 0.0))
     x0 = torch.tensor([[0.5, 9.0], [-1.0, 9.0]], dtype=torch.float64)
-    found = SMC(lam=0.2, temper=2.0).psi(source)(x0 + 1, x0, 1, torch.zeros(2, dtype=torch.long))
+    batch = Batch(source.policy, source.policy, torch.zeros(2, dtype=torch.long), (), SAMPLES)
+    monkeypatch.setattr(batch, "estimate", lambda x, h, cond: x0)
+    seen, found = SMC(lam=0.2, temper=2.0).psi(source)(batch, x0 + 1, 1)
+    assert seen is x0
     torch.testing.assert_close(found.value, torch.tensor([2.5, -5.0], dtype=torch.float64) * (2 / 5) ** 2)
     assert found.measured.all()
     assert found.queries == 2

@@ -160,7 +160,7 @@ MUTANTS = [
     ),
     Mutant(
         "a checkpoint of a pipeline on any base",
-        "training/module.py",
+        "diffusion/digest.py",
         "*(underneath(part) if adapted else ())",
         "",
         T_DOMAIN,

@@ -20,10 +20,10 @@ from torch import Tensor
 from pgdlab import cli
 from pgdlab.config.compose import load_run
 from pgdlab.config.runs import METRICS, SUMMARY
+from pgdlab.diffusion.digest import digest
 from pgdlab.diffusion.policy import frozen_weights
 from pgdlab.training.build import build_module
 from pgdlab.training.fit import LAST, load
-from pgdlab.training.module import digest
 from tests.worlds import BRIGHT, POINTS, Bright, base, fitted, tiny
 
 ROOT = Path(__file__).resolve().parents[2]
