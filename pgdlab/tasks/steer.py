@@ -129,7 +129,7 @@ def evaluated(source: Source, best: Steered, title: str) -> tuple[dict[str, Meas
     """The base and what is steered, named as before and after of a run that trains, and the table of all evaluations, which has
     the policy that is steered too where that is not the base."""
     world, kind = source.world, "sde" if source.policy.stochastic_steps else "ode"
-    before, after = measure(world, world.reference), judge(world, best.trajectory, None)
+    before, after = measure(world, world.reference), judge(world, best.trajectory, best.kl_nats)
     if best.groups:
         own = {"reward_stderr": between(after.reward, after.measured, best.groups), "heldout_stderr": None}
         after.figures.update({name: value for name, value in own.items() if name in after.figures})

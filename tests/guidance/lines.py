@@ -60,6 +60,7 @@ class OnALine(Reward):
     def __init__(self, kind: str, b: float) -> None:
         super().__init__()
         self.kind, self.b, self.asked = kind, b, 0
+        self.differentiable = kind != "indicator"
 
     def score(self, sample: Any, cond: Tensor) -> Score:
         self.asked += len(cond)
