@@ -31,14 +31,14 @@ class Gradient(Tilt):
         own     mean + std_h^2 grad psi_h(s)              (DPS, TDS, DAS: arXiv:2209.14687, 2306.17775, 2501.05803)
         score   x0hat + sigma_h^2 / alpha_h grad psi_h(s)   (classifier and universal guidance: arXiv:2105.05233, 2302.07121)
 
-    They agree as the number of steps grows, for the psi that is the soft value. `own` falls short by the slope of the step's mean.
-    `score` is the denoiser of tilted data: it moves steps without noise too, at any number of nats.
+    They agree as the number of steps grows, for the psi that is the soft value. `own` falls short by the slope of the step's
+    mean. `score` is the denoiser of tilted data: it moves steps without noise too, at any number of nats.
 
-    draws: 0: psi at the estimate (`next`: at the mean). Above: the log of the mean of exp(psi) over so many; for `own` and `score`
-    these are x0 given the state, N(x0hat, sigma^2 / (alpha^2 + sigma^2)), exact for N(0, 1) data (LGD: Song et al. 2023, ICML),
-    for `next` they are next states, and the shift is that of the tilted step's mean. recurrence: a step is taken so many times,
-    with a step of the forward process back in between. bound: of a shift's length, in standard deviations of the step's noise (it
-    then costs bound^2 / 2 nats at most), for `score` in those of x0 given the state; None: none.
+    draws: 0: psi at the estimate (`next`: at the mean). Above: the log of the mean of exp(psi) over so many. For `own` and
+    `score` these are x0 given the state, N(x0hat, sigma^2 / (alpha^2 + sigma^2)), exact for N(0, 1) data (LGD: Song et al. 2023,
+    ICML), for `next` they are next states, and the shift is that of the tilted step's mean. recurrence: a step is taken so many
+    times, with one of the forward process back in between. bound: of a shift's length, in standard deviations of the step's noise
+    (it then costs bound^2 / 2 nats at most), for `score` in those of x0 given the state; None: none.
     """
 
     form: Form = "next"

@@ -56,8 +56,8 @@ class Slopes:
 def mixed(
     psi: Float[Tensor, " M"], slope: Float[Tensor, "M *D"], draws: int
 ) -> tuple[Float[Tensor, " P"], Float[Tensor, "P *D"]]:
-    """log of the mean of exp(psi) over the `draws` rows of each, and its slope: of the draws by their weights exp(psi). Where none
-    is measured the slopes are 0."""
+    """log of the mean of exp(psi) over the `draws` rows of each, and its slope: of the draws by their weights exp(psi). Where
+    none is measured the slopes are 0."""
     table = psi.reshape(-1, draws)
     weight = normalised(table).to(slope).reshape(-1, draws, *(1,) * (slope.ndim - 1))
     return table.logsumexp(1) - math.log(draws), (weight * slope.reshape(-1, draws, *slope.shape[1:])).sum(1)

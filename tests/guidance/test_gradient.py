@@ -130,7 +130,7 @@ def test_the_regret_identity() -> None:
 
 
 def test_lgd_and_its_draws() -> None:
-    """Own form, GQ: over x0 ~ N(x0hat, sigma^2) it is -1.258, with x0hat alone -.185. 400 draws are enough for the log of a mean."""
+    """Own form, GQ: over x0 ~ N(x0hat, sigma^2) it is -1.258, with x0hat alone -.185. 400 draws are enough."""
     many, error = mean_of(run(source_of("GQ", 1000), form="own", lam=0.5, draws=400).value)
     assert many == pytest.approx(-1.258, abs=4 * error + 0.02)
 
