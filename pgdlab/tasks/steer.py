@@ -166,7 +166,13 @@ def totals(costs: dict[str, Any], before: dict[str, int], world: World, run: Pat
         "network_evaluations": before["evaluations"] + costs["network_evaluations"],
     }
     return whole | (
-        {} if run is None else {"steered_run": short(run).as_posix(), "training_queries": before["queries"]}
+        {}
+        if run is None
+        else {
+            "steered_run": short(run).as_posix(),
+            "training_queries": before["queries"],
+            "training_evaluations": before["evaluations"],
+        }
     )
 
 

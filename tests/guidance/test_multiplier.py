@@ -34,8 +34,8 @@ def closed_form() -> tuple[float, float, float]:
 
 
 def test_the_multiplier_of_a_gaussian() -> None:
-    """r = x, lambda .5, c = 1[x > 1.5], E[c] <= .2. Particles that are nodes, weighed by their density too, are a quadrature, to a
-    node at the edge."""
+    """r = x, lambda .5, c = 1[x > 1.5], E[c] <= .2. Particles that are nodes, weighed by their density too, are a quadrature, to
+    a node at the edge."""
     x = torch.linspace(-6, 8, 40_001, dtype=torch.float64)
     cost, log_weight = (x > EDGE).double()[None], x / LAM - x**2 / (2 * VAR)
     mu = multiplier(log_weight[None], cost, LIMIT, LAM)
