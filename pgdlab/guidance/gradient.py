@@ -99,7 +99,8 @@ class Gradient(Tilt):
     def steer(self, source: Source, queries: int) -> Iterator[Steered]:
         self.require(source, queries)
         world, loop = source.world, Moved(self, source)
-        request = source.request(source.noise.of(0, range(len(source.cond))), source.cond, source.tuned, loop)
+        known = self.form != "score" and self.recurrence == 1  # how far its paths are from the base's
+        request = source.request(source.noise.of(0, range(len(source.cond))), source.cond, known, loop)
         found = rollout(
             request.policy, request.reference, request.noise, request.cond, batch=world.capacity.rollout_batch,
             extras=request.extras, sampler=loop,
@@ -107,7 +108,7 @@ class Gradient(Tilt):
         paid = guarded(world.reward, decoded(world, found), world.plan.max_failed)
         value = torch.where(paid.measured, paid.total, -torch.inf)
         kl = None
-        if self.form != "score" and self.recurrence == 1:
+        if known:
             path = found.kl.sum(1).double() if source.tuned else torch.cat(loop.nats)
             kl = (path + initial_kl(source.policy, world.reference, found.cond).double()).mean().item()
         queries = loop.slopes.queries + paid.queries

@@ -46,8 +46,8 @@ def test_queries_of_a_training_by_hand(reward: float, queries: float | None, tmp
 
 
 def test_after_how_many_samples_training_has_paid(tmp_path: Path) -> None:
-    """Best-of-8 asks 8 times a sample (64 queries, 8 samples): 40 / 8 = 5 of them; the other seed comes to .5 half way between its
-    last row, at 48, and the end: 56 / 8 = 7."""
+    """Best-of-8 asks 8 times a sample (64 queries, 8 samples): 40 / 8 = 5 of them; the other seed comes to .5 half way between
+    its last row, at 48, and the end: 56 / 8 = 7."""
     problem = study(tmp_path)
     ppo, best = (next(m for m in problem.methods if m.label == label) for label in ("ppo", "best of n"))
     assert (trained(ppo), steered(ppo), trained(best), steered(best)) == (True, False, False, True)
@@ -70,6 +70,13 @@ def test_a_reward_that_training_does_not_reach(tmp_path: Path) -> None:
     assert even(problem)[1] == [["best of n", "0.500", "not reached by 1 of 1"]]
 
 
+def test_one_of_two_seeds_that_does_not_reach_it(tmp_path: Path) -> None:
+    """The mean of those that did would be too early."""
+    study(tmp_path)
+    summary(tmp_path / "ppo1", reward_after=0.4)
+    assert even(found(tmp_path)[0])[1] == [["best of n", "0.500", "not reached by 1 of 2"]]
+
+
 def test_one_seed_has_no_interval_and_no_common_seed_no_figure(tmp_path: Path) -> None:
     metrics(run(tmp_path / "ppo", after=0.8), NOISY)
     run(tmp_path / "best", "task=best_of_n", after=0.5)
@@ -80,8 +87,8 @@ def test_one_seed_has_no_interval_and_no_common_seed_no_figure(tmp_path: Path) -
 
 
 def test_costs_of_a_delivered_sample(tmp_path: Path) -> None:
-    """Training: 64 queries once, and the sampler's 20 rows. Best-of-8: 8 queries and 160 rows every time. A policy that is steered
-    has both; what an older version has not written is not known."""
+    """Training: 64 queries once, and the sampler's 20 rows. Best-of-8: 8 queries and 160 rows every time. A policy that is
+    steered has both; what an older version has not written is not known."""
     problem = study(tmp_path)
     ppo, best = (next(m for m in problem.methods if m.label == label).runs[0] for label in ("ppo", "best of n"))
     assert delivery(ppo) == delivery(ppo).__class__(64.0, 0.0, 20.0)

@@ -237,6 +237,20 @@ class Steep(OnALine):
         return Score.of((sample[:, 0].double() * 0).sqrt())
 
 
+class FarOff(OnALine):
+    """Finite values and slopes, that overflow once they are carried back through the network."""
+
+    def score(self, sample: Any, cond: Tensor) -> Score:
+        return Score.of(1e300 * sample.double().sum(1))
+
+
+def test_slopes_that_overflow_on_their_way_pull_nowhere() -> None:
+    """Divided by lambda 1e-9 they are infinite in fp64."""
+    found = run(tiny_source(slots=4, reward=FarOff("linear", 0.0)), form="own", lam=1e-9)
+    assert found.trajectory.sample.isfinite().all()
+    assert found.figures["unscored"] == 4 * 3
+
+
 def test_infinite_slopes_pull_nowhere() -> None:
     found = run(tiny_source(slots=4, reward=Steep("linear", 0.0)))
     assert found.trajectory.sample.isfinite().all()
