@@ -17,6 +17,8 @@ from pgdlab.comparison.aggregate import Aggregate
 from pgdlab.comparison.charts import Chart
 from pgdlab.comparison.columns import BASE, Table, ranged, shown
 from pgdlab.comparison.comparison import Method, Problem
+from pgdlab.comparison.delivery import delivered, even
+from pgdlab.comparison.delivery_charts import costs, law_kl
 from pgdlab.comparison.equal_kl import frontier
 from pgdlab.comparison.folders import Failure
 from pgdlab.comparison.provenance import mixed, origins, settings, tuning
@@ -26,6 +28,7 @@ PAIRS = ["pair", "seeds", "difference of scores", "P(first better)", "p", "p, Ho
 GLOSSARY = {
     "base": "the pretrained model before it was steered; its score is 0",
     "best of n": "no training: of n samples of the base the one with the highest reward, at as many reward queries",
+    "delivered sample": "a sample that is given out: free of queries after training, at some queries each where it is steered",
     "gain in reward": "mean reward after steering minus that of the base on the same noise",
     "hacking": "0 where the held-out reward rises as the reward does, in standard deviations of the base; 1: not at all",
     "held out": "a reward of the same intent that training never saw",
@@ -54,7 +57,7 @@ class Picture(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """A problem. covered: numbers of seeds, and how often intervals of so many hold the truth; units: of the columns; equal:
-    rewards at equal KL; tuning: how settings were chosen."""
+    rewards at equal KL; delivered: costs of a sample; even: when training has paid; tuning: how settings were chosen."""
 
     problem: Problem
     charts: list[Picture]
@@ -65,6 +68,8 @@ class Section:
     pairs: Table
     seeds: Table
     equal: Table
+    delivered: Table
+    even: Table
     settings: Table
     origins: Table
     tuning: str
@@ -87,6 +92,8 @@ class Section:
             pairs=pairs(problem),
             seeds=columns.seed_table(problem),
             equal=equal,
+            delivered=delivered(problem),
+            even=even(problem),
             settings=settings(problem),
             origins=origins(problem),
             tuning=tuning(problem, tried),
@@ -174,11 +181,14 @@ def charted(problem: Problem, look: dict[str, Style]) -> list[Picture]:
     dots = "Dots are seeds, bars the interquartile mean and its interval"
     dots += "; what is below -0.5 is cut." if problem.scale == "optimum" else "."
     learning = "Reward while training, 95 % interval over seeds; dots: evaluated afterwards."
+    queries = "Reward at the queries of a delivered sample; line: a training's, for 10,000 to 100 of them."
     drawn: list[tuple[Chart | str | None, str, str]] = [
         (charts.scores(problem, look) if problem.ranked else None, dots, "scores"),
         (charts.efficiency(problem, look), learning, "queries"),
         (charts.frontier(problem, look, "kl_nats", "nats from the base"), "What it costs in KL; dashed: no KL known.", "kl"),
         (charts.at_equal_kl(problem, look), "Reward while training at equal KL; dotted: as far as all came.", "equal-kl"),
+        (costs(problem, look), queries, "delivered"),
+        (law_kl(problem, look), "Reward over KL. Full: of whole paths; hollow: of the law that steering aims at.", "law-kl"),
         (spread and charts.frontier(problem, look, spread, spread), "What it costs in diversity; x: the base.", "diversity"),
     ]  # fmt: skip
     return [picture(chart, caption, name) for chart, caption, name in drawn if isinstance(chart, Chart)]

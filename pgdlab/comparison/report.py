@@ -9,6 +9,7 @@ from pgdlab.comparison import columns
 from pgdlab.comparison.aggregate import aggregate
 from pgdlab.comparison.charts import Chart
 from pgdlab.comparison.comparison import Comparison, problems
+from pgdlab.comparison.delivery import delivered, even
 from pgdlab.comparison.folders import Found, read
 from pgdlab.comparison.page import Report, page
 from pgdlab.comparison.sound import sound
@@ -75,10 +76,14 @@ def draw(figures: dict[str, Chart], folder: Path) -> None:
 
 def markdown(report: Report) -> str:
     """The tables that a document can quote."""
-    parts = [
-        f"## {columns.plain(p.label)}\n\n{columns.plain(p.verdict)}\n\n{columns.markdown(columns.method_table(p))}"
-        for p in report.problems
-    ]
+    parts = []
+    for p in report.problems:
+        parts.append(
+            f"## {columns.plain(p.label)}\n\n{columns.plain(p.verdict)}\n\n{columns.markdown(columns.method_table(p))}"
+        )
+        for title, table in (("A delivered sample", delivered(p)), ("Samples after which training has paid", even(p))):
+            if table[1]:
+                parts.append(f"### {title}\n\n{columns.markdown(table)}")
     if report.aggregate is not None:
         parts.append(f"## All problems together\n\n{columns.markdown(columns.aggregate_table(report.aggregate))}")
     parts += [f"Not finished: {columns.plain(str(f.folder))}: {columns.plain(f.reason)}\n" for f in report.failures]

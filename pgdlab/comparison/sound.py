@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pgdlab.comparison.charts import SPREAD
 from pgdlab.comparison.columns import COLUMNS, OF_INTEREST
+from pgdlab.comparison.delivery import delivery
 from pgdlab.comparison.folders import Failure, Found, Run
 from pgdlab.comparison.methods import method_label, method_of, problem_label, problem_of
 from pgdlab.comparison.validity import ODD, require_number, said
@@ -31,3 +32,4 @@ def probe(run: Run) -> None:
             require_number(name, table.get(name), unknown=True)
     for column in COLUMNS:
         require_number(column.key, column.of(run), unknown=True)
+    delivery(run)

@@ -17,6 +17,8 @@ COUNTS = (
     "evaluation_samples",
     "iterations",
     "reward_queries",
+    "training_queries",
+    "training_evaluations",
 )  # of which an older run lacks some
 MEASURED = (
     "kl_nats",

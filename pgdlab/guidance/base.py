@@ -22,11 +22,12 @@ from pgdlab.trainers.interaction import Request
 from pgdlab.trainers.reward_gradient import Slope, refuse_flat
 from pgdlab.world import World
 
-Law = Literal["T_full", "T_rho", "attainable", "none"]
+Law = Literal["T_full", "T_rho", "attainable", "T_data", "none"]
 LAWS: dict[Law, str] = {
     "T_full": "p(x) exp(r(x) / lam) / Z, p the law of the samples of the {0}",
     "T_rho": "every step of the {0} tilted by exp(psi_h+1 - psi_h), psi = V / lam, from an initial state that stays",
     "attainable": "the best chain of Gaussian steps with the stds of the {0}",
+    "T_data": "p(x) exp(r(x) / lam) / Z, p the law of the data as the {0} knows it",
     "none": "no law that is known beforehand",
 }
 Tilted = Literal["base", "policy"]
@@ -63,7 +64,7 @@ class Source:
 class Steered:
     """What a guidance returns of N slots, so far. value: (N,) rewards, -inf where not measured. queries, evaluations: reward
     queries and network rows so far. figures: of summary.json, by the names of docs/metrics.md. groups: where above 0, slots i,
-    i + groups, ... come from one population and are not independent. kl_nats: to the base, where it is known."""
+    i + groups, ... come from one population and are not independent. kl_nats: of the paths to the base's, where it is known."""
 
     trajectory: Trajectory
     value: Float[Tensor, " N"]

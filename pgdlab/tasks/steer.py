@@ -192,7 +192,13 @@ def totals(
     }
     whole |= {"value_queries": asked, "value_evaluations": rows} if fitted else {}
     return whole | (
-        {} if run is None else {"steered_run": short(run).as_posix(), "training_queries": before["queries"]}
+        {}
+        if run is None
+        else {
+            "steered_run": short(run).as_posix(),
+            "training_queries": before["queries"],
+            "training_evaluations": before["evaluations"],
+        }
     )
 
 

@@ -104,8 +104,12 @@ def require_slope(reward: Reward, sloping: Tensor) -> None:
         )
 
 
-def refuse_flat(world: World) -> None:
-    """Raises ValueError where rewards have no gradient in the samples that the policy makes."""
+WITH_GRADIENT = ("target", "any_class", "prompt_class", "quality", "red", "quadratic", "clip_score", "pick_score")
+
+
+def refuse_flat(world: World, whose: str = "this trainer", instead: str = "trainer=ppo, which needs") -> None:
+    """Raises ValueError where rewards have no gradient in the samples that the policy makes. whose: who follows it; instead: what
+    does without."""
     reward, decoder, domain = world.reward, world.domain.decoder, world.domain.name
     if world.plan.offload:
         raise ValueError(
@@ -114,16 +118,16 @@ def refuse_flat(world: World) -> None:
         )
     if not reward.differentiable:
         raise ValueError(
-            f"reward {reward.called} is not differentiable, and this trainer follows its gradient: take a reward that is "
-            "(docs/rewards.md names them), or trainer=ppo, which needs values alone"
+            f"reward {reward.called} is not differentiable, and {whose} follows its gradient: take a reward that is "
+            f"({', '.join(WITH_GRADIENT)}; docs/rewards.md names all), or {instead} values alone"
         )
     if not decoder.differentiable:
         raise ValueError(
-            f"what domain {domain} decodes has no gradient, and this trainer follows it back to the samples: take "
-            "trainer=ppo, which needs values alone"
+            f"what domain {domain} decodes has no gradient, and {whose} follows it back to the samples: take "
+            f"{instead} values alone"
         )
     if reward.compares():
         raise ValueError(
-            f"reward {reward.called} compares the samples of a batch, so that its gradient is of all of them at once: take "
-            "trainer=ppo, or a reward of each sample alone"
+            f"reward {reward.called} compares the samples of a batch, so that its gradient is of all of them at once: take a "
+            f"reward of each sample alone, or {instead} values alone"
         )

@@ -79,7 +79,8 @@ def test_the_page_needs_nothing_else(study: Path) -> None:
     assert all(re.match(r"data:image/(png|svg\+xml);base64,", image) for image in found.images)
     assert not re.search(r"url\(|@import|https?:", re.sub(r"base64,[^\"]*", "", text))
     svgs = [base64.b64decode(i.partition("base64,")[2]).decode() for i in found.images if "svg" in i]
-    assert len(svgs) == 2 + 2 * 4  # over all problems: means and profiles; each problem: scores, curves, two frontiers
+    # over all problems: means and profiles; each problem: scores, curves, two frontiers, delivered samples
+    assert len(svgs) == 2 + 2 * 5
     assert all(svg.startswith("<svg") for svg in svgs)
     assert len(found.images) - len(svgs) == 4 + 2 + 1  # before and after of each method
 

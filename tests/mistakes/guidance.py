@@ -9,6 +9,13 @@ T_SMC, T_WEIGHTS, T_TUNED, T_SVDD = (f"guidance/test_{name}.py" for name in ("sm
 T_SOFT, T_METROPOLIS, T_SEARCH, T_STEER = (
     f"guidance/test_{name}.py" for name in ("soft_best_of_n", "metropolis", "search", "steer")
 )  # fmt: skip
+GRADIENT, SLOPES, PROJECTION, SETS, MULTIPLIER = (
+    f"guidance/{name}.py" for name in ("gradient", "slopes", "projection", "constraints", "multiplier")
+)  # fmt: skip
+T_GRADIENT, T_PROJECTION, T_SETS, T_MULTIPLIER = (
+    f"guidance/test_{name}.py" for name in ("gradient", "projection", "constraints", "multiplier")
+)  # fmt: skip
+DELIVERY, T_DELIVERY = "comparison/delivery.py", "comparison/test_delivery.py"
 
 MUTANTS = [
     Mutant("guidance: weights forgotten where nothing is resampled", PARTICLES,
@@ -90,4 +97,45 @@ MUTANTS = [
            T_STEER, "trained_policy"),
     Mutant("guidance: a population's samples are independent", "tasks/steer.py",
            'found |= {"reward_gain_stderr": between(gain, known, best.groups)}', "pass", T_STEER, "training_writes"),
+    Mutant("gradient: scaled by std", GRADIENT, "slope * (std**2).to(slope)", "slope * std.to(slope)", T_GRADIENT, "convention"),
+    Mutant("gradient: divided by lam twice", SLOPES, "slope.gradient / self.lam", "slope.gradient / self.lam**2", T_GRADIENT, "path_kl"),
+    Mutant("gradient: at the state itself for the next one", GRADIENT, "self.slopes.of_states(batch, after, h + 1,",
+           "self.slopes.of_states(batch, after, h,", T_GRADIENT, "convention"),
+    Mutant("gradient: the score without alpha", GRADIENT, "(sigma**2 / alpha).to", "(sigma**2).to", T_GRADIENT, "convention"),
+    Mutant("gradient: not carried back through the network", SLOPES, "torch.autograd.grad(x0, at, pull)", "(pull,)", T_GRADIENT, "convention"),
+    Mutant("gradient: divided by the number of draws once more", SLOPES, "reshape(-1, draws, *slope.shape[1:])).sum(1)",
+           "reshape(-1, draws, *slope.shape[1:])).mean(1)", T_GRADIENT, "by_hand"),
+    Mutant("gradient: draws of equal weight", SLOPES, "weight = normalised(table).to(slope)", "weight = torch.ones_like(table).to(slope) / draws",
+           T_GRADIENT, "by_hand"),
+    Mutant("gradient: draws spread as the noise", GRADIENT, "around = sigma / (alpha**2 + sigma**2).sqrt()", "around = std", T_GRADIENT, "lgd"),
+    Mutant("gradient: the ratio to the base forgotten", GRADIENT, "if source.tuned and self.ratio:", "if False:", T_GRADIENT, "tilted_itself"),
+    Mutant("gradient: the KL to the policy", GRADIENT, "if source.tuned else torch.cat(loop.nats)", "if False else torch.cat(loop.nats)",
+           T_GRADIENT, "tilted_itself"),
+    Mutant("gradient: too much noise on the way back", GRADIENT, "(sigma**2 - (kept * left) ** 2)", "(sigma**2)", T_GRADIENT, "quadratic_reward and score"),
+    Mutant("gradient: steps are taken once more", GRADIENT, "self.how.recurrence - 1 if guided", "self.how.recurrence if guided", T_GRADIENT, "costs"),
+    Mutant("gradient: shifts without a bound", GRADIENT, "return shift * expand(", "return shift if True else shift * expand(", T_GRADIENT, "path_kl"),
+    Mutant("gradient: infinite slopes pull", SLOPES, "slope.where(shaped(finite, slope), 0.0)", "slope", T_GRADIENT, "overflow"),
+    Mutant("projection: after the noise", PROJECTION, "after = batch.step(states, h, x0)", "after = project(batch.step(states, h, x0))",
+           T_PROJECTION, "covariance"),
+    Mutant("projection: of estimates whatever is asked", PROJECTION, 'if self.how.what == "x0":', "if True:", T_PROJECTION, "covariance"),
+    Mutant("projection: of means without their coefficient", PROJECTION, " / policy.from_x0[h].to(x0)", "", T_PROJECTION, "covariance"),
+    Mutant("projection: never the sample", PROJECTION, "sample=self.constraint.project(found.sample)", "sample=found.sample", T_PROJECTION, "share_outside"),
+    Mutant("projection: to 0 whatever the value", SETS, "@ rows.T - aim)", "@ rows.T)", T_SETS, "nearest_point or solver"),
+    Mutant("projection: contradictions are solved", SETS, "if left > ROUNDING", "if False and left > ROUNDING", T_SETS, "refusals"),
+    Mutant("projection: any shape will do", SETS, "if self.table.shape != shape:", "if False:", T_SETS, "refusals"),
+    Mutant("multiplier: the cost is a gain", MULTIPLIER, "weight = normalised(log_weight - mu * cost / lam)",
+           "weight = normalised(log_weight + mu * cost / lam)", T_MULTIPLIER, "share_the_limit"),
+    Mutant("multiplier: weights as they were", MULTIPLIER, "log_w = found.log_weight - mu * cost / found.lam", "log_w = found.log_weight",
+           T_MULTIPLIER, "is_returned"),
+    Mutant("multiplier: below 0", MULTIPLIER, "max(0.0, mu + over", "(mu + over", T_MULTIPLIER, "of_a_gaussian"),
+    Mutant("multiplier: no limit is too low", MULTIPLIER, "if least >= limit:", "if False:", T_MULTIPLIER, "refusals"),
+    Mutant("delivery: break-even with the wrong sign", DELIVERY, "self.once + samples * self.each", "self.once - samples * self.each",
+           T_DELIVERY, "has_paid or delivered_sample"),
+    Mutant("delivery: queries times those of a sample", DELIVERY, "found.append(cost / each.each)", "found.append(cost * each.each)", T_DELIVERY, "has_paid"),
+    Mutant("delivery: the first chance crossing", DELIVERY, "isotonic_regression(rewards).x", "rewards", T_DELIVERY, "by_hand"),
+    Mutant("delivery: rollouts after their own queries", DELIVERY, "[0.0, *(q for q, _ in points)]", "[*(q for q, _ in points), points[-1][0]]",
+           T_DELIVERY, "by_hand"),
+    Mutant("delivery: seeds that did not come are left out", DELIVERY, "if len(found) == len(seeds):", "if found:", T_DELIVERY, "not_reach or has_paid or one_of_two"),
+    Mutant("delivery: a steered policy's samples pay its training", DELIVERY, 'evaluated - summary.get("training_evaluations", 0)', "evaluated",
+           T_DELIVERY, "delivered_sample"),
 ]  # fmt: skip
