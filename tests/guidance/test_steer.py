@@ -132,7 +132,7 @@ def test_a_sampler_without_noise(guidance: str, here: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["task=steer"], "needs a way of steering: guidance=NAME, one of best_of_n, metropolis"),
+        (["task=steer"], "needs a way of steering: guidance=NAME, one of best_of_n, gradient, metropolis"),
         (["guidance=smc"], "guidance is set, but task=train has no use for it"),
         (["task=steer", "guidance=smc", "trainer=ppo"], "trainer is set, but task=steer"),
         (["task=steer", "guidance=smc", "policy.kernel.eta=0.0"], "take guidance=metropolis"),
@@ -146,6 +146,18 @@ def test_a_sampler_without_noise(guidance: str, here: Path) -> None:
         (["task=steer", "guidance=smc", "guidance.scheme=best"], "guidance.scheme is 'best'"),
         (["task=steer", "guidance=smc", "guidance.lambda=1"], "guidance.lam"),
         (["task=steer", "guidance=smc", "reward=every_step"], "pays intermediate states"),
+        (
+            ["task=steer", "guidance=gradient", "reward=jpeg"],
+            "is not differentiable, and this guidance follows its gradient",
+        ),
+        (
+            [
+                "task=steer",
+                "guidance=projection",
+                "guidance.constraint={_target_: pgdlab.guidance.constraints.Known, values: [1]}",
+            ],
+            "values are of shape (1,), and samples of (1, 8, 8)",
+        ),
         (["task=steer", "guidance=svdd"], "take 13 reward queries each, and there are 16"),
         (["task=steer", "guidance=smc", "budget.seconds=5"], "the budget of steering is reward queries"),
     ],
