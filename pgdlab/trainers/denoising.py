@@ -85,7 +85,7 @@ class DenoisingAlgorithm(Algorithm[Samples, NoisyBatch]):
     def release(self, experience: Samples) -> None:
         """Nothing to free."""
 
-    def times(self, policy: Policy, u: Float[Tensor, " B"]) -> Tensor:
+    def drawn_times(self, policy: Policy, u: Float[Tensor, " B"]) -> Tensor:
         """Uniform numbers in [0, 1) -> the times (B,) that samples are noised to."""
         return policy.denoiser.schedule.spread(u)
 
@@ -101,7 +101,7 @@ class DenoisingAlgorithm(Algorithm[Samples, NoisyBatch]):
         size, rows = self.batch, self.rows(experience, update, world)
         # stratified over the minibatch: the same expectation as independent times, half the noise of the loss
         spread = (torch.arange(size) + torch.rand(size, generator=g)) / size
-        t = self.times(world.policy, spread)
+        t = self.drawn_times(world.policy, spread)
         noise = torch.randn(size, *experience.x0.shape[1:], generator=g)
         hidden = torch.rand(size, generator=g) < self.drop
         given = experience.cond.cpu()[rows]

@@ -88,7 +88,7 @@ class Matching(OwnSamples):
         gain, _ = advantages(samples.weight[:, None], measured, groups_of(world), "group")
         return replace(samples, x0=samples.x0[measured], cond=samples.cond[measured], weight=gain[measured, 0])
 
-    def times(self, policy: Policy, u: Float[Tensor, " B"]) -> Tensor:
+    def drawn_times(self, policy: Policy, u: Float[Tensor, " B"]) -> Tensor:
         return policy.times[(u * policy.steps).long().to(policy.device)].to(u.device)
 
     def estimates(self, x0: Tensor, x: Tensor, t: Tensor, cond: Tensor, world: World) -> tuple[Estimates, int]:
