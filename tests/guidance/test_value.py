@@ -118,9 +118,17 @@ def test_a_tuned_policy_is_guided_on_top() -> None:
     mean, error = mean_of(found.value)
     assert mean == pytest.approx(1.5 * 1.3611, abs=4 * error + 2e-4)
     assert found.kl_nats == pytest.approx(1.5**2 * 1.3611, abs=2e-3)
-    how = ValueGuidance(potential=Linear2())
+    how = ValueGuidance(lam=0.5, potential=Soft())
+    assert how.law_for(source_of("GL", 2)) == "attainable"
     assert how.law_for(tuned_source(2)) == "none"
     assert "no law that is known" in how.aims_at(tuned_source(2))
+
+
+class Soft(Linear2):
+    """Says that it is right at lambda .5 alone."""
+
+    def temperature(self) -> float | None:
+        return 0.5
 
 
 class Broken(Linear2):
