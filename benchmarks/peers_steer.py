@@ -72,7 +72,8 @@ def like_alignprop(o: Options) -> list[str]:
     own = words(o, 1)
     for key, value in (("iterations", o.iterations * o.samples // o.batch), ("samples", o.batch)):
         own = [word for word in own if not word.startswith(f"plan.{key}=")] + [f"plan.{key}={value}"]
-    return [*own, "trainer=draft", "trainer.last=random", f"plan.pass_size={o.batch}"]
+    steps = "plan.trained_steps={_target_: pgdlab.rollout.plan.AllSteps}"
+    return [*own, steps, "trainer=draft", "trainer.last=random", f"plan.pass_size={o.batch}"]
 
 
 def status(name: str) -> float:
