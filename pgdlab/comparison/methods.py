@@ -22,7 +22,7 @@ PROBLEM = (
 # keys that are no part of a method: where and when it ran, in how large batches, and its length, which is in the budget
 APART = (
     "task", "name", "seed", "resume", "runtime", "logger", "certificate", "compare", "sweep", "engine", "budget", "divergence",
-    "value",
+    "value", "preferences", "annotator",
     "plan.iterations", "plan.checkpoint_every", "plan.sheet_every", "plan.rollout_batch", "plan.pass_size", "plan.max_failed",
     "domain.folder",
 )  # fmt: skip

@@ -23,9 +23,14 @@ class FullyShardedStrategy(DDPStrategy):
     under DDP; a network that trains is cut with its gradients, its moments and its moving average. Checkpoints hold whole
     tensors, as those of any other run. Lightning's ModelParallelStrategy reads and writes models without the frozen weights
     left out, and its averaging of weights knows no shards.
+
+    process_group_backend: nccl for GPUs, gloo for the CPU. DDP's own settings are none of it.
     """
 
     cut: list[Cut]
+
+    def __init__(self, *, process_group_backend: str) -> None:
+        super().__init__(process_group_backend=process_group_backend)
 
     def configure_ddp(self) -> None:
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -319,7 +320,8 @@ def test_a_trial_goes_on_with_the_modules_that_the_sweep_named(run: Path, monkey
 def test_every_target_of_the_package_s_own_configs_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trust, "_named", set())
     files = {
-        str(file): {"file": yaml.safe_load(file.read_text().replace("${", ""))} for file in CONFIGS.rglob("*.yaml")
+        str(file): {"file": yaml.safe_load(re.sub(r"\$\{[^}]*\}", "x", file.read_text()))}
+        for file in CONFIGS.rglob("*.yaml")
     }
     targets = 0
     for name, config in files.items():
