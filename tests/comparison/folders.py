@@ -16,7 +16,7 @@ from pgdlab.comparison.folders import read
 from pgdlab.config.compose import compose
 from pgdlab.config.configuration import Config
 from pgdlab.config.runs import as_yaml
-from tests.worlds import usual
+from tests.worlds import QUICK, usual
 
 BEFORE, SAMPLES, ITERATIONS = 0.2, 16, 4
 
@@ -25,7 +25,7 @@ BEFORE, SAMPLES, ITERATIONS = 0.2, 16, 4
 def configuration(*overrides: str) -> Config:
     """The config of a run; later overrides win."""
     sizes = (f"plan.samples={SAMPLES}", f"plan.iterations={ITERATIONS}", "plan.group=4", "plan.eval_samples=8")
-    return compose([*usual(overrides, sizes), *overrides])
+    return compose([*usual(overrides, (QUICK, *sizes)), *overrides])
 
 
 def run(
