@@ -36,7 +36,7 @@ def test_base_and_tilt_are_right(name: str) -> None:
     # for any law: KL(q || tilt) = log Z - E_q[r] / lam + KL(q || base), here of the base and of the best of 4
     for q in (base, law.best_of(base, 4)):
         if PROBLEMS[name].kind != "indicator":  # within a cell that it cuts, r is not a number
-            assert q.kl(tilt) == pytest.approx(log_z - q.expected / one.lam + q.kl(base), abs=2e-4)
+            assert q.kl(tilt) == pytest.approx(log_z - q.expected / one.lam + q.kl(base), rel=2e-4)
 
 
 def test_a_gaussian_chain_with_means_of_its_own() -> None:

@@ -14,10 +14,10 @@ from pgdlab.config.compose import compose
 from pgdlab.domains.base import Domain
 from pgdlab.preferences.pairs import PairFile
 from pgdlab.tasks.annotate import png
-from tests.worlds import base, graphs, tiny
+from tests.worlds import QUICK, base, graphs, tiny
 
-ONE = "domain.train_conditions=[10]"
-SIT = ["task=annotate", ONE, "annotator=simulated", "annotator.samples=runs/sample/samples.pt"]
+ONE = (QUICK, "domain.train_conditions=[10]")
+SIT = ["task=annotate", *ONE, "annotator=simulated", "annotator.samples=runs/sample/samples.pt"]
 
 
 def drawn(count: int) -> None:
@@ -27,7 +27,7 @@ def drawn(count: int) -> None:
                 f"domain.weights={base()}",
                 "task=sample",
                 "name=null",
-                ONE,
+                *ONE,
                 "policy.steps=2",
                 f"plan.eval_samples={count}",
             ]
@@ -46,7 +46,7 @@ def test_from_samples_to_a_policy_that_pleases(tmp_path: Path, monkeypatch: Any,
     assert len(records) == 30, "the second sitting asked for the ten that were open"
     assert len({record[side] for record in records for side in ("first", "second")}) == 60
     assert (
-        cli.main(["task=preferences", ONE, "preferences.pairs=[pairs.jsonl]", "preferences.updates=20", "name=null"])
+        cli.main(["task=preferences", *ONE, "preferences.pairs=[pairs.jsonl]", "preferences.updates=20", "name=null"])
         == 0
     )
     card = json.loads(Path("runs/preferences/preference.json").read_text())
@@ -67,7 +67,7 @@ def test_from_samples_to_a_policy_that_pleases(tmp_path: Path, monkeypatch: Any,
         "heldout=target",
         "name=steered",
     ]
-    assert cli.main(tiny(*words, ONE, "plan.iterations=1")) == 0
+    assert cli.main(tiny(*words, ONE[1], "plan.iterations=1")) == 0
     assert "reward/disagreement" in Path("runs/steered/metrics.csv").read_text().splitlines()[0]
     offline = [
         "trainer=dpo",
@@ -77,7 +77,7 @@ def test_from_samples_to_a_policy_that_pleases(tmp_path: Path, monkeypatch: Any,
         "trainer.batch=4",
         "name=dpo",
     ]
-    assert cli.main(tiny(*offline, ONE, "plan.iterations=1")) == 0
+    assert cli.main(tiny(*offline, ONE[1], "plan.iterations=1")) == 0
     summary = json.loads(Path("runs/dpo/summary.json").read_text())
     assert summary["reward_queries"] == 0
     assert Path("runs/dpo/learning_curve.png").stat().st_size > 1000
@@ -89,7 +89,7 @@ def test_bad_input_is_one_sentence(tmp_path: Path, monkeypatch: Any, capsys: Any
     monkeypatch.chdir(tmp_path)
 
     def said(*words: str) -> str:
-        assert cli.main([ONE, *words]) == 2
+        assert cli.main([*ONE, *words]) == 2
         return str(capsys.readouterr().err)
 
     assert "needs to know who answers: annotator=page" in said("task=annotate")
@@ -115,7 +115,7 @@ def test_a_sample_is_drawn_for_the_page(kind: str) -> None:
         "points": ["experiment=null", "domain=gaussian", "reward=quadratic", "heldout=null"],
         "molecules": [*graphs(), "reward=valid"],
     }
-    domain = compose(words.get(kind, [])).make(Domain, "domain")
+    domain = compose(words.get(kind, [QUICK])).make(Domain, "domain")
     sample = torch.zeros(2, *domain.space.shape)
     if kind == "molecules":
         sample = torch.randn(2, *domain.space.shape, generator=torch.Generator().manual_seed(0))

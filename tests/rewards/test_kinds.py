@@ -13,10 +13,10 @@ import pgdlab.rewards
 from pgdlab.config.compose import ConfigError, compose, options
 from pgdlab.rewards.base import Reward
 from pgdlab.training.build import build_world, scoring
-from tests.worlds import BRIGHT, POINTS, graphs, tiny
+from tests.worlds import BRIGHT, POINTS, QUICK, graphs, tiny
 
 ANY = {  # what wraps other rewards, or looks at nothing
-    "Reward", "Prefetch", "NoReward", "Sum", "Gate", "EveryStep", "Shaped", "Function",
+    "Reward", "Prefetch", "NoReward", "Named", "Sum", "Product", "Gate", "EveryStep", "Shaped", "Function", "Preference",
 }  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def test_every_reward_says_what_it_takes() -> None:
 def test_every_option_is_of_one_kind() -> None:
     """Those that ship, each once; a sum of images alone is one of images."""
     found = [name for kind in ("images", "molecules", "points") for name in scoring(kind)]
-    assert sorted(found) == sorted(options("reward").keys() - {"function"})
+    assert sorted(found) == sorted(options("reward").keys() - {"function", "preference"})
     assert {"target", "target_and_quality", "gated_jpeg"} <= set(scoring("images"))
     assert {"qed", "distinct", "xtb"} <= set(scoring("molecules"))
     assert scoring("points") == ["above", "quadratic"]
@@ -96,7 +96,7 @@ def test_a_reward_that_reads_what_the_domain_has_not_is_refused(given: tuple[str
 
 def test_other_interpolations_keep_their_message() -> None:
     with pytest.raises(ConfigError, match=r"an interpolation cannot be resolved: .*nowhere"):
-        compose(["reward.target=${nowhere.at_all}"])
+        compose([QUICK, "reward.target=${nowhere.at_all}"])
 
 
 def test_what_states_nothing_is_not_asked() -> None:
