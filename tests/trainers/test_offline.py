@@ -17,7 +17,7 @@ from pgdlab.functional.returns import effective_size, temperature_for
 from pgdlab.results import Run
 from pgdlab.trainers.offline import Offline, told
 from tests.tiny import tiny_world
-from tests.worlds import base, tiny
+from tests.worlds import QUICK, base, tiny
 
 
 def columns(rows: int = 40) -> dict[str, Tensor]:
@@ -124,7 +124,7 @@ def test_a_table_is_written_and_tuned_from(tmp_path: Path, monkeypatch: Any, cap
     """From the command line; the samples are no evaluation's, and training asks no reward."""
     monkeypatch.chdir(tmp_path)
     reward = "reward={_target_: tests.worlds.Bright}"
-    sizes = [f"domain.weights={base()}", "policy.steps=4"]
+    sizes = [QUICK, f"domain.weights={base()}", "policy.steps=4"]
     assert cli.main(["task=table", *sizes, reward, "plan.eval_samples=40", "name=t"]) == 0
     file = tmp_path / "runs" / "table-t" / "table.safetensors"
     table = load_file(file)
