@@ -119,7 +119,7 @@ REFUSED = {
     ("--multirun",): "task=sweep sweep=quick",
     ("--config-dir",): "--config-dir is '', which is no folder",
     ("--config-dir=nowhere",): "--config-dir is 'nowhere', which is no folder",
-    ("--config-dir", "."): "which has none of the groups budget, ",
+    ("--config-dir", "."): "which has none of the groups annotator, budget, ",
 }
 
 
