@@ -148,7 +148,10 @@ def test_on_points_an_odd_setting_leaves_the_scale_to_the_others(tmp_path: Path)
         spoil(run(tmp_path / name, *points, seed=1))
     report = seen(tmp_path)
     assert "ppo (coefficient 0.01)" in [m.label for p in report.problems for m in p.methods]
-    assert {failure.folder.name for failure in report.failures} == {"plan", "steps"}  # what a sample costs is asked of them
+    assert {failure.folder.name for failure in report.failures} == {
+        "plan",
+        "steps",
+    }  # what a sample costs is asked of them
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,10 @@ def test_an_option_runs_one_iteration(group: str, name: str, tmp_path: Path, mon
     if group == "guidance":
         monkeypatch.chdir(tmp_path)
         sizes = ["policy.steps=3", "plan.samples=4", "plan.iterations=10", "plan.eval_samples=4"]
-        assert cli.main([QUICK, f"domain.weights={base()}", *sizes, "task=steer", f"guidance={name}", *WITH.get(key, [])]) == 0
+        assert (
+            cli.main([QUICK, f"domain.weights={base()}", *sizes, "task=steer", f"guidance={name}", *WITH.get(key, [])])
+            == 0
+        )
         return
     if steers(group, name):  # it trains nothing
         monkeypatch.chdir(tmp_path)

@@ -95,7 +95,9 @@ def test_a_certificate_is_read(here: Path, capsys: Any) -> None:
     before = json.loads((here / "runs" / "certify-tiny" / "certificate.json").read_text())
     assert cli.main(["task=certify", "resume=runs/certify-tiny"]) == 0
     now = json.loads((here / "runs" / "certify-tiny" / "certificate.json").read_text())
-    assert now == before | {"rows": [row | {"law": "attainable"} for row in before["rows"]]}  # the one law of that version
+    assert now == before | {
+        "rows": [row | {"law": "attainable"} for row in before["rows"]]
+    }  # the one law of that version
 
 
 def test_a_pretraining_is_read(here: Path) -> None:
