@@ -602,7 +602,7 @@ def test_trials_of_two_processes_share_four_gpus(here: Path) -> None:
     write(
         here / "x.yaml",
         tiny(*words, "runtime=ddp_cpu", *tiny(BRIGHT)),
-        parameters={"trainer": {"values": ["ppo", "grpo"]}, "seed": {"values": [0, 1]}},
+        parameters={"trainer": {"values": ["ppo"]}, "seed": {"values": [0, 1]}},
     )
     cluster = Cluster(initialize_head=True, head_node_args={"num_gpus": 4, "num_cpus": 4, "include_dashboard": False})
     try:
@@ -616,7 +616,7 @@ def test_trials_of_two_processes_share_four_gpus(here: Path) -> None:
         devices.append({*attempt["CUDA_VISIBLE_DEVICES"].split(",")})
         spans.append((attempt["begun"], attempt["begun"] + attempt["seconds"]))
         assert len(rows(trial.folder)) == 2
-    pairs = [(i, j) for i in range(4) for j in range(i) if spans[i][0] < spans[j][1] and spans[j][0] < spans[i][1]]
+    pairs = [(i, j) for i in range(2) for j in range(i) if spans[i][0] < spans[j][1] and spans[j][0] < spans[i][1]]
     assert pairs  # some were there at the same time
     assert all(not devices[i] & devices[j] for i, j in pairs)
     assert all(len(d) == 2 for d in devices)
