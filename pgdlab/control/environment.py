@@ -57,6 +57,6 @@ class Environment(ABC):
     def expert(self, observation: Float[Tensor, "R O"], seeds: Seeds) -> Float[Tensor, "R A"]:
         """Actions of the scripted controller that demonstrations are of, its noise from the seeds."""
 
-    def exact(self) -> dict[str, float]:
-        """What is known exactly of it, by the name of its figure (docs/metrics.md). Nothing by default."""
-        return {}
+    def best(self, observation: Float[Tensor, "R O"]) -> Float[Tensor, " R"] | None:
+        """The largest expected return of an episode that begins with the observation, where it is known exactly."""
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,7 +23,8 @@ class Episodes:
     reward: the sum over the chunk. after: the number of the condition that is the observation after the row, before any reset.
     terminated: the process ended in it. truncated: it would have gone on; the last one of what was collected, and the one before
     a failure, among them. The next four are of the first episode of each environment, which is over in T chunks: its return,
-    its environment steps, whether it reached a goal, whether nothing failed in it. steps: of the environments, in all.
+    its environment steps, whether it reached a goal, whether nothing failed in it. steps: of the environments, in all. best: the
+    largest expected return of those episodes, where it is known.
     """
 
     chunks: int
@@ -37,17 +39,29 @@ class Episodes:
     whole: Bool[Tensor, " N"]
     steps: int
     has_goal: bool
+    best: Float[Tensor, " N"] | None
 
     def figures(self, gather: Callable[[Tensor], Tensor], device: torch.device) -> dict[str, float]:
         """Means over the whole first episodes of all processes, NaN where there is none. gather: as in Processes."""
         columns = (self.whole, self.returns, self.length.double(), self.success.double())
         whole, returns, length, success = (gather(x.to(device)) for x in columns)
         known = {"return": returns, "episode_length": length} | ({"success": success} if self.has_goal else {})
-        return {name: x[whole].mean().item() for name, x in known.items()}
+        figures = {name: x[whole].mean().item() for name, x in known.items()}
+        if self.best is not None:
+            figures |= regret(gather(self.best.to(device))[whole], returns[whole])
+        return figures
 
     def table(self, x: Tensor) -> Tensor:
         """(B, ...) as (N, T, ...)."""
         return x.unflatten(0, (-1, self.chunks))
+
+
+def regret(best: Float[Tensor, " N"], returns: Float[Tensor, " N"]) -> dict[str, float]:
+    """How far returns are below the best that is expected where they begin, in the mean, and its standard error. Much of the spread
+    of returns is that of where they begin, and cancels."""
+    off = best - returns
+    error = off.std().item() / len(off) ** 0.5 if len(off) > 1 else math.nan
+    return {"optimal_return": best.mean().item(), "regret": off.mean().item(), "regret_stderr": error}
 
 
 class Loop:
@@ -65,6 +79,7 @@ class Loop:
         self.returns = torch.zeros(count, dtype=torch.float64)
         self.length = torch.zeros(count, dtype=torch.long)
         self.begin(torch.arange(count))
+        self.best = environment.best(self.observation)
 
     def begin(self, rows: Int[Tensor, " R"]) -> None:
         """New episodes in these environments. Raises ValueError where they begin with what is not finite."""
@@ -124,4 +139,5 @@ class Loop:
             chunks=self.chunks, reward=columns["reward"].flatten(), after=after, terminated=terminated.flatten(),
             truncated=truncated.flatten(), measured=~failed.flatten(), returns=self.returns, length=self.length,
             success=self.success, whole=self.whole, steps=self.steps, has_goal=self.environment.has_goal,
+            best=self.best,
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -70,11 +70,10 @@ class LinearQuadratic(Environment):
         """The covariance of x_0."""
         return self.start**2 * torch.eye(len(self.a), dtype=torch.float64)
 
-    def exact(self) -> dict[str, float]:
-        """The largest mean return of an episode, of all policies there are; where it is cut off, of those that look no further
-        than the cut."""
-        whole = Regulator(*(getattr(self.regulator(0.0), f) for f in ("a", "b", "q", "r", "w")), horizon=self.limit)
-        return {"optimal_return": -whole.optimum().cost(self.initial)}
+    def best(self, observation: Float[Tensor, "R O"]) -> Float[Tensor, " R"]:
+        """Of all policies there are; where episodes are cut off, of those that look no further than the cut."""
+        whole = replace(self.regulator(0.0), horizon=self.limit, gamma=1.0)
+        return -whole.optimum().cost_from(observation[:, : len(self.a)])
 
     def copies(self, count: int) -> LinearCopies:
         return LinearCopies(self, count)

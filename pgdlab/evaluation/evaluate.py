@@ -65,8 +65,8 @@ def measured(
     """The figures of samples and their rewards."""
     reward, known = rewards.judged
     figures: dict[str, Any] = described("reward", reward[known])
-    if rewards.episodes is not None and world.environment is not None:
-        figures |= rewards.episodes.figures(alone, reward.device) | world.environment.exact()
+    if rewards.episodes is not None:
+        figures |= rewards.episodes.figures(alone, reward.device)
     figures |= {f"reward/{name}": part_mean(part, rewards.measured) for name, part in rewards.parts.items()}
     if world.heldout is not None:
         held = guarded(world.heldout, outcome, max_failed=1.0)  # a figure to look at: it must not lose the run

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from pgdlab.control.episodes import Episodes, Loop
+from pgdlab.diffusion.residual import Residual
 from pgdlab.domains.control import Control
 from pgdlab.rewards.base import Outcome, RewardError, StepRewards
 from pgdlab.rewards.environment import Paid
@@ -100,6 +101,11 @@ def refuse_closed_loop(world: World) -> None:
         raise ValueError("an environment's return is what is measured: set heldout=null")
     if plan.group != 1:
         raise ValueError(f"plan.group is {plan.group}; no two actions answer the same observation: set plan.group=1")
+    if any(isinstance(part, Residual) for part in world.policy.modules()):
+        raise ValueError(
+            "a correction of the estimate does not see the observation: set policy=full or policy=lora, or policy=frozen with "
+            "initial=observed"
+        )
     if world.penalties.reference_samples():
         raise ValueError("a penalty on the law of final samples is of one law, not of one an observation: leave it out")
     whole = chunks * world.processes.size

@@ -50,6 +50,16 @@ WITH = {
     "experiment/fashion/rwr": FEW,
     "experiment/molecules/rwr": FEW,
 }
+CONTROL = [
+    "domain=lqr", "reward=paid", "heldout=null", "trainer=dppo", "penalty=none", "plan.group=1", "plan.samples=20",
+]  # fmt: skip
+WITH |= {
+    "domain/lqr": CONTROL[1:],
+    "reward/paid": [word for word in CONTROL if word != "reward=paid"],
+    "trainer/dppo": [word for word in CONTROL if word != "trainer=dppo"],
+    "initial/observed": CONTROL,
+    **{f"experiment/control/{name}": CONTROL[-2:] for name in ("quick", "initial", "joint")},
+}
 ELSEWHERE = {"runtime/ddp_cpu": "test_processes", "runtime/ddp": "two GPUs", "logger/wandb": "test_loggers"}
 ELSEWHERE |= {"runtime/fsdp_cpu": "test_sharding", "runtime/fsdp": "two GPUs"}
 ELSEWHERE |= {"logger/tensorboard": "test_loggers", "logger/mlflow": "test_loggers", "reward/function": "test_api"}
