@@ -100,7 +100,9 @@ class Loop:
         out that is not finite is a failure: its episode is over, and the row is not measured."""
         every = torch.arange(len(action))
         reward, after = self.observation.new_zeros(len(every)), self.observation.clone()
-        flags = {name: torch.zeros(len(every), dtype=torch.bool) for name in ("terminated", "truncated", "failed", "success")}
+        flags = {
+            name: torch.zeros(len(every), dtype=torch.bool) for name in ("terminated", "truncated", "failed", "success")
+        }
         for c in range(action.shape[1]):
             rows = every[~(flags["terminated"] | flags["truncated"] | flags["failed"])]
             if not len(rows):

@@ -40,7 +40,9 @@ class Environment(Credit):
 
     def refuse(self, world: World) -> None:
         if world.domain.decoder.gives != "actions":
-            raise ValueError(f"credit is over an environment's steps, and domain={world.domain.name} has none: leave it out")
+            raise ValueError(
+                f"credit is over an environment's steps, and domain={world.domain.name} has none: leave it out"
+            )
 
     def equip(self, world: World) -> World:
         return replace(world, critic=self.critic.build(world))

@@ -119,7 +119,9 @@ class Conditional(InitialDistribution):
 def refuse_observations(conditioning: Conditioning, setting: str) -> None:
     """Raises ValueError where conditions are no classes."""
     if isinstance(conditioning, Observations):
-        raise ValueError(f"{setting} has weights for each condition, and here conditions are observations: initial=observed")
+        raise ValueError(
+            f"{setting} has weights for each condition, and here conditions are observations: initial=observed"
+        )
 
 
 class Observed(InitialDistribution):
@@ -136,7 +138,9 @@ class Observed(InitialDistribution):
 
     def meet(self, conditioning: Conditioning) -> None:
         if not isinstance(conditioning, Observations):
-            raise ValueError("initial=observed sees observations, and here conditions are none: set initial=conditional")
+            raise ValueError(
+                "initial=observed sees observations, and here conditions are none: set initial=conditional"
+            )
         size = (1 + self.scaled) * math.prod(self.space.shape)
         self.told, self.head = (conditioning,), Head(conditioning.width, size, self.hidden, self.layers)
 

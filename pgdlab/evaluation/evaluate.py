@@ -12,11 +12,11 @@ from torch import Tensor
 
 from pgdlab.diffusion.policy import ODE, Policy
 from pgdlab.evaluation.samples import evaluation_request
+from pgdlab.processes import alone
 from pgdlab.rewards.base import Outcome, StepRewards, part_mean
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout.noise import Noise, Stream
 from pgdlab.rollout.trajectory import Trajectory, initial_kl
-from pgdlab.processes import alone
 from pgdlab.trainers.closed_loop import interaction_of
 from pgdlab.trainers.interaction import decoded
 from pgdlab.training.fit import load, require_base, require_fit

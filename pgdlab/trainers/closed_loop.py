@@ -44,7 +44,10 @@ class ClosedLoop(Interaction):
         count = len(noise) // chunks
         first = noise.index.start // chunks
         loop = Loop(
-            domain.environment, count, chunks, lambda row, number: noise.noise.episode(noise.iteration, first + row, number)
+            domain.environment,
+            count,
+            chunks,
+            lambda row, number: noise.noise.episode(noise.iteration, first + row, number),
         )
         trajectory = self.acted(world, request, noise, loop)
         told = domain.conditioning
@@ -92,7 +95,9 @@ def refuse_closed_loop(world: World) -> None:
     """Raises ValueError where an environment is to be acted in and something else does not go with that, and the other way."""
     if not isinstance(world.domain, Control):
         if any(isinstance(part, Paid) for part in world.reward.modules()):
-            raise ValueError(f"reward=paid is an environment's, and domain={world.domain.name} has none: choose another")
+            raise ValueError(
+                f"reward=paid is an environment's, and domain={world.domain.name} has none: choose another"
+            )
         return
     plan, chunks = world.plan, world.domain.chunks
     if not isinstance(world.reward, Paid):
@@ -114,4 +119,3 @@ def refuse_closed_loop(world: World) -> None:
             f"plan.samples is {plan.samples}; it must be a multiple of {whole}, the {chunks} chunks of an episode for each "
             "environment, and the same number of environments a process"
         )
-

@@ -154,7 +154,9 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
         rewards, gather = collected.rewards, world.processes.gather
         credited, measured = self.credit.assign(world, collected.trajectory, rewards), gather(rewards.measured)
         table = gather(credited.table)
-        earned = gather(returns_table(rewards) if credited.spread is None else credited.spread[:, None].expand_as(table))
+        earned = gather(
+            returns_table(rewards) if credited.spread is None else credited.spread[:, None].expand_as(table)
+        )
         advantage, scale = advantages(table, measured, groups_of(world), self.baseline, self.scale, earned)
         if world.penalties.reference_samples():
             costs = sample_costs(world, collected.trajectory)

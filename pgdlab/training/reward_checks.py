@@ -17,7 +17,6 @@ from pgdlab.trainers.interaction import Request
 from pgdlab.training.findings import Check
 from pgdlab.world import World
 
-
 EPISODES = 4  # of an environment that are tried
 
 
@@ -51,7 +50,9 @@ def reward(world: World, outcome: Outcome, sampling: float, group: int) -> Itera
 def environment(world: World, noise: Noise) -> Iterator[Check]:
     """Finite, the same twice under the same seeds, and not equal in every episode."""
     rows = rows_of(world, EPISODES)
-    request = Request(policy=world.policy, reference=world.reference, noise=noise.of(0, range(rows)), cond=torch.zeros(rows))
+    request = Request(
+        policy=world.policy, reference=world.reference, noise=noise.of(0, range(rows)), cond=torch.zeros(rows)
+    )
     try:
         first, again = (ClosedLoop().collect(world, request).rewards for _ in range(2))
     except RewardError as error:

@@ -28,7 +28,8 @@ def test_no_value_leaks_over_a_time_limit(lam: float) -> None:
     for t, column in enumerate(found.rewards.episodes.table(credited.table[:, 0]).unbind(1)):
         assert abs(column.mean()) < 5 * column.std() / 4000**0.5, t
     episodes = found.rewards.episodes
-    assert episodes.terminated.any() and episodes.table(episodes.truncated)[:, -1].double().mean() > 0.9
+    assert episodes.terminated.any()
+    assert episodes.table(episodes.truncated)[:, -1].double().mean() > 0.9
     values = TwoStates().values(0.9)
     assert abs(values[1] - values[0]) > 0.5  # what would leak
 
@@ -42,7 +43,8 @@ def test_a_failure_ends_its_episode_and_counts() -> None:
         [True, True, True], [True, False, True], [False, True, True], [True, True, True]
     ]  # fmt: skip
     cut, ended = episodes.table(episodes.truncated), episodes.table(episodes.terminated)
-    assert cut[1, 0] and not ended[1, 0]
+    assert cut[1, 0]
+    assert not ended[1, 0]
     assert episodes.whole.tolist() == [True, False, False, True]
     assert episodes.reward.isfinite().all()
 
@@ -52,7 +54,8 @@ def test_failures_teach_nothing_and_too_many_stop_the_run() -> None:
     found = collected(of)
     credited = Credit(gamma=0.9).assign(of, found.trajectory, found.rewards)
     assert credited.table[:3].abs().max() < 1e-12  # no error, so that a value is not fitted to it either
-    assert not found.rewards.measured[:3].any() and found.rewards.measured[3:].all()
+    assert not found.rewards.measured[:3].any()
+    assert found.rewards.measured[3:].all()
     with pytest.raises(RewardError, match=r"failed in 25% of 12 chunks of actions \(plan.max_failed allows 10%\)"):
         collected(world(4, TwoStates(trouble=lambda copy, step: "nan" if copy == 0 else ""), max_failed=0.1))
 
@@ -71,9 +74,11 @@ def test_a_chunk_is_paid_its_sum_and_stops_at_the_end() -> None:
     rewards = torch.stack([paid[0].reward + paid[1].reward, paid[2].reward], 1)
     torch.testing.assert_close(found.table(found.reward), rewards, rtol=1e-12, atol=0.0)
     torch.testing.assert_close(found.returns, rewards.sum(1), rtol=1e-12, atol=0.0)
-    assert found.steps == 6 and found.length.tolist() == [3, 3]
+    assert found.steps == 6
+    assert found.length.tolist() == [3, 3]
     torch.testing.assert_close(loop.afters[1], paid[2].observation)
-    assert found.table(found.terminated).tolist() == [[False, True]] * 2 and not found.truncated.any()
+    assert found.table(found.terminated).tolist() == [[False, True]] * 2
+    assert not found.truncated.any()
 
 
 def test_the_regret_of_the_best_controller_is_0() -> None:
@@ -85,4 +90,5 @@ def test_the_regret_of_the_best_controller_is_0() -> None:
         loop.act((loop.observation[:, :2] @ gains[t].T)[:, None])
     figures = loop.episodes(torch.arange(8000)).figures(lambda x: x, torch.device("cpu"))
     assert abs(figures["regret"]) < 5 * figures["regret_stderr"] < 0.05
-    assert figures["episode_length"] == 4 and "success" not in figures
+    assert figures["episode_length"] == 4
+    assert "success" not in figures
