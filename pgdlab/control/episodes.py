@@ -57,8 +57,8 @@ class Episodes:
 
 
 def regret(best: Float[Tensor, " N"], returns: Float[Tensor, " N"]) -> dict[str, float]:
-    """How far returns are below the best that is expected where they begin, in the mean, and its standard error. Much of the spread
-    of returns is that of where they begin, and cancels."""
+    """How far returns are below the best that is expected where they begin, in the mean, and its standard error. Much of the
+    spread of returns is that of where they begin, and cancels."""
     off = best - returns
     error = off.std().item() / len(off) ** 0.5 if len(off) > 1 else math.nan
     return {"optimal_return": best.mean().item(), "regret": off.mean().item(), "regret_stderr": error}

@@ -18,8 +18,8 @@ Rows = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class LinearQuadratic(Environment):
-    """x' = A x + B a + w, w ~ N(0, noise^2 I), x_0 ~ N(0, start^2 I); reward -(x'^T Q x' + a^T R a), Q and R diagonal. By default a
-    mass on a line, pushed for 0.5 s a step.
+    """x' = A x + B a + w, w ~ N(0, noise^2 I), x_0 ~ N(0, start^2 I); reward -(x'^T Q x' + a^T R a), Q and R diagonal. By default
+    a mass on a line, pushed for 0.5 s a step.
 
     ends: terminated, the process is over after `limit` steps, and the observation holds the share of them that is done beside
     x, since the optimum depends on it; truncated, it would go on for ever and is cut off there. expert_gain, expert_noise:

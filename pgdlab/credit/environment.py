@@ -49,7 +49,8 @@ class Environment(Credit):
 
     def assign(self, world: World, trajectory: Trajectory, rewards: StepRewards) -> Credited:
         episodes, value = rewards.episodes, world.critic
-        assert episodes is not None and isinstance(value, ObservationValue), "refuse() and equip()"
+        assert episodes is not None, "refuse()"
+        assert isinstance(value, ObservationValue), "equip()"
         table, cost = episodes.table, self.charged(world, trajectory)
         with torch.no_grad():
             now, after = (value.at(cond).double() for cond in (trajectory.cond, episodes.after))

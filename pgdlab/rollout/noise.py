@@ -64,8 +64,8 @@ class Noise:
         return torch.from_numpy(np.stack([generator.random(count) for generator in each]))
 
     def episode(self, iteration: int, index: int, number: int) -> np.random.Generator:
-        """What is random in the episode of this number of environment `index`. The counter's second word keeps episodes apart from
-        each other and from the numbers above."""
+        """What is random in the episode of this number of environment `index`. The counter's second word keeps episodes apart
+        from each other and from the numbers above."""
         counter, key = [0, 2 + number, index, iteration], [self.seed, int(self.stream)]
         return np.random.Generator(np.random.Philox(counter=counter, key=key))
 

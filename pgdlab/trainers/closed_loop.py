@@ -39,7 +39,8 @@ class ClosedLoop(Interaction):
 
     def collect(self, world: World, request: Request) -> Collected:
         domain, noise = world.domain, request.noise
-        assert isinstance(domain, Control) and isinstance(noise, SampleNoise), "interaction_of()"
+        assert isinstance(domain, Control), "interaction_of()"
+        assert isinstance(noise, SampleNoise), "as training and evaluation ask with"
         chunks = domain.chunks
         count = len(noise) // chunks
         first = noise.index.start // chunks
@@ -77,7 +78,8 @@ class ClosedLoop(Interaction):
 
 
 def paid(episodes: Episodes, trajectory: Trajectory, request: Request, max_failed: float) -> StepRewards:
-    """Each row's reward at its last step. Raises RewardError where more than the share max_failed of all processes' rows failed."""
+    """Each row's reward at its last step. Raises RewardError where more than the share max_failed of all processes' rows have
+    failed."""
     measured = episodes.measured.to(trajectory.cond.device)
     everywhere = request.processes.gather(measured)
     share = 1 - everywhere.double().mean().item()

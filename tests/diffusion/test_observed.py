@@ -64,7 +64,7 @@ def test_a_floor_is_under_the_noise_and_not_under_the_mean() -> None:
         assert torch.equal(a, b)
     assert torch.equal(floored[2], torch.where(plain[2] < 0.2, 0.2, plain[2]))
     assert plain[2][-1] < 0.2 < plain[2][0]
-    with pytest.raises(ValueError, match="must be 0.001 or more"):
+    with pytest.raises(ValueError, match=r"must be 0\.001 or more"):
         AtLeast(std=0.0)
 
 
