@@ -182,12 +182,12 @@ def test_a_base_is_pretrained(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     run = next((tmp_path / "runs").iterdir())
     assert (run / "samples.png").stat().st_size > 1000
     assert (run / "base" / "README.md").exists()
-    others = MOLECULES if "qm9" in name else []
+    others = MOLECULES if "qm9" in name else CONTROL[1:] if "lqr" in name else []
     own = [f"domain={Path(name).name}", *others, f"domain.weights={run / 'base'}"]
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=False)
     raw, averaged = checkpoint["current_model_state"], checkpoint["state_dict"]
     assert any(not torch.equal(raw[k], averaged[k]) for k in raw if raw[k].is_floating_point() and k != "seconds")
-    module = fitted(tmp_path / "steered", *own, *SMALL)
+    module = fitted(tmp_path / "steered", *SMALL, *own)
     assert module.history[-1]["iteration"] == 1
 
 
