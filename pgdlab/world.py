@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from pgdlab.control.environment import Environment
 from pgdlab.diffusion.policy import Policy
 from pgdlab.diffusion.values import Value
 from pgdlab.domains.base import Domain
+from pgdlab.domains.control import Control
 from pgdlab.penalties.base import Penalties
 from pgdlab.processes import Processes
 from pgdlab.rewards.base import Reward, prefetching
@@ -44,6 +46,11 @@ class World:
     def __post_init__(self) -> None:
         if not (self.capacity.rollout_batch or self.capacity.pass_size):
             object.__setattr__(self, "capacity", Capacity(self.plan.rollout_batch, self.plan.pass_size))
+
+    @property
+    def environment(self) -> Environment | None:
+        """What the domain's actions are taken in, where they are."""
+        return self.domain.environment if isinstance(self.domain, Control) else None
 
     @property
     def device(self) -> torch.device:

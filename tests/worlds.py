@@ -106,13 +106,14 @@ class Broken(Reward):
         raise KeyError("scorer went away")
 
 
+EXACT = ("experiment=oracle/", "experiment=control/")  # what needs no base of images
 POINTS = ("experiment=null", "heldout=null", "domain=gaussian", "reward=quadratic", "policy=affine")
 
 
 def tiny(*overrides: str) -> list[str]:
     """The command line of a tiny run; later overrides win."""
     exact = any(
-        o.startswith(("domain=gaussian", "domain=mixture", "domain=finite_set", "experiment=oracle/"))
+        o.startswith(("domain=gaussian", "domain=mixture", "domain=finite_set", "domain=lqr", *EXACT))
         for o in overrides
     )
     new = not any(o.startswith(("experiment=", "resume=")) for o in overrides)

@@ -7,10 +7,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from pgdlab.diffusion.values import PerceptronValue, QuadraticValue, Value
+from pgdlab.diffusion.conditioning import Observations
+from pgdlab.diffusion.values import ObservationValue, PerceptronValue, QuadraticValue, Value
 from pgdlab.rollout.trajectory import Pairs, Trajectory, dtype_of, pick, split
 from pgdlab.world import World
 
@@ -50,6 +51,29 @@ class Perceptron(Critic):
         return value.to(world.device, dtype_of(world.policy))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Observed(Critic):
+    """A perceptron on the observation: V of the environment's state. hidden: width; layers: how many of that width; scale: of
+    the values, in the reward's unit."""
+
+    hidden: int = 64
+    layers: int = 2
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"scale is {self.scale}; it must be above 0: about the size of a return")
+
+    def build(self, world: World) -> Value:
+        told = world.domain.conditioning
+        if not isinstance(told, Observations):
+            raise ValueError("a critic of observations goes with an environment, and this domain has none")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(world.noise.seed)
+            value = ObservationValue(told, self.hidden, self.layers, self.scale)
+        return value.to(world.device, dtype_of(world.policy))
+
+
 def at_pairs(value: Value, trajectory: Trajectory, pairs: Pairs) -> Float[Tensor, " P"]:
     """The values of the states before the pairs' actions."""
     return value(pick(trajectory.states, pairs.state), pairs.step, pairs.cond)
@@ -71,3 +95,12 @@ def fit_loss(
     off = at_pairs(value, trajectory, pairs).double() - pick(targets, pairs.index)
     loss = off.square().sum() / 2
     return loss, {"critic_loss": (2 * loss.detach(), float(len(off)))}
+
+
+def fit_at_rows(
+    value: Value, trajectory: Trajectory, targets: Float[Tensor, "B T"], rows: Int[Tensor, " R"]
+) -> tuple[Float[Tensor, ""], dict[str, tuple[Tensor, float]]]:
+    """The same sum for one target a trajectory, at its initial state: where no step is trained."""
+    at = torch.zeros_like(rows)
+    off = value(trajectory.initial[rows], at, trajectory.cond[rows]).double() - targets[rows, 0]
+    return off.square().sum() / 2, {"critic_loss": (off.detach().square().sum(), float(len(rows)))}

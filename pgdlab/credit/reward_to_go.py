@@ -20,13 +20,15 @@ class Credited:
     """This process's rows. table: what advantages are made of, column 0 rho's, column h + 1 action h's; fp64.
 
     weight: of a trained step's differentiated penalty, (K,), None for 1. targets: what the critic is fitted to at the
-    trained steps, (B, K), or (B, 0) where there is none.
+    trained steps, (B, K), or (B, 0) where there is none. spread: what a scale is the standard deviation of, where that is not
+    what was earned.
     """
 
     table: Float[Tensor, "B H1"]
     weight: Float[Tensor, " K"] | None
     targets: Float[Tensor, "B T"]
     logs: dict[str, float] = field(default_factory=dict)
+    spread: Float[Tensor, " B"] | None = None
 
 
 class Credit(ABC):

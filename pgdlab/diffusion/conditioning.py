@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
-from jaxtyping import Int
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pgdlab.config.schema import nearest
 
+SMALLEST_SPREAD = 1e-6  # of a coordinate of observations: one that never changes is divided by it
 LARGEST = 2**30  # bytes of weights that a table by condition may have
 
 
@@ -65,3 +67,41 @@ class NoLabels(Conditioning):
 
     def forward(self, cond: Int[Tensor, " P"]) -> dict[str, Tensor]:
         return {}
+
+
+class Observations(Conditioning):
+    """Observations of an environment, a row of a table each; the condition is the number of its row. The first `size` rows are
+    given once and for all (demonstrations); what follows them is the current rollout's, written anew by each. Policies, their
+    copies and the critic share one table: a copy of it is itself. mean, spread: what rows are normalised with.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, given: Float[Tensor, "M O"]) -> None:
+        super().__init__(len(given))
+        self.register_buffer("mean", given.mean(0).float())
+        self.register_buffer("spread", given.std(0, correction=0).float().clamp(min=SMALLEST_SPREAD))
+        self.table = given.float()  # no buffer: each process has rows of its own, and DDP makes buffers equal
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Observations:
+        return self
+
+    @property
+    def width(self) -> int:
+        """O."""
+        return self.table.shape[1]
+
+    def reserve(self, rows: int) -> Int[Tensor, " R"]:
+        """Room for a rollout's rows in the place of the last one's; their numbers."""
+        given = self.table[: self.size].to(self.mean.device)
+        self.table = torch.cat([given, given.new_zeros(rows, self.width)])
+        return torch.arange(self.size, self.size + rows, device=self.table.device)
+
+    def write(self, cond: Int[Tensor, " R"], observation: Float[Tensor, "R O"]) -> None:
+        """Fills in reserved rows."""
+        self.table[cond] = observation.to(self.table)
+
+    def forward(self, cond: Int[Tensor, " P"]) -> dict[str, Tensor]:
+        self.table = self.table.to(cond.device)
+        return {"observation": (self.table[cond] - self.mean) / self.spread}

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from pgdlab.diffusion.conditioning import require_small
+from pgdlab.diffusion.conditioning import Conditioning, Observations, require_small
+from pgdlab.diffusion.networks.perceptron import Head
 from pgdlab.diffusion.space import Space
 from pgdlab.functional.gaussian import Gaussian
 
@@ -26,6 +27,9 @@ class InitialDistribution(nn.Module, ABC):
     @abstractmethod
     def forward(self, cond: Int[Tensor, " B"]) -> Gaussian:
         """mean and std, each (B, *D)."""
+
+    def meet(self, conditioning: Conditioning) -> None:
+        """Hears what the numbers of cond stand for, once, before anything is trained. Ignored by default."""
 
     def prior(self) -> Standard:
         """rho_pre, in this one's dtype and on its device."""
@@ -65,6 +69,10 @@ class Diagonal(InitialDistribution):
         self.mean = nn.Parameter(torch.zeros(shape))
         self.log_scale = nn.Parameter(torch.zeros(shape))
 
+    def meet(self, conditioning: Conditioning) -> None:
+        if self.per_condition:
+            refuse_observations(conditioning, "initial.per_condition=true")
+
     def forward(self, cond: Int[Tensor, " B"]) -> Gaussian:
         if self.per_condition:
             return self.gaussian(self.mean[cond], self.log_scale[cond], cond)
@@ -99,7 +107,43 @@ class Conditional(InitialDistribution):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
+    def meet(self, conditioning: Conditioning) -> None:
+        refuse_observations(conditioning, "initial=conditional")
+
     def forward(self, cond: Int[Tensor, " B"]) -> Gaussian:
         out = self.head(nn.functional.silu(self.embedding(cond)))
         mean, log_scale = out.reshape(len(cond), 2, *self.space.shape).unbind(1)
         return self.gaussian(mean, log_scale, cond)
+
+
+def refuse_observations(conditioning: Conditioning, setting: str) -> None:
+    """Raises ValueError where conditions are no classes."""
+    if isinstance(conditioning, Observations):
+        raise ValueError(
+            f"{setting} has weights for each condition, and here conditions are observations: initial=observed"
+        )
+
+
+class Observed(InitialDistribution):
+    """A small network from the observation to mean and scale; starts as the prior (zero last layer). With a frozen policy it is
+    what acts: the noise is the action   (after DSRL: Wagenmaker et al. 2025, arXiv:2506.15799, with a Gaussian in the place of a
+    box). hidden: its width; layers: how many of that width; scaled: whether the scale is trained too, not the mean alone.
+    """
+
+    def __init__(
+        self, *, space: Space, num_conditions: int, std: float, hidden: int = 64, layers: int = 2, scaled: bool = True
+    ) -> None:
+        super().__init__(space=space, num_conditions=num_conditions, std=std)
+        self.hidden, self.layers, self.scaled = hidden, layers, scaled
+
+    def meet(self, conditioning: Conditioning) -> None:
+        if not isinstance(conditioning, Observations):
+            raise ValueError(
+                "initial=observed sees observations, and here conditions are none: set initial=conditional"
+            )
+        size = (1 + self.scaled) * math.prod(self.space.shape)
+        self.told, self.head = (conditioning,), Head(conditioning.width, size, self.hidden, self.layers)
+
+    def forward(self, cond: Int[Tensor, " B"]) -> Gaussian:
+        out = self.head(self.told[0](cond)["observation"]).reshape(len(cond), 1 + self.scaled, *self.space.shape)
+        return self.gaussian(out[:, 0], out[:, 1] if self.scaled else torch.zeros_like(out[:, 0]), cond)

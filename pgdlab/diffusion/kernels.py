@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -184,6 +184,25 @@ class NoiseAt(Kernel):
         chosen = torch.zeros(len(t), dtype=torch.bool, device=t.device)
         chosen[list(self.steps)] = True
         return with_noise(chosen, self.kernel.coefficients(schedule, t, s), schedule, t, s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtLeast(Kernel):
+    """Another kernel, whose steps have a standard deviation of `std` or more; their means stay   (DPPO: Ren et al. 2024,
+    arXiv:2409.00588, sec. 4.3: noise that explores). Every step is stochastic then, the last one too, which trains. For actions:
+    samples of images or plans are noisy to the end.
+    """
+
+    kernel: Kernel = field(default_factory=DDIM)
+    std: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not SMALLEST <= self.std < math.inf:
+            raise ValueError(f"std is {self.std}; it must be {SMALLEST} or more, in the units of the samples")
+
+    def coefficients(self, schedule: Schedule, t: Tensor, s: Tensor) -> Coefficients:
+        from_x, from_x0, std = self.kernel.coefficients(schedule, t, s)
+        return from_x, from_x0, std.clamp(min=self.std)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pgdlab.diffusion.denoisers import Denoiser, NetworkDenoiser
 from pgdlab.diffusion.kernels import Chain
 from pgdlab.diffusion.residual import AffineCorrection, NetworkCorrection, Residual, Unit
 from pgdlab.diffusion.space import Space
+from pgdlab.functional.gaussian import expand
 
 
 class Tuning(ABC):
@@ -38,6 +39,22 @@ class Frozen(Tuning):
 
     def apply(self, denoiser: Denoiser, chain: Chain, space: Space, num_conditions: int) -> Denoiser:
         return denoiser.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LastSteps(Tuning):
+    """Every weight is trained, and takes the last `count` steps of the sampler alone; the pretrained ones, in a frozen copy, take
+    those before them   (DPPO: Ren et al. 2024, arXiv:2409.00588, sec. 4.3). plan.trained_steps=Last with the same count leaves
+    out the passes of the others."""
+
+    count: int = 1
+
+    def apply(self, denoiser: Denoiser, chain: Chain, space: Space, num_conditions: int) -> Denoiser:
+        steps = len(chain.std)
+        if not 1 <= self.count <= steps:
+            raise ValueError(f"count is {self.count}; it must be from 1 to the {steps} steps (policy.steps)")
+        early = denoiser.frozen()
+        return InTurn(early, denoiser.eval().requires_grad_(True), float(chain.times[steps - self.count]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +107,26 @@ class Network(Tuning):
         size = math.prod(space.shape)
         correction = NetworkCorrection(len(chain.std), size, self.hidden, self.layers, self.separate)
         return Residual(denoiser.eval(), correction, chain, space, self.unit)
+
+
+class InTurn(Denoiser):
+    """The pretrained denoiser at times above `since`, the trained one from there on."""
+
+    def __init__(self, early: Denoiser, late: Denoiser, since: float) -> None:
+        super().__init__()
+        self.early, self.late, self.since = early, late, since
+        self.schedule, self.supports_unconditional = late.schedule, late.supports_unconditional
+
+    def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
+        late = t <= self.since
+        if late.all():
+            return self.late(x, t, cond)
+        if not late.any():
+            return self.early(x, t, cond)
+        return self.late(x, t, cond).where(expand(late, x).bool(), self.early(x, t, cond))
+
+    def frozen(self) -> Denoiser:
+        return self.early
 
 
 class Adapted(Denoiser):

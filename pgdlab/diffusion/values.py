@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pgdlab.diffusion.conditioning import require_small
+from pgdlab.diffusion.conditioning import Observations, require_small
+from pgdlab.diffusion.networks.perceptron import Head
 
 
 class Value(nn.Module, ABC):
@@ -88,6 +89,28 @@ class PerceptronValue(Value):
             x = x.flatten(1).to(self.head.weight.dtype)
             time = get_timestep_embedding(h * (1000 / self.steps), self.hidden).to(x.dtype)
             return self.head(self.body(self.state(x) + self.time(time) + self.condition(cond)))[:, 0]
+
+
+class ObservationValue(Value):
+    """V of the environment's state: a perceptron on the observation, whatever the sample and the step. scale: what its output
+    is multiplied by, so that values of that size are learnt as fast as those around 1."""
+
+    def __init__(self, conditioning: Observations, hidden: int, layers: int, scale: float) -> None:
+        super().__init__()
+        self.made = {"hidden": hidden, "layers": layers}
+        self.told, self.scale = (conditioning,), scale  # in a tuple: no part of its own
+        self.head = Head(conditioning.width, 1, hidden, layers)
+
+    def sizes(self) -> dict[str, int]:
+        return self.made
+
+    def forward(self, x: Float[Tensor, "P *D"], h: Int[Tensor, " P"], cond: Int[Tensor, " P"]) -> Float[Tensor, " P"]:
+        return self.at(cond)
+
+    def at(self, cond: Int[Tensor, " P"]) -> Float[Tensor, " P"]:
+        """The values of the observations alone."""
+        with torch.autocast(cond.device.type, enabled=False):
+            return self.scale * self.head(self.told[0](cond)["observation"])[:, 0]
 
 
 class FittedValue(Value):

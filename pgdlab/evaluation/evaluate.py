@@ -12,11 +12,13 @@ from torch import Tensor
 
 from pgdlab.diffusion.policy import ODE, Policy
 from pgdlab.evaluation.samples import evaluation_request
+from pgdlab.processes import alone
 from pgdlab.rewards.base import Outcome, StepRewards, part_mean
 from pgdlab.rewards.guard import guarded
 from pgdlab.rollout.noise import Noise, Stream
 from pgdlab.rollout.trajectory import Trajectory, initial_kl
-from pgdlab.trainers.interaction import OneShot, decoded
+from pgdlab.trainers.closed_loop import interaction_of
+from pgdlab.trainers.interaction import decoded
 from pgdlab.training.fit import load, require_base, require_fit
 from pgdlab.training.progress import Working
 from pgdlab.world import World
@@ -33,7 +35,8 @@ class Measured:
 
 
 def measure(world: World, policy: Policy) -> Measured:
-    """plan.eval_samples fresh samples of a policy: reward, held-out reward, exact KL, the domain's metrics.
+    """plan.eval_samples fresh samples of a policy: reward, held-out reward, exact KL, the domain's metrics. In a closed loop as
+    many episodes, the first one of each environment.
 
     kl_nats covers the stochastic steps (and rho); it is None where a deterministic step uses moved weights: such a
     policy has no density relative to the reference.
@@ -42,7 +45,7 @@ def measure(world: World, policy: Policy) -> Measured:
     ode = not policy.stochastic_steps
     compared = not ode and policy.trains_denoiser  # a frozen denoiser's KL is 0
     request = evaluation_request(world, policy, noise, reference=compared, tuned_deterministic=ode)
-    collected = OneShot().collect(world, request)
+    collected = interaction_of(world).collect(world, request)
     trajectory = collected.trajectory
     rho = initial_kl(policy, world.reference, trajectory.cond).double()
     exact = not ode or not policy.trains_denoiser
@@ -60,15 +63,17 @@ def measured(
     world: World, trajectory: Trajectory, outcome: Outcome, rewards: StepRewards, kl_nats: float | None
 ) -> Measured:
     """The figures of samples and their rewards."""
-    reward = rewards.total
-    figures: dict[str, Any] = described("reward", reward[rewards.measured])
+    reward, known = rewards.judged
+    figures: dict[str, Any] = described("reward", reward[known])
+    if rewards.episodes is not None:
+        figures |= rewards.episodes.figures(alone, reward.device)
     figures |= {f"reward/{name}": part_mean(part, rewards.measured) for name, part in rewards.parts.items()}
     if world.heldout is not None:
         held = guarded(world.heldout, outcome, max_failed=1.0)  # a figure to look at: it must not lose the run
         figures |= described("heldout", held.total[held.measured])
     figures |= {"failed": 1 - rewards.measured.double().mean().item()}
     figures |= {"kl_nats": kl_nats} | world.domain.metrics(trajectory.sample, trajectory.cond)
-    return Measured(trajectory, reward, rewards.measured, figures)
+    return Measured(trajectory, reward, known, figures)
 
 
 def mean_and_error(name: str, values: Tensor) -> dict[str, float | None]:

@@ -46,7 +46,7 @@ def domain_report(world: World, results: dict[str, Measured], folder: Path) -> l
     kind, groups = "sde" if "base/sde" in results else "ode", {}
     for title, name in (("base", "base"), ("tuned", "ema")):
         result = results[f"{name}/{kind}"]
-        reward = result.reward.where(result.measured, torch.nan)
+        reward = result.reward.where(result.measured, torch.nan) if world.environment is None else None  # an episode's
         groups[title] = Samples(result.trajectory.sample, result.trajectory.cond, reward)
     return world.domain.report(groups, folder)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from pgdlab.diffusion.policy import Policy
 from pgdlab.rollout.noise import Noise
 from pgdlab.rollout.sampler import Extras, rollout
+from pgdlab.trainers.closed_loop import rows_of
 from pgdlab.trainers.interaction import Request, in_turn
 from pgdlab.world import World
 
@@ -19,7 +20,7 @@ def evaluation_request(
     world: World, policy: Policy, noise: Noise, reference: bool, tuned_deterministic: bool = False
 ) -> Request:
     """plan.eval_samples trajectories, conditions in turn; the same noise for the same seed, whatever the policy."""
-    count, estimates = world.plan.eval_samples, world.reward.needs_estimates()
+    count, estimates = rows_of(world, world.plan.eval_samples), world.reward.needs_estimates()
     base = world.reference
     if policy.kernel != base.kernel:
         base = base.with_kernel(policy.kernel)

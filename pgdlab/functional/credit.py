@@ -64,6 +64,32 @@ def gae(
     return discounted_reward_to_go(td_errors(rewards, values, gamma, terminated), gamma * lam)
 
 
+def episodic_gae(
+    rewards: Float[Tensor, "N T"],
+    values: Float[Tensor, "N T"],
+    after: Float[Tensor, "N T"],
+    terminated: Bool[Tensor, "N T"],
+    truncated: Bool[Tensor, "N T"],
+    gamma: float,
+    lam: float,
+) -> Float[Tensor, "N T"]:
+    """A_t = delta_t + gamma lam A_{t+1} within an episode, delta_t = r_t + gamma V(o_t) - V(s_t): gae for rows that hold several
+    episodes, one after another, all of which end with the last column.
+
+    values: V(s_t) of the state that step t begins in; after: V(o_t) of the observation that it leads to, before any reset.
+    terminated: the process has ended, V(o_t) counts 0. truncated: it was cut off (a time limit, the end of what was
+    collected) and would have gone on: V(o_t) counts. Neither sees the next episode, which values[:, t + 1] belongs to then.
+    """
+    first, later = values.detach().double(), after.detach().double().masked_fill(terminated, 0.0)
+    errors = rewards.double() + gamma * later - first
+    goes_on = (~(terminated | truncated)).double() * gamma * lam
+    total, last = torch.zeros_like(errors), errors.new_zeros(len(errors))
+    for t in reversed(range(errors.shape[1])):
+        last = errors[:, t] + (goes_on[:, t] * last if t + 1 < errors.shape[1] else 0.0)
+        total[:, t] = last
+    return total
+
+
 def td_targets(
     rewards: Float[Tensor, "B H"],
     values: Float[Tensor, "B H+1"],

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from pgdlab.control.episodes import Episodes
 from pgdlab.diffusion.conditioning import Conditioning
 
 PART = re.compile(r"[\w+\-.]+(/[\w+\-.]+)*")  # names of parts: of columns of metrics.csv, and keys of loggers
@@ -81,7 +82,7 @@ class StepRewards:
     """Rewards of B trajectories: values[:, h] is paid for action h, that is for state h+1.
 
     initial: (B,) what the initial distribution earns on top of the sum of values (a reward on s_0). queries: the rows that
-    were scored for it, filled in by guarded().
+    were scored for it, filled in by guarded(). episodes: where an environment has paid.
     """
 
     values: Float[Tensor, "B H"]
@@ -89,6 +90,7 @@ class StepRewards:
     measured: Bool[Tensor, " B"]
     parts: Mapping[str, Tensor]
     queries: int = 0
+    episodes: Episodes | None = None
 
     def to(self, device: torch.device) -> StepRewards:
         """The same on another device."""
@@ -104,6 +106,12 @@ class StepRewards:
     def total(self) -> Float[Tensor, " B"]:
         """The return that the initial distribution is credited with."""
         return self.values.sum(1) + self.initial
+
+    @property
+    def judged(self) -> tuple[Tensor, Tensor]:
+        """What policies are compared by, and whether it is measured: a sample's return, in a closed loop an episode's."""
+        e, device = self.episodes, self.values.device
+        return (self.total, self.measured) if e is None else (e.returns.to(device), e.whole.to(device))
 
 
 def part_mean(part: Float[Tensor, " B"], measured: Bool[Tensor, " B"]) -> float | None:

@@ -63,6 +63,12 @@ class Noise:
         each = [np.random.Generator(np.random.Philox(counter=[0, 1, i, iteration], key=key)) for i in index]
         return torch.from_numpy(np.stack([generator.random(count) for generator in each]))
 
+    def episode(self, iteration: int, index: int, number: int) -> np.random.Generator:
+        """What is random in the episode of this number of environment `index`. The counter's second word keeps episodes apart
+        from each other and from the numbers above."""
+        counter, key = [0, 2 + number, index, iteration], [self.seed, int(self.stream)]
+        return np.random.Generator(np.random.Philox(counter=counter, key=key))
+
     def generator(self, iteration: int, purpose: int = 0) -> torch.Generator:
         """For everything that is not a trajectory's noise (conditions, shuffling), the same on every process."""
         words = np.random.SeedSequence([self.seed, int(self.stream), iteration, purpose]).generate_state(2)
@@ -91,6 +97,10 @@ class SampleNoise(RowNoise):
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def every(self, start: int, step: int) -> SampleNoise:
+        """Of the samples start, start + step, ... of these."""
+        return SampleNoise(self.noise, self.iteration, self.index[start::step])
 
     def steps(self, start: int, stop: int, steps: int, shape: tuple[int, ...]) -> Iterator[Float[Tensor, "B *D"]]:
         return self.noise.steps(self.iteration, self.index[start:stop], steps, shape)

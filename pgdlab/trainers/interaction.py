@@ -183,6 +183,8 @@ def summarise(world: World, collected: Collected) -> dict[str, float]:
     took = torch.tensor([collected.reward_seconds], dtype=torch.float64, device=world.device)
     logs["reward_seconds"] = gather(took).max().item()  # of the slowest process: the others wait for it
     logs["dead_groups"] = dead_rows(total[:, None], measured, groups_of(world))[:, 0].double().mean().item()
+    if rewards.episodes is not None:
+        logs |= rewards.episodes.figures(gather, world.device)
     if trajectory.kl.shape[1] or not world.policy.trains_denoiser:
         logs["kl_nats"] = logs.get("path_kl_nats", 0.0) + logs.get("initial_kl_nats", 0.0)
     return logs

@@ -12,13 +12,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pgdlab.credit.critic import fit_loss
+from pgdlab.credit.critic import fit_at_rows, fit_loss
 from pgdlab.credit.reward_to_go import Credit, Credited, RewardToGo, returns_table
 from pgdlab.functional.returns import Baseline, Scale, advantages
 from pgdlab.rollout.plan import Plan, Steps
 from pgdlab.rollout.sampler import Extras
 from pgdlab.rollout.trajectory import Pairs, pair_indices, split
 from pgdlab.trainers.base import Algorithm, Loss, refuse_idle_guidance, refuse_ode
+from pgdlab.trainers.closed_loop import interaction_of, refuse_closed_loop
 from pgdlab.trainers.experience import Experience, MicroBatch
 from pgdlab.trainers.interaction import (
     Collected,
@@ -81,6 +82,7 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
         """Whether the graph of sampling takes the place of a replay: the one update is that of the policy which sampled, and
         all `pairs` of this process, rows times trained steps, fit in one pass."""
         alone = self.updates_per_iteration(world.plan) == 1 and not world.penalties.needs_old()
+        alone = alone and world.environment is None  # whose rollout is of many parts
         return alone and world.capacity.graph and 0 < pairs <= world.capacity.pass_size
 
     def release(self, experience: Experience) -> None:
@@ -99,6 +101,7 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
         world.penalties.refuse(world.policy.trains_initial)
         self.refuse_lone_samples(world.plan)
         self.credit.refuse(world)
+        refuse_closed_loop(world)
         if world.penalties.needs_old() and self.updates_per_iteration(world.plan) == 1:
             text = "one update per rollout: the policy is the one that sampled, no step is outside a trust region"
             warnings.warn(text, stacklevel=2)
@@ -127,7 +130,7 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
         request = training_request(world, iteration, trained, extras)
         if trained and not steps.noise_elsewhere:
             request = request.with_noise_at(trained)
-        collected = self.interaction.collect(world, request)
+        collected = interaction_of(world, self.interaction).collect(world, request)
         if graph and not collected.trajectory.has_graph:  # memory ran out: not again
             world.capacity.pass_size = pairs - 1
         logs, prompts = summarise(world, collected), prompt_rewards(world, collected)
@@ -150,7 +153,10 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
         """The credit of this process's rows, all processes' advantages (column 0 rho's), and the objective's scale."""
         rewards, gather = collected.rewards, world.processes.gather
         credited, measured = self.credit.assign(world, collected.trajectory, rewards), gather(rewards.measured)
-        earned, table = gather(returns_table(rewards)), gather(credited.table)
+        table = gather(credited.table)
+        earned = gather(
+            returns_table(rewards) if credited.spread is None else credited.spread[:, None].expand_as(table)
+        )
         advantage, scale = advantages(table, measured, groups_of(world), self.baseline, self.scale, earned)
         if world.penalties.reference_samples():
             costs = sample_costs(world, collected.trajectory)
@@ -183,9 +189,10 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
             first, more = self.initial_loss(experience, piece.rows, world)
             terms.append(first * scale)
             logs |= {f"initial_{name}": entry for name, entry in more.items()}
-        if pairs is not None and world.critic is not None:
-            off, more = fit_loss(world.critic, experience.trajectory, experience.targets, pairs)
-            terms.append(off / (piece.count * len(experience.trajectory.trained)))
+        if world.critic is not None:
+            given = world.critic, experience.trajectory, experience.targets
+            off, more = fit_at_rows(*given, piece.rows) if pairs is None else fit_loss(*given, pairs)
+            terms.append(off / (piece.count * max(1, len(experience.trajectory.trained))))
             logs |= more
         replays = 0 if pairs is None or experience.trajectory.has_graph else 2 if world.penalties.needs_old() else 1
         return Loss(sum(terms[1:], terms[0]), 0 if pairs is None else replays * len(pairs.index), logs)

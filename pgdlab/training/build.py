@@ -14,6 +14,7 @@ from pgdlab.config.configuration import Config
 from pgdlab.config.groups import options
 from pgdlab.config.launch import local_rank
 from pgdlab.config.schema import ConfigError, children, schema
+from pgdlab.credit.environment import Environment
 from pgdlab.diffusion.denoisers import Denoiser
 from pgdlab.diffusion.initial import InitialDistribution
 from pgdlab.diffusion.policy import Policy
@@ -27,6 +28,7 @@ from pgdlab.rollout.offload import refuse_offloading
 from pgdlab.rollout.plan import Plan
 from pgdlab.trainers.base import Algorithm
 from pgdlab.trainers.denoising import Pretrain
+from pgdlab.trainers.likelihood_ratio import LikelihoodRatio
 from pgdlab.training.budget import Budget
 from pgdlab.training.loggers import Csv, Keeper, LoggerChoice, figures
 from pgdlab.training.module import SteeringModule
@@ -68,6 +70,7 @@ def build_policy_for(cfg: Config, domain: Domain, denoiser: Denoiser) -> Policy:
             num_conditions=domain.conditioning.size,
             std=denoiser.schedule.initial_std,
         )
+        initial.meet(domain.conditioning)
         told = domain.conditioning
         return cfg.make(
             Policy, "policy", denoiser=denoiser, space=domain.space, initial=initial, unconditional=told.unconditional
@@ -178,11 +181,22 @@ def build_module(cfg: Config) -> SteeringModule:
     """The LightningModule of a run. Raises ValueError where its parts do not go together."""
     algorithm, world = steering(cfg), build_world(cfg)
     algorithm.refuse(world)
+    require_closed_loop(algorithm, world)
     for part in (part for reward in (world.reward, world.heldout) if reward for part in reward.modules()):
         if isinstance(part, Function):
             part.require()
     module = SteeringModule(world, algorithm, cfg.make(Optimization, "optimizer"))
     return module.to(world.device)
+
+
+def require_closed_loop(algorithm: Algorithm[Any, Any], world: World) -> None:
+    """Raises ValueError where an environment is to be acted in by a trainer that gives no credit for what comes later."""
+    credited = isinstance(algorithm, LikelihoodRatio) and isinstance(algorithm.credit, Environment)
+    if world.environment is not None and not credited:
+        raise ValueError(
+            f"domain={world.domain.name} is an environment, whose actions have consequences: set trainer=dppo, or trainer=ppo or "
+            "reinforce with credit=environment"
+        )
 
 
 def origin(cfg: Config, policy: Policy) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from pgdlab.training.checks_pipeline import pipeline
 from pgdlab.training.findings import Check
 from pgdlab.training.module import SteeringModule
 from pgdlab.training.rehearsal import rehearse
-from pgdlab.training.reward_checks import heldout, reward
+from pgdlab.training.reward_checks import environment, heldout, reward
 from pgdlab.world import World
 
 ROWS = 16  # trajectories that the checks use
@@ -50,7 +50,9 @@ def examine(module: SteeringModule, precision: str | None = None) -> list[Check]
         lambda: _densities(world, trajectory, replayed[0]),
         lambda: _clip(module),
         lambda: _kl(world, trajectory),
-        lambda: reward(world, outcome, sampling, _group(world)),
+        lambda: (
+            reward(world, outcome, sampling, _group(world)) if world.environment is None else environment(world, noise)
+        ),
         lambda: heldout(world, outcome),
     ]
     # without autocast's cache of weights, which would not see them nudged

@@ -11,8 +11,13 @@ from torch import Tensor
 from pgdlab.functional.returns import ROUNDED, dead_rows
 from pgdlab.rewards.base import Outcome, ShapeError, StepRewards
 from pgdlab.rewards.guard import RewardError, guarded
+from pgdlab.rollout.noise import Noise
+from pgdlab.trainers.closed_loop import ClosedLoop, rows_of
+from pgdlab.trainers.interaction import Request
 from pgdlab.training.findings import Check
 from pgdlab.world import World
+
+EPISODES = 4  # of an environment that are tried
 
 
 def reward(world: World, outcome: Outcome, sampling: float, group: int) -> Iterator[Check]:
@@ -40,6 +45,26 @@ def reward(world: World, outcome: Outcome, sampling: float, group: int) -> Itera
     slow = "; the reward is the bottleneck" if rate < sampling else ""
     speed = f"reward {rate:,.0f} samples/s, policy {sampling:,.0f} samples/s{slow}"
     yield Check("throughput", "warning" if slow else "ok", speed)
+
+
+def environment(world: World, noise: Noise) -> Iterator[Check]:
+    """Finite, the same twice under the same seeds, and not equal in every episode."""
+    rows = rows_of(world, EPISODES)
+    request = Request(
+        policy=world.policy, reference=world.reference, noise=noise.of(0, range(rows)), cond=torch.zeros(rows)
+    )
+    try:
+        first, again = (ClosedLoop().collect(world, request).rewards for _ in range(2))
+    except RewardError as error:
+        yield Check("environment", "failed", str(error))
+        return
+    returns = first.judged[0]
+    message = f"mean return {returns.mean():.3f} of {EPISODES} episodes"
+    cause = "the same actions under the same seeds were paid otherwise the second time: what is random in it is not its seed's"
+    same = torch.equal(first.values, again.values)
+    yield Check("environment", "ok" if same else "failed", message if same else f"{message}; {cause}")
+    if (returns == returns[0]).all():
+        yield Check("returns", "warning", "all episodes are paid the same; there is nothing to learn from yet")
 
 
 def _order(world: World, outcome: Outcome, first: StepRewards) -> Iterator[Check]:

@@ -50,6 +50,16 @@ WITH = {
     "experiment/fashion/rwr": FEW,
     "experiment/molecules/rwr": FEW,
 }
+CONTROL = [
+    "domain=lqr", "reward=paid", "heldout=null", "trainer=dppo", "penalty=none", "plan.group=1", "plan.samples=20",
+]  # fmt: skip
+WITH |= {
+    "domain/lqr": CONTROL[1:],
+    "reward/paid": [word for word in CONTROL if word != "reward=paid"],
+    "trainer/dppo": [word for word in CONTROL if word != "trainer=dppo"],
+    "initial/observed": CONTROL,
+    **{f"experiment/control/{name}": CONTROL[-2:] for name in ("quick", "initial", "joint")},
+}
 ELSEWHERE = {"runtime/ddp_cpu": "test_processes", "runtime/ddp": "two GPUs", "logger/wandb": "test_loggers"}
 ELSEWHERE |= {"runtime/fsdp_cpu": "test_sharding", "runtime/fsdp": "two GPUs"}
 ELSEWHERE |= {"logger/tensorboard": "test_loggers", "logger/mlflow": "test_loggers", "reward/function": "test_api"}
@@ -172,12 +182,12 @@ def test_a_base_is_pretrained(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     run = next((tmp_path / "runs").iterdir())
     assert (run / "samples.png").stat().st_size > 1000
     assert (run / "base" / "README.md").exists()
-    others = MOLECULES if "qm9" in name else []
+    others = MOLECULES if "qm9" in name else CONTROL[1:] if "lqr" in name else []
     own = [f"domain={Path(name).name}", *others, f"domain.weights={run / 'base'}"]
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=False)
     raw, averaged = checkpoint["current_model_state"], checkpoint["state_dict"]
     assert any(not torch.equal(raw[k], averaged[k]) for k in raw if raw[k].is_floating_point() and k != "seconds")
-    module = fitted(tmp_path / "steered", *own, *SMALL)
+    module = fitted(tmp_path / "steered", *SMALL, *own)
     assert module.history[-1]["iteration"] == 1
 
 

@@ -11,6 +11,7 @@ from pgdlab.functional.credit import (
     differential_td_errors,
     discount_factors,
     discounted_reward_to_go,
+    episodic_gae,
     gae,
     td_errors,
     td_targets,
@@ -135,3 +136,27 @@ def test_the_average_reward_is_found_from_above_and_below() -> None:
         for _ in range(60):
             average = updated_average_reward(average, differential_td_errors(rewards, values, average), 0.5)
         assert average.item() == pytest.approx(3, abs=1e-12)  # 13 * 2^-60 is 1e-17
+
+
+def test_episodes_in_a_row_do_not_see_each_other() -> None:
+    """By hand, gamma 1/2, lam 1/2. The first row is cut off after its second step, from a state worth 8: delta = (1 + 6/2 - 4,
+    2 + 8/2 - 6, 4 + 0 - 2), the last one terminated. The second ends after its first step, and is cut off at the end."""
+    rewards, values = rows([1, 2, 4], [3, 5, 7]), rows([4, 6, 2], [1, 10, 20])
+    after = rows([6, 8, 100], [100, 20, 40])
+    terminated = torch.tensor([[False, False, True], [True, False, False]])
+    truncated = torch.tensor([[False, True, False], [False, False, True]])
+    found = episodic_gae(rewards, values, after, terminated, truncated, 0.5, 0.5)
+    # (0 + 0 / 4, 0, 2) and (3 - 1, (5 + 10 - 10) + 7 / 4, 7 + 20 - 20)
+    assert found.tolist() == [[0, 0, 2], [2, 6.75, 7]]
+
+
+def test_one_episode_a_row_is_gae() -> None:
+    rewards, values = random_case()
+    flags = torch.zeros(2, 7, dtype=torch.bool)
+    last = flags.clone()
+    last[:, -1] = True
+    for ended in (True, False):
+        found = episodic_gae(
+            rewards, values[:, :-1], values[:, 1:], last if ended else flags, flags if ended else last, 0.9, 0.8
+        )
+        torch.testing.assert_close(found, gae(rewards, values, 0.9, 0.8, ended), **EXACT)

@@ -1,0 +1,1 @@
+"""Environments, and how many of them are stepped side by side."""
