@@ -12,7 +12,7 @@ from pgdlab.trainers.grouped import Grouped
 
 
 @dataclass(frozen=True, kw_only=True)
-class CenteredRewardDistillation(Grouped):
+class CRD(Grouped):
     """min (beta (q_i - mean of the others' q) - A_i)^2 / (2 beta), q = l_old - l, l = w ||x_0 - x0hat||^2 on the time and noise
     that a group shares, the mean a constant   (CRD: Zhu et al. 2026, arXiv:2603.14128): the normaliser of exp(r / beta) is the
     same for all samples of a group, and is subtracted with it.

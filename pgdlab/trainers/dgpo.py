@@ -13,7 +13,7 @@ from pgdlab.trainers.grouped import Grouped
 
 
 @dataclass(frozen=True, kw_only=True)
-class DirectGroupPreference(Grouped):
+class DGPO(Grouped):
     """min -(2 G / beta) log sigmoid(beta / G sum_i A_i q_i) a group of G, q = l_old - l, l = w ||x_0 - x0hat||^2 on the time and
     noise that the group shares   (DGPO: Luo et al. 2025, arXiv:2510.08425, whose gradient is half of this). In groups of 2
     it is Diffusion-DPO with the advantage as the margin.

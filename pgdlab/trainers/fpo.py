@@ -17,7 +17,7 @@ from pgdlab.world import World
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowPolicyOptimization(Matching):
+class FPO(Matching):
     """max min(rho A, clip(rho) A), rho = exp(mean of l_old - l over `times` times and noises of the sample), l = w ||x_0 -
     x0hat||^2   (FPO: McAllister et al. 2025, arXiv:2507.21053, eq. 9), and one ratio for them all: no critic of x_h, whose value
     at one time would be taken from what is learnt at the others.

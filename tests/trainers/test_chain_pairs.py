@@ -131,8 +131,8 @@ def test_the_published_form_is_still_where_each_step_explains_the_preference() -
 
 
 def test_the_published_clamp_stops_a_pair_almost_at_once() -> None:
-    """Of w to 1 +- .1: the logit is at most beta log(1.1 / .9), .020 at the published beta .1, so that the loss is between .683 and
-    .703 whatever the policy does, and beyond it has no gradient at all."""
+    """Of w to 1 +- .1: the logit is at most beta log(1.1 / .9), .020 at the published beta .1, so that the loss is between .683
+    and .703 whatever the policy does, and beyond it has no gradient at all."""
     world = tiny_world(moved(tiny_policy()), tiny_policy().reference(), samples=64)
     algorithm = D3PO(beta=0.1, steps="each", clamp=0.1, batch=96)
     pairs = algorithm.collect(world, 0)

@@ -52,7 +52,7 @@ class Line:
 
     def without_critic(self, lam: float) -> Tensor:
         """Slopes for r = -2 x^2 where E[(A (x0 - x0hat) - lam (x0hat - pre)) x_h] = 0, A = -2 (x0^2 - V), on its own samples:
-        E[A x0 x_h] = -4 alpha V^2 and E[A x_h^2] = -4 alpha^2 V^2. The best of straight lines; without a baseline at x_h the fixed
+        E[A x0 x_h] = -4 alpha V^2 and E[A x_h^2] = -4 alpha^2 V^2. Of straight lines alone: without a baseline at x_h the fixed
         point itself is none."""
         slope = self.alpha.clone()
         for _ in range(200):

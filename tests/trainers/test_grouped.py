@@ -12,10 +12,10 @@ from torch.nn.functional import logsigmoid
 
 from pgdlab.credit import critic as critics
 from pgdlab.processes import Processes
-from pgdlab.trainers.crd import CenteredRewardDistillation as CRD
-from pgdlab.trainers.dgpo import DirectGroupPreference as DGPO
+from pgdlab.trainers.crd import CRD
+from pgdlab.trainers.dgpo import DGPO
 from pgdlab.trainers.estimates import Estimates
-from pgdlab.trainers.fpo import FlowPolicyOptimization as FPO
+from pgdlab.trainers.fpo import FPO
 from pgdlab.trainers.matching import Matching
 from tests.tiny import Failing, Quadratic, gradient, moved, tiny_policy, tiny_world
 
@@ -50,8 +50,8 @@ LEFT_OUT = 3 / 2 * centred(REWARD)  # each less the mean of the two others
 
 
 def test_crd_has_the_published_gradient() -> None:
-    """mean (beta (q - mean q) - (r - mean r))^2, the mean of q a constant (crd.py of Flow-Factory, uniform weights), times what the
-    sample's own part of a mean of three is, and the factor 2 beta that makes all matchings one at the old policy."""
+    """mean (beta (q - mean q) - (r - mean r))^2, the mean of q a constant (crd.py of Flow-Factory, uniform weights), over what is
+    left of a sample's own in a mean of three, 2/3, and over the 2 beta that tells matchings apart at the old policy."""
     at = points()
     q = gain(at, at.now)
     own = q - (q - centred(q)).detach()
@@ -88,8 +88,8 @@ def test_fpo_has_one_ratio_a_sample(clip: float) -> None:
 
 
 def test_one_round_of_crd_explains_the_whole_reward_at_every_time() -> None:
-    """With one noise a group, q_i - mean q = 2 w / D (1 - k alpha) d (x_i - mean x), k the slope of the exact estimate, for a shift d
-    of it: at d = D b / (2 beta w (1 - k alpha)) no sample of r = b x leaves anything, and that is the tilt at no beta."""
+    """With one noise a group q_i - mean q = 2 w / D (1 - k alpha) d (x_i - mean x), k the slope of the exact estimate, for a shift
+    d of it: at d = D b / (2 beta w (1 - k alpha)) no sample of r = b x leaves anything, and that is the tilt at no beta."""
     beta, world = 0.8, tiny_world(reward=Quadratic(tuple(SLOPE.tolist()), (0.0, 0.0)), samples=32)
     algorithm = CRD(beta=beta, coefficient=0.0, critic=None, batch=32, updates=2)
     world = algorithm.equip(world)

@@ -13,25 +13,25 @@ from pgdlab.credit import critic as critics
 from pgdlab.diffusion.values import QuadraticValue
 from pgdlab.processes import Processes
 from pgdlab.trainers.awm import AdvantageWeightedMatching
-from pgdlab.trainers.crd import CenteredRewardDistillation
-from pgdlab.trainers.dgpo import DirectGroupPreference
+from pgdlab.trainers.crd import CRD
+from pgdlab.trainers.dgpo import DGPO
 from pgdlab.trainers.estimates import Estimates, step_of
-from pgdlab.trainers.fpo import FlowPolicyOptimization
+from pgdlab.trainers.fpo import FPO
 from pgdlab.trainers.matching import Matching
 from pgdlab.trainers.nft import NegativeAwareFinetuning
 from pgdlab.trainers.ram import ReinforceAdjointMatching
 from tests.tiny import Failing, Quadratic, gradient, moved, tiny_policy, tiny_world
 
 ALL: Any = (
-    AdvantageWeightedMatching, NegativeAwareFinetuning, ReinforceAdjointMatching, CenteredRewardDistillation,
-    DirectGroupPreference, FlowPolicyOptimization,
+    AdvantageWeightedMatching, NegativeAwareFinetuning, ReinforceAdjointMatching, CRD,
+    DGPO, FPO,
 )  # fmt: skip
 PLAIN: dict[str, Any] = {"critic": None, "batch": 64, "updates": 2}
 
 
 def plain(kind: Any, **more: Any) -> Matching:
     """Without a critic; FPO has none."""
-    some = {k: v for k, v in PLAIN.items() if not (kind is FlowPolicyOptimization and k == "critic")}
+    some = {k: v for k, v in PLAIN.items() if not (kind is FPO and k == "critic")}
     found: Matching = kind(**some, **more)
     return found
 
