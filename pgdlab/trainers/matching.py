@@ -79,6 +79,9 @@ class Matching(OwnSamples):
         gain, _ = advantages(samples.weight[:, None], measured, groups, "group")
         same = {f.name: getattr(samples, f.name) for f in fields(Samples)}
         same |= {"x0": samples.x0[measured], "cond": samples.cond[measured], "weight": gain[measured, 0]}
+        if self.coefficient and self.critic is None:
+            unheld = (same["weight"] < -self.coefficient).double().mean().item()
+            same["logs"] = samples.logs | {"unheld": unheld}
         return Matched(**same, group=groups[measured])
 
     def drawn_times(self, policy: Policy, u: Float[Tensor, " B"]) -> Tensor:

@@ -71,6 +71,17 @@ def test_the_fixed_points_of_the_published_problems() -> None:
     assert (mean, -2 * var) == pytest.approx((0.0, -0.2960), abs=1e-4)
 
 
+def test_regression_on_own_samples_shrinks_them_round_after_round() -> None:
+    """Without any reward: the exact denoiser of N(0, V), alpha V x / (alpha^2 V + sigma^2), through the same ten steps. Losses whose
+    weights sum to 0 do not have it; rwr's weights sum to the samples."""
+    line, var, seen = Line(), 1.0, []
+    for _ in range(4):
+        slope = line.alpha * var / (line.alpha.square() * var + line.sigma.square())
+        _, var = line.final(slope, torch.zeros(10, dtype=torch.float64))
+        seen.append(var)
+    assert seen == pytest.approx([0.681, 0.454, 0.293, 0.181], abs=1e-3)
+
+
 REPLICAS, SAMPLES = 32, 128
 CRITICAL = ("awm", "nft", "ram", "crd", "dgpo")  # with a critic
 

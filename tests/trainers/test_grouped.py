@@ -88,8 +88,8 @@ def test_fpo_has_one_ratio_a_sample(clip: float) -> None:
 
 
 def test_one_round_of_crd_explains_the_whole_reward_at_every_time() -> None:
-    """With one noise a group q_i - mean q = 2 w / D (1 - k alpha) d (x_i - mean x), k the slope of the exact estimate, for a shift
-    d of it: at d = D b / (2 beta w (1 - k alpha)) no sample of r = b x leaves anything, and that is the tilt at no beta."""
+    """With one noise a group q_i - mean q = 2 w / D (1 - k alpha) d (x_i - mean x), k the slope of the estimate, for a
+    shift d of it: at d = D b / (2 beta w (1 - k alpha)) no sample of r = b x leaves anything, and that is the tilt at no beta."""
     beta, world = 0.8, tiny_world(reward=Quadratic(tuple(SLOPE.tolist()), (0.0, 0.0)), samples=32)
     algorithm = CRD(beta=beta, coefficient=0.0, critic=None, batch=32, updates=2)
     world = algorithm.equip(world)

@@ -141,6 +141,12 @@ def test_advantages_are_those_of_the_group_and_failed_samples_are_left_out() -> 
         by_hand += [float(rewards[i] - rewards[others].mean())] if measured[i] else []
     torch.testing.assert_close(experience.weight, torch.tensor(by_hand).double(), rtol=0, atol=2e-7)  # rewards are fp32
     assert torch.equal(experience.x0, all_samples.x0[measured])
+    below = sum(a < -algorithm.coefficient for a in by_hand) / len(
+        by_hand
+    )  # where the loss has no minimum without a critic
+    assert experience.logs["unheld"] == pytest.approx(below)
+    assert 0 < below < 1
+    assert "unheld" not in ReinforceAdjointMatching().collect(world, 0).logs
 
 
 def test_the_critic_is_fitted_to_the_advantage_and_subtracted() -> None:
