@@ -136,7 +136,7 @@ def test_the_loss_by_hand(times: Any) -> None:
 
 
 def test_a_limit_ends_the_pull_of_a_decided_pair() -> None:
-    """By finite differences of its log odds: beyond the limit 0, below it, and on the wrong side, as without; a tie is pulled back."""
+    """By finite differences: beyond the limit 0; below it, and on the wrong side, as without; a tie is pulled back."""
     odds = torch.tensor([-9.0, 0.5, 3.0, 3.0], dtype=torch.float64)
     share = torch.tensor([1.0, 1.0, 1.0, 0.5], dtype=torch.float64)
 
