@@ -148,8 +148,8 @@ def test_a_limit_ends_the_pull_of_a_decided_pair() -> None:
     free, held = slopes(DPO(beta=2.0)), slopes(DPO(beta=2.0, limit=2.0))
     assert held == pytest.approx([free[0], free[1], 0.0, free[3]], abs=1e-9)
     assert min(abs(x) for x in free) > 1e-2
-    with pytest.raises(ValueError, match=r"limit is 0; it must be above 0, in nats of log odds, or null"):
-        DPO(limit=0)
+    with pytest.raises(ValueError, match=r"limit is 0.0; it must be above 0, in nats of log odds, or null"):
+        DPO(limit=0.0)
 
 
 @pytest.mark.parametrize("size", [1, 7, 64])
