@@ -81,14 +81,15 @@ def alignprop() -> str:
 
 def flow_grpo() -> str:
     """yifan123/flow_grpo, scripts/train_sd3.py: the KL is the mean over D of dm^2 / (2 std_dev_t^2), and a step's std is
-    std_dev_t sqrt(-dt) (flow_grpo/diffusers_patch/sd3_sde_with_logprob.py), whose log-probabilities are means over D. D 65,536, dt .1."""
+    std_dev_t sqrt(-dt) (flow_grpo/diffusers_patch/sd3_sde_with_logprob.py), whose log-probabilities are means over D. D is
+    65,536, dt .1."""
     d, dt = 65_536, 0.1
     return f"a step of 1 nat is charged {dt / d:.2e} beta; a clip of 1e-4 of the mean log-ratio is {1e-4 * d:.2f} nats of all"
 
 
 def diffusion_nft() -> str:
     """DiffusionNFT (arXiv:2509.16117): p l(v+) + (1 - p) l(v-), v+- = v_old +- beta (v - v_old), each over its mean absolute
-    error. Its value at v = v_old; and its minimum in one dimension for targets 0, 0, 3 and p = 1, whose mean is 1 and median 0."""
+    error. Its value at v = v_old; and its minimum in one dimension for targets 0, 0, 3 and p = 1: mean 1, median 0."""
     target, v = torch.tensor([0.7, -0.2], dtype=F64), torch.zeros(2, dtype=F64)
     loss = ((v - target).square() / (v - target).abs().mean()).mean()
     values = torch.stack([p * loss + (1 - p) * loss for p in (0.0, 0.5, 1.0)])

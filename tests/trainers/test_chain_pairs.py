@@ -185,13 +185,15 @@ def test_spo_s_minimum_is_each_step_s_tilt_by_the_reward_of_its_estimate() -> No
 
 def test_spo_compares_actions_of_one_state_by_their_estimates() -> None:
     """Best and worst of four by the reward of the reference's estimate; a later step's state is one of the actions before it."""
-    world = tiny_world(moved(tiny_policy()), tiny_policy().reference(), reward=LINEAR, samples=16, group=4)
+    reward = Quadratic((1.0, -0.5), (3.0, 1.0))
+    world = tiny_world(moved(tiny_policy()), tiny_policy().reference(), reward=reward, samples=400, group=4)
     pairs = SPO(actions=4, start=1).collect(world, 0)
     assert pairs.step.unique().tolist() == [1, 2]
     value = torch.empty(len(pairs.state), 2, dtype=torch.float64)
     for i in (0, 1):
         action = pairs.points[pairs.action[:, 0, i]]
-        value[:, i] = world.reference.estimate(action, pairs.step[:, 0] + 1, pairs.cond) @ SLOPE
+        estimate = world.reference.estimate(action, pairs.step[:, 0] + 1, pairs.cond)
+        value[:, i] = reward.score(estimate, pairs.cond).value
     assert (value[:, 0] > value[:, 1]).all()
     assert torch.equal(pairs.state[..., 0], pairs.state[..., 1])
     again = SPO(actions=4, start=1).collect(
