@@ -202,9 +202,48 @@ def best_of_step(candidates: int = 16, steps: int = 10) -> Finding:
     )
 
 
+def charged(d: int = 65_536, dt: float = 0.1) -> Finding:
+    """The mean over D of dm^2 / (2 std_dev_t^2), where the step's standard deviation is std_dev_t sqrt(dt)."""
+    return Finding(
+        "yifan123/flow_grpo, `scripts/train_sd3.py`",
+        "the KL of a step is a mean over D, divided by a variance without its time step",
+        "price of a step of 1 nat, in beta, D = 65,536, dt = 0.1",
+        f"{dt / d:.3g}",
+        "1",
+    )
+
+
+def sign_of_a_label(q: float = 0.6) -> Finding:
+    """The expected loss q (1 - s) + (1 - q) s, s = sigmoid(beta g - z), is linear in s: no margin has the least of it."""
+    g = torch.linspace(-50, 50, 100_001, dtype=torch.float64)
+    loss = q * (1 - g.sigmoid()) + (1 - q) * g.sigmoid()
+    best = float(g[loss.argmin()])
+    return Finding(
+        "jacklishufan/diffusion-kto, `train_kto_sd_v1.5.py`",
+        "the loss of a label is a sigmoid, not the logarithm of one",
+        f"log odds of least loss within -50 to 50, for labels that are good with probability {q}",
+        f"{best:.2g} (the border)" if best in (-50, 50) else f"{best:.2g}",
+        f"{math.log(q / (1 - q)):.3f}",
+    )
+
+
+def absolute_errors() -> Finding:
+    """(v - target)^2 / mean |v - target| has the gradient of an absolute error, whose least is at the median: on a line."""
+    x, pull = torch.linspace(-1, 4, 501, dtype=torch.float64), torch.zeros(501, dtype=torch.float64)
+    for target in (0.0, 0.0, 3.0):
+        pull += 2 * (x - target) / (x - target).abs().clamp(min=1e-5)
+    return Finding(
+        "DiffusionNFT's self-normalised regression (arXiv:2509.16117)",
+        "each squared error is divided by its own mean absolute error",
+        "where the loss is least, for the targets 0, 0, 3 in one dimension",
+        f"{float(x[(pull >= 0).nonzero()[0, 0]]):.1f}",
+        "1.0",
+    )
+
+
 FINDINGS = (
     averaged_log_prob, alignprop, adjoint_index, clamped_ratio, preference_a_time, forgotten_weights, largest_reward,
-    best_of_step,
+    charged, sign_of_a_label, absolute_errors, best_of_step,
 )  # fmt: skip
 
 

@@ -65,6 +65,14 @@ SCENARIOS: dict[str, tuple[bool, tuple[str, ...]]] = {
         ),
     ),
     "draft": (True, ("trainer=draft", "penalty=constraint", "policy=lora", *PATCHY, "plan.iterations=3")),
+    "dpo": (
+        True,
+        ("trainer=dpo", "penalty=none", *PATCHY, "plan.iterations=3", "trainer.updates=3", "trainer.batch=6"),
+    ),
+    "dpo, chain": (
+        True,
+        ("trainer=d3po", "penalty=none", *PATCHY, "plan.iterations=3", "trainer.updates=3", "trainer.batch=2"),
+    ),
     "rho": (True, ("policy=frozen", "initial=conditional", "trainer=ppo", *PATCHY, "plan.iterations=3")),
 }
 # the same with weights that are cut

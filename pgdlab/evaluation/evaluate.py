@@ -19,7 +19,8 @@ from pgdlab.rollout.noise import Noise, Stream
 from pgdlab.rollout.trajectory import Trajectory, initial_kl
 from pgdlab.trainers.closed_loop import interaction_of
 from pgdlab.trainers.interaction import decoded
-from pgdlab.training.fit import load, require_base, require_fit
+from pgdlab.training.checkpoint import require_own
+from pgdlab.training.fit import LAST, load, require_base, require_fit
 from pgdlab.training.progress import Working
 from pgdlab.world import World
 
@@ -120,6 +121,15 @@ def load_weights(policy: Policy, state: dict[str, Tensor], path: Path) -> None:
     own = {k.removeprefix("policy."): v for k, v in state.items() if k.startswith("policy.")}
     require_fit(policy, own, path)
     policy.load_state_dict(own)
+
+
+def load_run(policy: Policy, folder: Path) -> dict[str, Any]:
+    """Puts the averaged weights of the run in a folder into a policy; what its checkpoint holds. Raises ValueError where that is
+    another run's, or of another model."""
+    state = load(folder / LAST)
+    require_own(state, folder)
+    load_weights(policy, state["state_dict"], folder / LAST)
+    return state
 
 
 def headline(results: dict[str, Measured]) -> dict[str, Any]:

@@ -12,10 +12,8 @@ from pgdlab.config.configuration import Config
 from pgdlab.config.program import program
 from pgdlab.config.runs import CONFIG, SUMMARY, run_folder, short, whole
 from pgdlab.diffusion.files import share, write_base
-from pgdlab.evaluation.evaluate import load_weights
+from pgdlab.evaluation.evaluate import load_run
 from pgdlab.training.build import build_world, origin, tell_loggers
-from pgdlab.training.checkpoint import load, require_own
-from pgdlab.training.fit import LAST
 
 READS = ()  # there is nothing to export without a run
 RESUMES = ("domain", "runtime", "logger")
@@ -35,9 +33,7 @@ def main(cfg: Config) -> None:
 def export(cfg: Config, out: Path) -> None:
     """Writes the averaged weights of the run that cfg resumes into a folder, whole or not at all."""
     world, folder = build_world(cfg), run_folder(cfg)
-    state = load(folder / LAST)
-    require_own(state, folder)
-    load_weights(world.policy, state["state_dict"], folder / LAST)
+    load_run(world.policy, folder)
     summary = folder / SUMMARY
     facts = json.loads(summary.read_text()) if summary.is_file() else {"note": "the run was not finished"}
     with whole(out):

@@ -16,7 +16,7 @@ from pgdlab.config.functions import edited_since
 from pgdlab.config.groups import options
 from pgdlab.config.runs import LAST, SUMMARY, run_folder, save_config, short, versions, write_json
 from pgdlab.diffusion.policy import Policy
-from pgdlab.evaluation.evaluate import Measured, headline, judge, load_weights, measure
+from pgdlab.evaluation.evaluate import Measured, headline, judge, load_run, measure
 from pgdlab.evaluation.pictures import before_after, domain_report, drawn, learning_curve
 from pgdlab.evaluation.summary import sentence
 from pgdlab.guidance.base import Guidance, Source, Steered, means
@@ -26,7 +26,7 @@ from pgdlab.trainers.interaction import in_turn
 from pgdlab.training.budget import Budget
 from pgdlab.training.build import build_world, loggers_of, require_loggers
 from pgdlab.training.checkpoint import asked as asked_by
-from pgdlab.training.checkpoint import differences, load, require_base, require_own
+from pgdlab.training.checkpoint import differences, require_base
 from pgdlab.training.loggers import publish, record
 from pgdlab.training.progress import Working
 from pgdlab.world import World
@@ -98,9 +98,7 @@ def given(world: World) -> int:
 
 def taken_over(world: World, run: Path) -> dict[str, int]:
     """Puts a run's averaged weights into the world's policy; what they have cost."""
-    state = load(run / LAST)
-    require_own(state, run)
-    load_weights(world.policy, state["state_dict"], run / LAST)
+    state = load_run(world.policy, run)
     require_base(world.reference, state, run / LAST)
     counters = state["current_model_state"]
     return {"samples": asked_by(state)} | {name: int(counters[name]) for name in ("queries", "evaluations")}

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pgdlab.functional.surrogates import ppo_clip
-from pgdlab.trainers.matching import Estimates, Matching
+from pgdlab.trainers.estimates import Estimates
+from pgdlab.trainers.matching import Matching
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,5 +28,4 @@ class AdvantageWeightedMatching(Matching):
             raise ValueError(f"clip is {self.clip}; it must be above 0")
 
     def match(self, at: Estimates, advantage: Float[Tensor, " P"], largest: Tensor) -> Float[Tensor, " P"]:
-        log_ratio = at.error(at.x0, at.old) - at.error(at.x0, at.now)
-        return -ppo_clip(log_ratio, advantage, -self.clip, self.clip)
+        return -ppo_clip(at.log_ratio, advantage, -self.clip, self.clip)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from pgdlab.diffusion.denoisers import Denoiser, refuse_to_hide
@@ -44,7 +44,8 @@ class Samples:
 
 @dataclass(frozen=True)
 class NoisyBatch:
-    """Rows of the samples with their times and noise, the size of the global minibatch, and the seed of its dropout."""
+    """Rows of the samples with their times and noise, the size of the global minibatch, and the seed of its dropout. block: which
+    rows are compared with one another, and so are in one pass, numbered from 0."""
 
     rows: Int[Tensor, " R"]
     t: Shaped[Tensor, " R"]
@@ -52,6 +53,7 @@ class NoisyBatch:
     cond: Tensor
     count: int
     seed: int
+    block: Int[Tensor, " R"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +93,7 @@ class DenoisingAlgorithm(Algorithm[Samples, NoisyBatch]):
 
     def rows(self, experience: Samples, update: int, world: World) -> Int[Tensor, " B"]:
         """Which samples minibatch `update` has, over all processes."""
-        n, size = len(experience.x0), self.batch
-        start = update * size % n
-        order = torch.randperm(n, generator=world.noise.generator(experience.iteration, 3 + update * size // n))
-        return order.repeat(1 + (start + size) // n)[start : start + size]
+        return turn(len(experience.x0), self.batch, update, experience.iteration, world)
 
     def micro_batches(self, experience: Samples, update: int, world: World) -> list[NoisyBatch]:
         g = world.noise.generator(experience.iteration, 10 + update)
@@ -112,7 +111,8 @@ class DenoisingAlgorithm(Algorithm[Samples, NoisyBatch]):
         for part in own.split(world.capacity.pass_size):
             seed = int(torch.randint(2**31, (), generator=g)) + world.processes.rank
             here = [x[part].to(world.device) for x in (rows, t, noise, cond)]
-            pieces.append(NoisyBatch(rows=here[0], t=here[1], noise=here[2], cond=here[3], count=size, seed=seed))
+            alone = torch.arange(len(part), device=world.device)
+            pieces.append(NoisyBatch(here[0], here[1], here[2], here[3], size, seed, alone))
         return pieces
 
     def loss(self, experience: Samples, piece: NoisyBatch, world: World) -> Loss:
@@ -125,6 +125,36 @@ class DenoisingAlgorithm(Algorithm[Samples, NoisyBatch]):
             each = denoiser.loss(x, x0, piece.t, piece.cond)
         total = (weight * each).sum() / piece.count
         return Loss(total, len(each), {"denoising_loss": (each.detach().sum(), float(len(each)))})
+
+
+def turn(n: int, size: int, update: int, iteration: int, world: World) -> Int[Tensor, " B"]:
+    """Which `size` of n things minibatch `update` has: see DenoisingAlgorithm."""
+    start = update * size % n
+    order = torch.randperm(n, generator=world.noise.generator(iteration, 3 + update * size // n))
+    return order.repeat(1 + (start + size) // n)[start : start + size]
+
+
+def in_blocks(
+    world: World, rows: Tensor, t: Tensor, noise: Tensor, cond: Tensor, block: Int[Tensor, " R"], hidden: Bool[Tensor, " B"],
+    count: int, width: int = 1,
+) -> list[NoisyBatch]:  # fmt: skip
+    """The passes of this process, which has every size-th block, each of whole blocks. All (R, ...) on the CPU. block: numbers in
+    order, from 0; hidden: the blocks whose condition is; width: network rows a row."""
+    noise = world.policy.space.project(noise, cond)
+    cond = cond.masked_fill(hidden[block], world.domain.conditioning.unconditional)
+    rank, size = world.processes.rank, world.processes.size
+    where, here, filled = torch.full((int(block[-1]) + 1,), -1), 0, 0
+    for k, n in list(enumerate(block.bincount().tolist()))[rank::size]:
+        if filled and (filled + n) * width > world.capacity.pass_size:
+            here, filled = here + 1, 0
+        where[k], filled = here, filled + n
+    pieces = []
+    for number in range(here + 1 if filled else 0):
+        part = (where[block] == number).nonzero()[:, 0]
+        own = block[part].unique_consecutive(return_inverse=True)[1]
+        x = [each.to(world.device) for each in (rows[part], t[part], noise[part], cond[part], own)]
+        pieces.append(NoisyBatch(x[0], x[1], x[2], x[3], count, 0, x[4]))
+    return pieces
 
 
 def unguided(world: World) -> None:

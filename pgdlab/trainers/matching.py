@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Literal
 
@@ -17,6 +16,7 @@ from pgdlab.diffusion.policy import Policy
 from pgdlab.functional.returns import advantages
 from pgdlab.trainers.base import Loss
 from pgdlab.trainers.denoising import NoisyBatch, Samples, noisy
+from pgdlab.trainers.estimates import Estimates, step_of
 from pgdlab.trainers.interaction import groups_of
 from pgdlab.trainers.own_samples import OwnSamples
 from pgdlab.world import World
@@ -24,21 +24,11 @@ from pgdlab.world import World
 Target = Literal["noise", "v"]
 
 
-@dataclass(frozen=True)
-class Estimates:
-    """Of P noised samples: x0 itself, and its estimates by the policy now, the one that sampled, and the reference. weight: of
-    each time, over the degrees of freedom."""
+@dataclass(frozen=True, kw_only=True)
+class Matched(Samples):
+    """weight: the advantage in the group; group: which one that is, in order, from 0."""
 
-    x0: Float[Tensor, "P *D"]
-    now: Float[Tensor, "P *D"]
-    old: Float[Tensor, "P *D"]
-    pre: Float[Tensor, "P *D"]
-    weight: Float[Tensor, " P"]
-    distance: Callable[[Tensor, Tensor], Tensor]
-
-    def error(self, x: Float[Tensor, "P *D"], y: Float[Tensor, "P *D"]) -> Float[Tensor, " P"]:
-        """weight ||x - y||^2, a mean over the degrees of freedom."""
-        return self.weight * self.distance(x, y)
+    group: Int[Tensor, " N"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,18 +72,24 @@ class Matching(OwnSamples):
     def kept(self, world: World) -> dict[str, Tensor]:
         return dict(world.old.copies(world.policy)) if self.decay and world.old else {}
 
-    def collect(self, world: World, iteration: int) -> Samples:
-        """Of the measured samples; their weight is the advantage in the group."""
+    def collect(self, world: World, iteration: int) -> Matched:
+        """Of the measured samples."""
         samples, measured = self.drawn(world, iteration, self.decay)
-        gain, _ = advantages(samples.weight[:, None], measured, groups_of(world), "group")
-        return replace(samples, x0=samples.x0[measured], cond=samples.cond[measured], weight=gain[measured, 0])
+        groups = groups_of(world)
+        gain, _ = advantages(samples.weight[:, None], measured, groups, "group")
+        same = {f.name: getattr(samples, f.name) for f in fields(Samples)}
+        same |= {"x0": samples.x0[measured], "cond": samples.cond[measured], "weight": gain[measured, 0]}
+        if self.coefficient and self.critic is None:
+            unheld = (same["weight"] < -self.coefficient).double().mean().item()
+            same["logs"] = samples.logs | {"unheld": unheld}
+        return Matched(**same, group=groups[measured])
 
     def drawn_times(self, policy: Policy, u: Float[Tensor, " B"]) -> Tensor:
         return policy.times[(u * policy.steps).long().to(policy.device)].to(u.device)
 
-    def estimates(self, x0: Tensor, x: Tensor, t: Tensor, cond: Tensor, world: World) -> tuple[Estimates, int]:
-        """Of samples x0 noised to x at times t, and how many network rows they took."""
-        denoiser, space, rows = world.policy.denoiser, world.policy.space, len(x0)
+    def estimates(self, x0: Tensor, x: Tensor, piece: NoisyBatch, world: World) -> tuple[Estimates, int]:
+        """Of samples x0 noised to x, and how many network rows they took."""
+        t, cond, denoiser, rows = piece.t, piece.cond, world.policy.denoiser, len(x0)
         now = denoiser(x, t, cond)
         old, pre = now.detach(), now.detach()
         with torch.no_grad():
@@ -103,13 +99,14 @@ class Matching(OwnSamples):
             if self.coefficient:
                 pre, rows = world.reference.denoiser(x, t, cond), rows + len(x0)
         alpha, sigma = denoiser.schedule.alpha(t), denoiser.schedule.sigma(t)
-        weight = ((alpha if self.target == "noise" else 1) / sigma).square() / space.dof(cond)
-        return Estimates(x0, now, old, pre, weight, partial(space.squared_distance, cond=cond)), rows
+        weight = ((alpha if self.target == "noise" else 1) / sigma).square() / world.policy.space.dof(cond)
+        distance = partial(world.policy.space.squared_distance, cond=cond)
+        return Estimates(x0, now, old, pre, weight, distance, piece.block), rows
 
     def loss(self, experience: Samples, piece: NoisyBatch, world: World) -> Loss:
         x0, gain = experience.x0[piece.rows], experience.weight[piece.rows]
         x = noisy(world.policy.denoiser, x0, piece.t, piece.noise.to(x0.dtype))
-        at, rows = self.estimates(x0, x, piece.t, piece.cond, world)
+        at, rows = self.estimates(x0, x, piece, world)
         total, count = torch.zeros_like(gain), float(len(x0))
         kl = at.error(at.now, at.pre)
         logs = {"matching_kl": (kl.detach().sum(), count), "moved": (at.error(at.now, at.old).detach().sum(), count)}
@@ -120,8 +117,3 @@ class Matching(OwnSamples):
             logs["critic_loss"] = (off.detach().sum(), count)
         total = total + self.match(at, gain, experience.weight.abs().max()) + self.coefficient * kl
         return Loss(total.sum() / piece.count, rows, logs)
-
-
-def step_of(policy: Policy, t: Tensor) -> Int[Tensor, " P"]:
-    """The steps that begin at times t (P,)."""
-    return (t[:, None] == policy.times[:-1]).long().argmax(1)

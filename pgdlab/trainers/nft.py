@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from pgdlab.trainers.matching import Estimates, Matching
+from pgdlab.trainers.estimates import Estimates
+from pgdlab.trainers.matching import Matching
 
 
 @dataclass(frozen=True, kw_only=True)

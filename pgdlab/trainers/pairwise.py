@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pgdlab.rollout.sampler import Extras
 from pgdlab.trainers.base import Loss, refuse_ode
-from pgdlab.trainers.denoising import DenoisingAlgorithm, NoisyBatch, Samples, noisy
+from pgdlab.trainers.denoising import DenoisingAlgorithm, NoisyBatch, Samples, in_blocks, noisy
 from pgdlab.trainers.interaction import Interaction, OneShot, training_request
 from pgdlab.trainers.paired import Paired, compared, pairs_of
 from pgdlab.world import World
@@ -92,31 +92,13 @@ class Pairwise(DenoisingAlgorithm):
         if self.times == "all":
             t = world.policy.times[: world.policy.steps].cpu().expand(size, -1)
         else:
-            spread = (torch.arange(size * self.times) + torch.rand(size * self.times, generator=g)) / (
-                size * self.times
-            )
+            many = size * self.times
+            spread = (torch.arange(many) + torch.rand(many, generator=g)) / many
             t = world.policy.denoiser.schedule.spread(spread).reshape(self.times, size).T
-        count, shape = t.shape[1], experience.x0.shape[1:]
-        noise = torch.randn(size, count, *shape, generator=g)
-        given = experience.cond.cpu()[rows]
-        noise = world.policy.space.project(noise.flatten(0, 1), given.repeat_interleave(count)).reshape(noise.shape)
-        cond = given.masked_fill(torch.rand(size, generator=g) < self.drop, world.domain.conditioning.unconditional)
-        pieces = []
-        for part in torch.arange(world.processes.rank, size, world.processes.size).split(
-            max(1, world.capacity.pass_size // (2 * count))
-        ):
-            many = [x[part].repeat_interleave(count, 0).to(world.device) for x in (rows, cond)]
-            pieces.append(
-                NoisyBatch(
-                    many[0],
-                    t[part].flatten().to(world.device),
-                    noise[part].flatten(0, 1).to(world.device),
-                    many[1],
-                    size,
-                    0,
-                )
-            )
-        return pieces
+        count, pair = t.shape[1], torch.arange(size).repeat_interleave(t.shape[1])
+        noise = torch.randn(size * count, *experience.x0.shape[1:], generator=g)
+        cond, hidden = experience.cond.cpu()[rows[pair]], torch.rand(size, generator=g) < self.drop
+        return in_blocks(world, rows[pair], t.flatten(), noise, cond, pair, hidden, size, width=2)
 
     def loss(self, experience: Samples, piece: NoisyBatch, world: World) -> Loss:
         assert isinstance(experience, Paired)

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pgdlab.functional.gaussian import expand
-from pgdlab.trainers.matching import Estimates, Matching
+from pgdlab.trainers.estimates import Estimates
+from pgdlab.trainers.matching import Matching
 from pgdlab.world import World
 
 

@@ -35,9 +35,13 @@ WITH = {
     "policy/affine": POINTS,
     "policy/network": [*POINTS, "policy=network"],
     "trainer/rwr": ["penalty=none", *FEW],
-    **{f"trainer/{name}": ["penalty=none", *FEW] for name in ("awm", "nft", "ram")},
-    **{f"experiment/digits/{name}": FEW for name in ("awm", "nft", "ram")},
-    "trainer/dpo": ["penalty=none", *FEW],
+    **{
+        f"trainer/{name}": ["penalty=none", *FEW]
+        for name in ("awm", "nft", "ram", "crd", "dgpo", "fpo", "dpo", "kto", "d3po")
+    },
+    **{f"experiment/digits/{name}": FEW for name in ("awm", "nft", "ram", "crd", "dgpo", "fpo", "kto", "d3po")},
+    "trainer/spo": ["penalty=none", "trainer.start=0", *FEW],
+    "experiment/digits/spo": ["trainer.start=0", *FEW],
     "trainer/eager": ["penalty=none"],
     "trainer/per_part": ["reward=target_and_quality"],
     "trainer/pretrain": ["penalty=none", *FEW],

@@ -93,7 +93,7 @@ MUTANTS = [
            T_SVDD, "simulation"),
     Mutant("guidance: the training before costs nothing", "tasks/steer.py", 'before["queries"] + asked + costs["reward_queries"]',
            'asked + costs["reward_queries"]', T_STEER, "trained_policy"),
-    Mutant("guidance: the raw weights are steered", "tasks/steer.py", 'state["state_dict"]', 'state["current_model_state"]',
+    Mutant("guidance: the raw weights are steered", "evaluation/evaluate.py", 'state["state_dict"]', 'state["current_model_state"]',
            T_STEER, "trained_policy"),
     Mutant("guidance: a population's samples are independent", "tasks/steer.py",
            'found |= {"reward_gain_stderr": between(gain, known, best.groups)}', "pass", T_STEER, "training_writes"),

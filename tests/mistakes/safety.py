@@ -47,7 +47,7 @@ MUTANTS = [
         "another_run_s and train",
     ),
     Mutant(
-        "another run's checkpoint is exported", "tasks/export.py", "    require_own(state, folder)\n", "", T_INTEGRITY,
+        "another run's checkpoint is exported", "evaluation/evaluate.py", "    require_own(state, folder)\n", "", T_INTEGRITY,
         "another_run_s and export",
     ),
     Mutant("half a checkpoint is resumed", "training/fit.py", "    require_whole(state, path)\n", "", T_INTEGRITY, "lacks"),

@@ -135,6 +135,23 @@ def test_the_loss_by_hand(times: Any) -> None:
     assert loss.logs["preference_accuracy"][1] == decided == 4
 
 
+def test_a_limit_ends_the_pull_of_a_decided_pair() -> None:
+    """By finite differences: beyond the limit 0; below it, and on the wrong side, as without; a tie is pulled back."""
+    odds = torch.tensor([-9.0, 0.5, 3.0, 3.0], dtype=torch.float64)
+    share = torch.tensor([1.0, 1.0, 1.0, 0.5], dtype=torch.float64)
+
+    def slopes(algorithm: DPO) -> list[float]:
+        zero = torch.zeros(4, 1, dtype=torch.float64)
+        each = [algorithm.contrast((odds + e)[:, None], zero, share)[0] for e in (-1e-5, 1e-5)]
+        return ((each[1] - each[0]) / 2e-5).tolist()
+
+    free, held = slopes(DPO(beta=2.0)), slopes(DPO(beta=2.0, limit=2.0))
+    assert held == pytest.approx([free[0], free[1], 0.0, free[3]], abs=1e-9)
+    assert min(abs(x) for x in free) > 1e-2
+    with pytest.raises(ValueError, match=r"limit is 0.0; it must be above 0, in nats of log odds, or null"):
+        DPO(limit=0.0)
+
+
 @pytest.mark.parametrize("size", [1, 7, 64])
 def test_passes_and_processes_add_up(size: int) -> None:
     algorithm, pairs = DPO(batch=16, times=2), paired(16)

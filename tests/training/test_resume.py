@@ -189,6 +189,17 @@ def test_pretraining_with_dropout_resumes_bit_for_bit(here: Path) -> None:
     assert not differences({k: cut[k] for k in parts}, {k: whole[k] for k in parts})
 
 
+@pytest.mark.parametrize("trainer", ["dpo", "d3po"])
+def test_learning_from_pairs_resumes_bit_for_bit(trainer: str, here: Path) -> None:
+    pairs = [f"trainer={trainer}", "penalty=none", "trainer.updates=2", "trainer.batch=4", "trainer.temperature=0.1"]
+    for name, iterations in (("whole", 3), ("cut", 2)):
+        assert cli.main([*tiny(BRIGHT, *pairs, f"name={name}", f"plan.iterations={iterations}")]) == 0
+    assert cli.main(["resume=runs/cut", "plan.iterations=3"]) == 0
+    parts = ("current_model_state", "optimizer_states")
+    whole, cut = (state(here / "runs" / name) for name in ("whole", "cut"))
+    assert not differences({k: cut[k] for k in parts}, {k: whole[k] for k in parts})
+
+
 def test_a_slow_old_policy_resumes_bit_for_bit(here: Path) -> None:
     """It is no function of the trained weights, and the checkpoint holds it; a checkpoint without it is refused."""
     slow = ["trainer=nft", "penalty=none", "trainer.decay=0.5", "trainer.updates=2", "trainer.batch=8"]
