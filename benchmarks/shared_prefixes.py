@@ -1,7 +1,7 @@
-"""Do trajectories that share a prefix (BranchGRPO, TreeGRPO) give a better gradient? Error at equal queries, and per network row.
+"""Do trajectories that share a prefix (BranchGRPO, TreeGRPO) give a better gradient? Error at equal queries, and per row.
 
-A Gaussian on a line, ten steps, r = -2 (x - 1)^2, 16 rewards an estimate. What is estimated is the gradient of E[r] in the mean of
-each step; the error is in units of the step's std, so that the last step does not decide alone.
+A Gaussian on a line, ten steps, r = -2 (x - 1)^2, 16 rewards an estimate. What is estimated is the gradient of E[r] in the mean
+of each step; the error is in units of the step's std, so that the last step does not decide alone.
 """
 
 from __future__ import annotations

@@ -26,9 +26,9 @@ class Suite:
     """Training algorithms, and the problems on which each is measured against the optimum.
 
     problems, algorithms: name -> overrides of the command line; each algorithm runs on each problem. seeds: runs of each,
-    from first_seed on, every one with the problem's domain.replicas inside. measurements: how often a run is measured, evenly over its
-    iterations. tilt: the algorithms that aim at the tilt of the final samples, and are held against it with the KL of those;
-    the others against the attainable optimum with the path's.
+    from first_seed on, every one with the problem's domain.replicas inside. measurements: how often a run is measured, evenly
+    over its iterations. tilt: the algorithms that aim at the tilt of the final samples, and are held against it with the KL of
+    those; the others against the attainable optimum with the path's.
     """
 
     name: str

@@ -24,8 +24,8 @@ class PerPart(Credit):
     batch's std is left to the optimizer). A part that is equal in a group adds nothing there.
 
     The reward is a Sum whose parts are paid at the end. credit: what is made of the new return. floors: the smallest std that a
-    part is divided by, by its name, in its own units; 0 where none is given. A pass mark that nearly all pass has a std near 0, and
-    would count as much as all else together. With floors above every std the objective is J of the weights w_k / floor_k.
+    part is divided by, by its name, in its own units; 0 where none is given. A pass mark that nearly all pass has a std near
+    0, and would count as much as all else together. With floors above every std the objective is J of the weights w_k / floor_k.
     Logs and evaluations keep the plain sum.
     """
 
@@ -41,8 +41,9 @@ class PerPart(Credit):
             )
         wrong = {name: floor for name, floor in self.floors.items() if name not in world.reward.weights or floor < 0}
         if wrong:
+            parts = sorted(world.reward.weights)
             raise ValueError(
-                f"floors is {dict(self.floors)}; it takes numbers of at least 0 for parts of the sum: {sorted(world.reward.weights)}"
+                f"floors is {dict(self.floors)}; it takes numbers of at least 0 for parts of the sum: {parts}"
             )
         self.credit.refuse(world)
 
@@ -64,7 +65,10 @@ class PerPart(Credit):
         plan, processes, weights = world.plan, world.processes, world.reward.weights
         unknown = torch.full_like(rewards.initial, torch.nan)  # where all of this process's samples failed
         columns = torch.stack([processes.gather(rewards.parts.get(n, unknown).double()) for n in weights], 1)
-        groups, measured = torch.arange(plan.samples, device=world.device) // plan.group, processes.gather(rewards.measured)
+        groups, measured = (
+            torch.arange(plan.samples, device=world.device) // plan.group,
+            processes.gather(rewards.measured),
+        )
         floors = columns.new_tensor([self.floors.get(name, 0.0) for name in weights])
         table, _ = advantages(columns, measured, groups, "group", "group_std", smallest=floors)
         weight = table.new_tensor(list(weights.values()))

@@ -94,8 +94,9 @@ def advantages(
 
     scale none: 1. batch_std: 1 over the standard deviation of the first column earned, detached: it changes the units
     of the objective, not its optimum. group_std: every row divided by its group's std (GRPO): another objective, which
-    no KL weight repairs; scalar 1. smallest: what a group's std counts as at least (per column or for all). earned: the returns without a penalty's part, whose spread is what is divided by; a
+    no KL weight repairs; scalar 1. earned: the returns without a penalty's part, whose spread is what is divided by; a
     group that earned the same is dead there, else its KL, divided by its own tiny spread, would stand in for a reward.
+    smallest: what a group's std counts as at least, per column or for all.
     Unmeasured rows get exactly 0, and so do rows with equal returns: up to fp32 where a spread divides, else to fp64.
     """
     returns = returns.double()

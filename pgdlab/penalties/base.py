@@ -88,8 +88,8 @@ class Penalty(nn.Module):
     def own_loss(
         self, policy: Policy, reference: Policy, generator: torch.Generator, rank: int, processes: int
     ) -> tuple[Tensor, int]:
-        """This process's part of what is added to an update's loss, apart from trajectories, and its network rows; only asked where
-        there is a data_source()."""
+        """This process's part of what is added to an update's loss, apart from trajectories, and its network rows; only asked
+        where there is a data_source()."""
         return torch.zeros((), dtype=torch.float64, device=policy.device), 0
 
     def adapt(self, kl: float) -> None:

@@ -17,14 +17,14 @@ LARGEST = 50.0  # nats of (Z - r) / lambda; a sample that bad decides the iterat
 
 
 class DataLoss(Penalty):
-    """max E[f(r)] - lambda sum_h E_data[KL(q(x_{h+1} | x_h, x_0) || pi_h(x_{h+1} | x_h))], x_h a data sample noised to step h: the
-    chain's bound of KL(data || p)   (DDRL: 2025, arXiv:2512.04332).
+    """max E[f(r)] - lambda sum_h E_data[KL(q(x_{h+1} | x_h, x_0) || pi_h(x_{h+1} | x_h))], x_h a data sample noised to step h:
+    the chain's bound of KL(data || p)   (DDRL: 2025, arXiv:2512.04332).
 
-    utility: "tilt" is f = -lambda exp(-(r - Z) / lambda), Z = lambda log E_data[exp(r / lambda)] under each condition, whose optimum
-    is the tilt p_data exp((r - Z) / lambda); "reward" is f = r, as published: p = lambda p_data / (nu - r), which has no maximum
-    where r is unbounded, and an atom off the data where lambda E_data[1 / (max r - r)] is below 1. data: the base's own samples,
-    whose x_0 is then taken to be the base's estimate of it, so that equal rewards leave the policy as it is; or "train", the
-    domain's. samples: of it, drawn and scored once; batch: of these, an update, each noised to one of the steps.
+    utility: "tilt" is f = -lambda exp(-(r - Z) / lambda), Z = lambda log E_data[exp(r / lambda)] under each condition, whose
+    optimum is the tilt p_data exp((r - Z) / lambda); "reward" is f = r, as published: p = lambda p_data / (nu - r), which has no
+    maximum where r is unbounded, and an atom off the data where lambda E_data[1 / (max r - r)] is below 1. data: the base's own
+    samples, whose x_0 is then taken to be the base's estimate of it, so that equal rewards leave the policy as it is; or "train",
+    the domain's. samples: of it, drawn and scored once; batch: of these, an update, each noised to one of the steps.
     coefficient: lambda, reward units a nat.
     """
 
@@ -43,13 +43,21 @@ class DataLoss(Penalty):
                 f"coefficient is {coefficient}, samples {samples}, batch {batch}: coefficient must be above 0, samples at least "
                 "2, batch at least 1"
             )
-        self.coefficient, self.tilts, self.data, self.samples, self.batch = coefficient, utility == "tilt", data, samples, batch
+        self.coefficient, self.tilts, self.data, self.samples, self.batch = (
+            coefficient,
+            utility == "tilt",
+            data,
+            samples,
+            batch,
+        )
         self.known: Known | None = None  # no buffer: a resumed run draws the same samples again
         self.measured: dict[str, float] = {}
 
     def refuse(self, trains_initial: bool) -> None:
         if trains_initial:
-            raise ValueError("data_loss has no term for the initial distribution: set initial=standard, or take path_kl")
+            raise ValueError(
+                "data_loss has no term for the initial distribution: set initial=standard, or take path_kl"
+            )
 
     def data_source(self) -> tuple[DataSource, int] | None:
         return self.data, self.samples
@@ -58,7 +66,8 @@ class DataLoss(Penalty):
         self.known = known
         scaled = known.reward.double() / self.coefficient
         self.log_mean = {
-            c: float(scaled[known.cond == c].logsumexp(0)) - math.log(int((known.cond == c).sum())) for c in known.cond.unique().tolist()
+            c: float(scaled[known.cond == c].logsumexp(0)) - math.log(int((known.cond == c).sum()))
+            for c in known.cond.unique().tolist()
         }
 
     def utility(self, total: Float[Tensor, " B"], cond: Int[Tensor, " B"]) -> Float[Tensor, " B"]:

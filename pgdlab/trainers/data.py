@@ -33,7 +33,7 @@ def valued(world: World, collected: Collected) -> tuple[Collected, dict[str, int
 
 
 def scored(world: World, source: DataSource, count: int) -> tuple[Known, int]:
-    """Samples, each process scoring a part of them, without those that could not be measured; and the queries of all processes."""
+    """Samples, each process scoring a part of them, without those that were not measured; and the queries of all processes."""
     sample, cond = reference_samples(world, count) if source == "reference" else drawn(world, count)
     gather, index = world.processes.gather, world.processes.share(len(sample))
     mine = slice(index.start, index.stop)

@@ -192,7 +192,7 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
             first, more = self.initial_loss(experience, piece.rows, world)
             terms.append(first * scale)
             logs |= {f"initial_{name}": entry for name, entry in more.items()}
-        if pairs is not None and world.critic is not None:
+        if pairs is not None and world.critic is not None and experience.targets.shape[1]:
             off, more = fit_loss(world.critic, experience.trajectory, experience.targets, pairs)
             terms.append(off / (piece.count * len(experience.trajectory.trained)))
             logs |= more

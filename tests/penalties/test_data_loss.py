@@ -16,7 +16,7 @@ from pgdlab.trainers.data import own_loss, valued
 from pgdlab.trainers.reinforce import Reinforce
 from pgdlab.world import World
 from tests.tiny import FastNoise, Quadratic, gradient, penalties, tiny_policy, tiny_world
-from tests.worlds import fitted
+from tests.worlds import POINTS, fitted
 
 LAM = 0.5
 REWARD = torch.tensor([0.0, 0.4, 1.0, -0.7, 0.2], dtype=torch.float64)
@@ -34,7 +34,9 @@ def best(penalty: DataLoss) -> Tensor:
     """The law of five points that maximises E[f(r)] - lambda KL(data || p), by Newton's method of torch in its logits."""
     data, logits = DATA / 10.0, torch.zeros(5, dtype=torch.float64, requires_grad=True)
     paid = penalty.utility(REWARD, torch.zeros(5, dtype=torch.long))
-    solver = torch.optim.LBFGS([logits], max_iter=500, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe")
+    solver = torch.optim.LBFGS(
+        [logits], max_iter=500, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> Tensor:
         solver.zero_grad()
@@ -81,8 +83,8 @@ def shifted(by: float = 0.0) -> tuple[Policy, Policy]:
 
 
 def test_the_loss_is_the_path_kl_from_the_data_in_nats() -> None:
-    """Estimates moved by .1: v_h^2 .01 D / (2 std_h^2) a step, whatever the samples, and 0 for the base itself, with its gradient.
-    The parts of two processes add up to that of one."""
+    """Estimates moved by .1: v_h^2 .01 D / (2 std_h^2) a step, whatever the samples, and 0 for the base itself, with its
+    gradient. The parts of two processes add up to that of one."""
     for by in (0.0, 0.1):
         policy, reference = shifted(by)
         penalty = DataLoss(coefficient=LAM, samples=8, batch=30)
@@ -101,14 +103,18 @@ def test_the_loss_is_the_path_kl_from_the_data_in_nats() -> None:
 
 def test_of_the_training_data_it_is_the_error_of_the_clean_samples() -> None:
     """At the exact denoiser sum_h v_h^2 D P_h / (2 std_h^2), P_h the variance that x_h leaves of x_0 (std .5): to 5 % of a large
-    batch. The data of the trained condition alone is used, and scored."""
+    batch. The data of the trained condition alone is used, and scored; the trajectories' returns are then the utility's."""
     policy, reference = shifted()
     penalty = DataLoss(coefficient=LAM, data="train", samples=1000, batch=20_000)
     world = tiny_world(policy, reference, penalty=penalty)
     collected = Reinforce().interaction.collect(world, request(world))
-    paid = valued(world, collected)[1]
+    counted, paid = valued(world, collected)
     assert paid == {"queries": 1000, "evaluations": 0}
-    assert penalty.known is not None and not penalty.known.cond.any()
+    reward, known = collected.rewards.total, penalty.known.reward / LAM  # type: ignore[union-attr]
+    z = LAM * (known.exp().mean()).log()
+    torch.testing.assert_close(counted.rewards.values[:, -1], -LAM * ((z - reward) / LAM).exp())
+    assert not counted.rewards.values[:, :-1].any()
+    assert not penalty.known.cond.any()  # type: ignore[union-attr]
     schedule, expected = policy.denoiser.schedule, 0.0
     for h in policy.stochastic_steps:
         t = policy.times[h : h + 1]
@@ -127,9 +133,9 @@ def request(world: World):  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize("utility", ["tilt", "reward"])
 def test_the_chain_rests_at_the_attainable_optimum(utility: str) -> None:
-    """On a linear reward, of which the tilt of the path moves means alone: there the gradient of a large batch falls to an eighth of the
-    base's. Both utilities have it, since a chain can only move its means and the slope of f = r is 1, as that of the tilt's on
-    average over the tilt."""
+    """On a linear reward, of which the tilt of the path moves means alone: there the gradient of a large batch falls to an eighth
+    of the base's. Both utilities have it, since a chain can only move its means and the slope of f = r is 1, as that of the
+    tilt's on average over the tilt."""
     policy, reference = shifted()
     penalty = DataLoss(coefficient=2.0, utility=utility, samples=20_000, batch=600)  # type: ignore[arg-type]
     reward = Quadratic((1.0, -0.5), (0.0, 0.0))
@@ -145,8 +151,9 @@ def test_the_chain_rests_at_the_attainable_optimum(utility: str) -> None:
 
 
 def test_a_run_counts_what_the_data_costs(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    """Two iterations of 8 samples and 16 of the base, scored once; they are 4 steps each."""
-    module = fitted(tmp_path, "penalty=[data_loss]", "penalty.data_loss.samples=16", "penalty.data_loss.batch=6")
+    """Two iterations of 8 samples, and 16 of the base, scored once."""
+    words = ("penalty=[data_loss]", "penalty.data_loss.samples=16", "penalty.data_loss.batch=6")
+    module = fitted(tmp_path, *POINTS, *words)
     first, second = module.history[-2:]
     assert (first["queries"], second["queries"]) == (24, 32)
     assert second["penalty/data_nats"] >= 0

@@ -13,9 +13,9 @@ from pgdlab.certificates.truth import linear_problem
 from pgdlab.config.compose import compose
 from pgdlab.oracle.linear_gaussian import affine_chain, optimum
 from pgdlab.rollout.trajectory import replay
-from pgdlab.training.build import build_world
 from pgdlab.trainers.ppo import PPO
 from pgdlab.trainers.reinforce import Reinforce
+from pgdlab.training.build import build_world
 from pgdlab.world import World
 from tests.tiny import gradient, tiny_world
 
