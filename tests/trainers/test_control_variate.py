@@ -36,7 +36,7 @@ def with_f(slope: tuple[float, float], curvature: tuple[float, float]) -> World:
 
 @pytest.mark.parametrize("known", [False, True], ids=["a wrong f", "f = r"])
 def test_the_gradient_is_exact_whatever_f_is(known: bool) -> None:
-    """Against the derivative of J's closed form, 10^5 samples. Where f is the reward its error is below a third of REINFORCE's:
+    """Against the derivative of J's closed form, 10^5 samples. Where f is the reward its error is below half of REINFORCE's:
     the score then has nothing left to weigh."""
     slope, curvature = (x.tolist() for x in QUADRATIC.values())
     world = with_f(slope, curvature) if known else with_f((-0.7, 0.4), (0.1, -0.2))
@@ -48,7 +48,7 @@ def test_the_gradient_is_exact_whatever_f_is(known: bool) -> None:
     if known:
         plain = estimated(replace(world, critic=None), Reinforce())
         for name, (_, error) in found.items():
-            assert (error / plain[name][1]).nan_to_num(0.0).max() < 1 / 3
+            assert (error / plain[name][1]).nan_to_num(0.0).max() < 1 / 2
 
 
 def test_an_iterations_own_rewards_are_not_in_its_f() -> None:
@@ -74,18 +74,18 @@ def test_an_iterations_own_rewards_are_not_in_its_f() -> None:
 def test_what_it_remembers() -> None:
     """The last rows, the oldest in their turn, each with its condition; equal rewards are no scale. A quadratic is fitted to its
     coefficients, and the slope is its derivative."""
-    f = LearnedReward(QuadraticValue(2, 3, 1), torch.zeros(1, dtype=torch.float64), 5, 2000, 5, 0.02)
-    x = torch.arange(7.0).double()[:, None] / 3
+    f = LearnedReward(QuadraticValue(2, 3, 1), torch.zeros(1, dtype=torch.float64), 5, 400, 5, 0.03)
+    x = torch.tensor([9.0, 9.0, -1.5, 1.5, 0.0, -0.7, 0.8]).double()[:, None]
     zero = torch.zeros(2, dtype=torch.long)
     f.learn(x[:2], zero, torch.ones(2), G())
     assert float(f.at(x[:1], zero[:1])) == 1.0
     assert not f.slope(x[:2], zero).any()
     f.learn(x[2:4], zero, x[2:4, 0] ** 2, G())
     f.learn(x[4:], torch.zeros(3, dtype=torch.long), x[4:, 0] ** 2, G())
-    assert sorted(f.sample[:, 0].tolist()) == pytest.approx((x[2:, 0]).tolist())
-    at = torch.tensor([[1.0], [1.5]]).double()
-    torch.testing.assert_close(f.at(at, zero), at[:, 0] ** 2, rtol=0.03, atol=0.03)
-    torch.testing.assert_close(f.slope(at, zero), 2 * at, rtol=0.1, atol=0.1)
+    assert sorted(f.sample[:, 0].tolist()) == pytest.approx(sorted(x[2:, 0].tolist()))
+    at = torch.tensor([[-0.5], [1.2]]).double()
+    torch.testing.assert_close(f.at(at, zero), at[:, 0] ** 2, rtol=0, atol=0.05)
+    torch.testing.assert_close(f.slope(at, zero), 2 * at, rtol=0, atol=0.1)
     assert not any(p.requires_grad for p in f.parameters())
 
 
@@ -109,8 +109,9 @@ def test_a_resumed_run_is_the_undisturbed_one(tmp_path: Path) -> None:
 
 def test_what_does_not_go_together_is_refused() -> None:
     for name in ("clip", "memory", "fits", "rate"):
-        with pytest.raises(ValueError, match=f"{name} is 0; it must be above 0"):
-            ControlVariate(**{name: 0})
+        none = 0 if name in ("memory", "fits") else 0.0
+        with pytest.raises(ValueError, match=f"{name} is {none}; it must be above 0"):
+            ControlVariate(**{name: none})
     for policy in (tiny_policy(rho=True), tiny_policy(denoiser=False, rho=True)):
         with pytest.raises(ValueError, match="control variate is of the denoiser's steps"):
             ONCE.refuse(tiny_world(policy))
