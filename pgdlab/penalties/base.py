@@ -108,7 +108,7 @@ class Penalties(Penalty):
 
     def __init__(self, penalties: Mapping[str, Penalty] | None = None) -> None:
         super().__init__()
-        self.informed = False  # whether learn() was called
+        self.asked = 0  # reward queries of what learn() was given
         columns: dict[str, str] = {}
         for name, penalty in (penalties or {}).items():
             self.add_module(name, penalty)

@@ -15,17 +15,18 @@ from pgdlab.trainers.interaction import Collected, reference_samples
 from pgdlab.world import World
 
 
-def valued(world: World, collected: Collected) -> tuple[Collected, dict[str, int]]:
+def valued(world: World, collected: Collected, first: bool) -> tuple[Collected, dict[str, int]]:
     """The trajectories with what their returns count as (Penalty.utility), paid for the last action; and the queries and network
-    evaluations that this took: of the data, where a penalty has not heard of it yet."""
+    evaluations of the data, which count in a run's first iteration."""
     source, penalties, paid = world.penalties.data_source(), world.penalties, {"queries": 0, "evaluations": 0}
     if source is None:
         return collected, paid
-    if not penalties.informed:
-        known, paid["queries"] = scored(world, *source)
-        paid["evaluations"] = source[1] * world.policy.steps if source[0] == "reference" else 0
+    if not penalties.asked:
+        known, penalties.asked = scored(world, *source)
         penalties.learn(known)
-        penalties.informed = True
+    if first:
+        drawn = source[1] * world.policy.steps if source[0] == "reference" else 0
+        paid = {"queries": penalties.asked, "evaluations": drawn}
     rewards, cond = collected.rewards, collected.trajectory.cond
     values = torch.zeros_like(rewards.values)
     values[:, -1] = penalties.utility(rewards.total.double(), cond).masked_fill(~rewards.measured, 0.0)
@@ -34,7 +35,7 @@ def valued(world: World, collected: Collected) -> tuple[Collected, dict[str, int
 
 def scored(world: World, source: DataSource, count: int) -> tuple[Known, int]:
     """Samples, each process scoring a part of them, without those that were not measured; and the queries of all processes."""
-    sample, cond = reference_samples(world, count) if source == "reference" else drawn(world, count)
+    sample, cond = reference_samples(world, count) if source == "reference" else training_data(world, count)
     gather, index = world.processes.gather, world.processes.share(len(sample))
     mine = slice(index.start, index.stop)
     outcome = Outcome(world.domain.decoder(sample[mine]), cond[mine], world.policy.steps)
@@ -44,7 +45,7 @@ def scored(world: World, source: DataSource, count: int) -> tuple[Known, int]:
     return Known(sample[measured], cond[measured], total[measured]), queries
 
 
-def drawn(world: World, count: int) -> tuple[Tensor, Tensor]:
+def training_data(world: World, count: int) -> tuple[Tensor, Tensor]:
     """Of the domain's training data, under the conditions that are trained."""
     sample, cond = labelled(world.domain).data("train")
     chosen = torch.isin(cond, torch.tensor(world.domain.train_conditions)).nonzero().flatten()

@@ -138,7 +138,7 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
         logs, prompts = summarise(world, collected), prompt_rewards(world, collected)
         logs |= prompts.logs if prompts else {}
         paid = cost(world, collected, first=not iteration)
-        collected, more = valued(world, collected)
+        collected, more = valued(world, collected, first=not iteration)
         world.penalties.adapt(logs.get("kl_nats", 0.0))  # now: returns and losses are to share one coefficient
         credited, advantage, scale = self.credited(world, collected)
         local = advantage[index.start : index.stop]
@@ -172,7 +172,7 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
         here = chosen[(chosen >= index.start) & (chosen < index.stop)] - index.start
         draws = world.noise.generator(experience.iteration, 10 + update) if world.penalties.data_source() else None
         if not len(here):
-            return [MicroBatch(None, None, len(chosen), draws)] if draws else []
+            return [MicroBatch(None, None, max(1, len(chosen)), draws)] if draws else []
         rows = torch.from_numpy(here).to(world.device, non_blocking=True)
         if not world.policy.trains_denoiser:
             return [MicroBatch(None, rows, len(chosen))]

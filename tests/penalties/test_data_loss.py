@@ -108,8 +108,9 @@ def test_of_the_training_data_it_is_the_error_of_the_clean_samples() -> None:
     penalty = DataLoss(coefficient=LAM, data="train", samples=1000, batch=20_000)
     world = tiny_world(policy, reference, penalty=penalty)
     collected = Reinforce().interaction.collect(world, request(world))
-    counted, paid = valued(world, collected)
+    counted, paid = valued(world, collected, first=True)
     assert paid == {"queries": 1000, "evaluations": 0}
+    assert valued(world, collected, first=False)[1] == {"queries": 0, "evaluations": 0}
     reward, known = collected.rewards.total, penalty.known.reward / LAM  # type: ignore[union-attr]
     z = LAM * (known.exp().mean()).log()
     torch.testing.assert_close(counted.rewards.values[:, -1], -LAM * ((z - reward) / LAM).exp())
