@@ -139,7 +139,6 @@ def test_half_of_ppos_queries_are_enough(tmp_path: Path) -> None:
         asked = [q for q, _ in done.curve]
         gaps = torch.tensor([done.gaps(figures) for _, figures in done.curve], dtype=torch.float64)
         found[name] = queries_to(0.05, gaps, asked)
-    print(found)
     (ppo, _), (ours, _) = found["ppo"], found["control variate"]
     assert ours is not None
     assert ppo is None or 2 * ours <= ppo
