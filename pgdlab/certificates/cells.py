@@ -42,7 +42,7 @@ def cell(suite: Suite, base: list[str], more: list[str], folder: Path, law: Law 
         started = time.perf_counter()
         refused, runs = "", []
         try:
-            runs = [run(base, more, seed, suite.measurements, folder / str(seed), law) for seed in range(suite.seeds)]
+            runs = [run(base, more, seed, suite.measurements, folder / str(seed), law) for seed in suite.every_seed()]
         except RefusedError as error:
             refused = str(error)
         write_json(dataclasses.asdict(Cell(runs, time.perf_counter() - started, refused, law)), file)

@@ -26,21 +26,26 @@ class Suite:
     """Training algorithms, and the problems on which each is measured against the optimum.
 
     problems, algorithms: name -> overrides of the command line; each algorithm runs on each problem. seeds: runs of each,
-    every one with the problem's domain.replicas inside. measurements: how often a run is measured, evenly over its
-    iterations. tilt: the algorithms that aim at the tilt of the final samples, and are held against it with the KL of those;
-    the others against the attainable optimum with the path's.
+    from first_seed on, every one with the problem's domain.replicas inside. measurements: how often a run is measured, evenly
+    over its iterations. tilt: the algorithms that aim at the tilt of the final samples, and are held against it with the KL of
+    those; the others against the attainable optimum with the path's.
     """
 
     name: str
     problems: dict[str, list[str]]
     algorithms: dict[str, list[str]]
     seeds: int = 1
+    first_seed: int = 0
     measurements: int = 30
     tilt: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if wrong := [name for name in self.tilt if name not in self.algorithms]:
             raise ValueError(f"tilt names {wrong[0]}, which is none of the algorithms")
+
+    def every_seed(self) -> range:
+        """Those of its runs."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
     def law(self, algorithm: str) -> Law:
         """What an algorithm is held against."""

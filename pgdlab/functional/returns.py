@@ -88,6 +88,7 @@ def advantages(
     kind: Baseline = "leave_one_out",
     scale: Scale = "none",
     earned: Float[Tensor, "B T"] | None = None,
+    smallest: Float[Tensor, " T"] | float = 0.0,
 ) -> tuple[Float[Tensor, "B T"], float]:
     """Centred returns, and the one scalar that the whole objective (reward and KL terms alike) is multiplied by.
 
@@ -95,6 +96,7 @@ def advantages(
     of the objective, not its optimum. group_std: every row divided by its group's std (GRPO): another objective, which
     no KL weight repairs; scalar 1. earned: the returns without a penalty's part, whose spread is what is divided by; a
     group that earned the same is dead there, else its KL, divided by its own tiny spread, would stand in for a reward.
+    smallest: what a group's std counts as at least, per column or for all.
     Unmeasured rows get exactly 0, and so do rows with equal returns: up to fp32 where a spread divides, else to fp64.
     """
     returns = returns.double()
@@ -103,7 +105,8 @@ def advantages(
     whole = torch.zeros_like(groups)
     if scale == "group_std":
         dead = dead_rows(spread, measured, groups)
-        advantage = advantage.masked_fill(dead, 0.0) / group_std(spread, measured, groups).masked_fill(dead, 1.0)
+        std = torch.maximum(group_std(spread, measured, groups), torch.as_tensor(smallest).to(spread))
+        advantage = advantage.masked_fill(dead, 0.0) / std.masked_fill(dead, 1.0)
     elif kind != "none":
         compared = groups if kind == "group" else whole
         advantage = advantage.masked_fill(dead_rows(returns, measured, compared, EXACT), 0.0)

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from pgdlab.diffusion.policy import Policy
 from pgdlab.rollout.trajectory import Trajectory
 
 Draw = Callable[[int], tuple[Tensor, Tensor]]  # n -> n samples of the reference, conditions in turn, and the conditions
+DataSource = Literal["reference", "train"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """Samples (N, *D) with conditions and rewards (N,), of the base or of the domain's data."""
+
+    sample: Float[Tensor, "N *D"]
+    cond: Int[Tensor, " N"]
+    reward: Float[Tensor, " N"]
 
 
 class Penalty(nn.Module):
@@ -47,8 +60,9 @@ class Penalty(nn.Module):
         """Added to the loss of rho, given KL(rho || rho_pre) (nats, with gradient)."""
         return torch.zeros_like(kl)
 
-    def trusted(self, kl: Float[Tensor, " P"]) -> Bool[Tensor, " P"]:
-        """Which steps' surrogates count, given the exact KL of each step to the policy that sampled it (nats)."""
+    def trusted(self, kl: Float[Tensor, " P"], onward: Bool[Tensor, " P"]) -> Bool[Tensor, " P"]:
+        """Which steps' surrogates count, given the exact KL of each step to the policy that sampled it (nats), and whether the
+        surrogate would move its ratio further from 1."""
         return torch.ones_like(kl, dtype=torch.bool)
 
     def reference_samples(self) -> int:
@@ -59,6 +73,24 @@ class Penalty(nn.Module):
         """Cost of the final samples of all processes, as an advantage: with its own baseline, subtracted from that of all
         actions that led there. fp64."""
         return torch.zeros(len(sample), dtype=torch.float64, device=sample.device)
+
+    def data_source(self) -> tuple[DataSource, int] | None:
+        """Which samples learn() is given, and how many, once in a run; None for none."""
+        return None
+
+    def learn(self, known: Known) -> None:
+        """Hears them, with their rewards."""
+
+    def utility(self, total: Float[Tensor, " B"], cond: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """What trajectories' returns count as; only asked where there is a data_source()."""
+        return total
+
+    def own_loss(
+        self, policy: Policy, reference: Policy, generator: torch.Generator, rank: int, processes: int
+    ) -> tuple[Tensor, int]:
+        """This process's part of what is added to an update's loss, apart from trajectories, and its network rows; only asked
+        where there is a data_source()."""
+        return torch.zeros((), dtype=torch.float64, device=policy.device), 0
 
     def adapt(self, kl: float) -> None:
         """Hears the mean KL of an iteration's trajectories (rho's included, nats) before it is charged."""
@@ -76,6 +108,7 @@ class Penalties(Penalty):
 
     def __init__(self, penalties: Mapping[str, Penalty] | None = None) -> None:
         super().__init__()
+        self.asked = 0  # reward queries of what learn() was given
         columns: dict[str, str] = {}
         for name, penalty in (penalties or {}).items():
             self.add_module(name, penalty)
@@ -113,10 +146,10 @@ class Penalties(Penalty):
     def initial_loss_term(self, kl: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         return sum((p.initial_loss_term(kl) for p in self.each()), super().initial_loss_term(kl))
 
-    def trusted(self, kl: Float[Tensor, " P"]) -> Bool[Tensor, " P"]:
-        inside = super().trusted(kl)
+    def trusted(self, kl: Float[Tensor, " P"], onward: Bool[Tensor, " P"]) -> Bool[Tensor, " P"]:
+        inside = super().trusted(kl, onward)
         for p in self.each():
-            inside = inside & p.trusted(kl)
+            inside = inside & p.trusted(kl, onward)
         return inside
 
     def reference_samples(self) -> int:
@@ -124,6 +157,24 @@ class Penalties(Penalty):
 
     def sample_cost(self, sample: Float[Tensor, "N *D"], cond: Tensor, draw: Draw) -> Float[Tensor, " N"]:
         return sum((p.sample_cost(sample, cond, draw) for p in self.each()), super().sample_cost(sample, cond, draw))
+
+    def data_source(self) -> tuple[DataSource, int] | None:
+        return next((found for p in self.each() if (found := p.data_source())), None)
+
+    def learn(self, known: Known) -> None:
+        for p in self.each():
+            p.learn(known)
+
+    def utility(self, total: Float[Tensor, " B"], cond: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+        for p in self.each():
+            total = p.utility(total, cond)
+        return total
+
+    def own_loss(
+        self, policy: Policy, reference: Policy, generator: torch.Generator, rank: int, processes: int
+    ) -> tuple[Tensor, int]:
+        each = [p.own_loss(policy, reference, generator, rank, processes) for p in self.each()]
+        return sum((loss for loss, _ in each), each[0][0].new_zeros(())), sum(rows for _, rows in each)
 
     def adapt(self, kl: float) -> None:
         for p in self.each():

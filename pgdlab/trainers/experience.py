@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -36,13 +37,15 @@ class Experience:
     queries: int = 0
     evaluations: int = 0
     prompts: PromptRewards | None = None
+    iteration: int = 0
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One pass: pairs for the denoiser, rows for rho (of one of them at least), and how many measured trajectories the global
-    minibatch has."""
+    """One pass: pairs for the denoiser, rows for rho, how many measured trajectories the global minibatch has, and the seed of
+    what penalties add to the update by themselves, in one pass of it (of the three one at least)."""
 
     pairs: Pairs | None
     rows: Int[Tensor, " R"] | None
     count: int
+    own: torch.Generator | None = None

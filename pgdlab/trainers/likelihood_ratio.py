@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pgdlab.functional.gaussian import Gaussian, kl_same_std, log_prob
@@ -16,7 +16,7 @@ from pgdlab.trainers.experience import Experience
 from pgdlab.trainers.policy_gradient import PolicyGradient, Terms
 from pgdlab.world import World
 
-Ratio = Literal["density", "per_dimension"]
+Ratio = Literal["density", "per_dimension", "guard"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,9 @@ class LikelihoodRatio(PolicyGradient):
     """Maximises E[sum_h surrogate(log w_h, A_h)] minus the penalties, w = pi(a|s) / pi_old(a|s).
 
     ratio: per_dimension divides log-ratios by the degrees of freedom, as the peers do: the weight is then w^(1/D), which is
-    no importance weight and biased below 1.
+    no importance weight and biased below 1. guard takes exp(mean_d eps_d (m - m_old)_d) for it, eps the noise that was drawn, and
+    divides the surrogate by the step's length in sigma (GRPO-Guard: Wang et al. 2025, arXiv:2510.22319, eq. 8): of a flow alone.
+    At pi = pi_old its gradient is the policy gradient of each step times std_h / (D dt_h).
     """
 
     ratio: Ratio = "density"
@@ -37,16 +39,31 @@ class LikelihoodRatio(PolicyGradient):
     def diagnostics(self, log_ratio: Float[Tensor, " P"]) -> dict[str, tuple[Tensor, float]]:
         """Logs of the ratios: name -> (sum, count)."""
 
+    def compares_old(self, world: World) -> bool:
+        return self.ratio == "guard" or super().compares_old(world)
+
+    def refuse(self, world: World) -> None:
+        super().refuse(world)
+        if self.ratio == "guard" and (world.policy.trains_initial or not world.policy.denoiser.schedule.straight):
+            raise ValueError(
+                "trainer.ratio=guard weighs the steps of a flow by their length: take a base that is one, as oracle/flow, and "
+                "initial=standard; or trainer.ratio=density"
+            )
+
     def step_loss(self, experience: Experience, pairs: Pairs, world: World) -> Terms:
         trajectory, penalties = experience.trajectory, world.penalties
-        sampled = pick(trajectory.log_prob, pairs.index)
+        sampled, advantage = pick(trajectory.log_prob, pairs.index), pick(experience.advantage, pairs.index)
         g, score = (None, sampled) if trajectory.has_graph else replay(world.policy, trajectory, pairs)
-        log_ratio = self.reduced(score - sampled.detach(), world, pairs.cond)
-        gain = self.surrogate(log_ratio, pick(experience.advantage, pairs.index).to(score.dtype))
-        logs = self.diagnostics(log_ratio.detach())
-        if g is not None and penalties.needs_old():
-            inside, more = trusted(world, trajectory, pairs, g)
-            gain, logs = gain.masked_fill(~inside, 0.0), logs | more
+        log_ratio, advantage = score - sampled.detach(), advantage.to(score.dtype)
+        moved = None if g is None or not self.compares_old(world) else moved_since(world, trajectory, pairs, g)
+        if self.ratio == "guard" and moved is not None:
+            log_ratio, advantage = guarded(world, pairs, log_ratio + moved, advantage)
+        log_ratio = self.reduced(log_ratio, world, pairs.cond)
+        gain, logs = self.surrogate(log_ratio, advantage), self.diagnostics(log_ratio.detach())
+        if moved is not None:
+            inside = penalties.trusted(moved.detach(), (log_ratio.detach() * advantage) > 0)
+            gain, n = gain.masked_fill(~inside, 0.0), float(len(moved))
+            logs |= {"old_kl_nats": (moved.detach().double().sum(), n), "untrusted": ((~inside).sum(), n)}
         if not penalties.needs_reference():
             return -gain.sum(dtype=torch.float64), logs
         if g is None:
@@ -76,13 +93,19 @@ class LikelihoodRatio(PolicyGradient):
         return loss, self.diagnostics(log_ratio.detach())
 
 
-@torch.no_grad()
-def trusted(
-    world: World, trajectory: Trajectory, pairs: Pairs, g: Gaussian
-) -> tuple[Bool[Tensor, " P"], dict[str, tuple[Tensor, float]]]:
-    """Which pairs are inside the trust region; for the logs the exact KL to the policy that sampled, and who is outside."""
+def moved_since(world: World, trajectory: Trajectory, pairs: Pairs, g: Gaussian) -> Float[Tensor, " P"]:
+    """The exact KL of each step to the policy that sampled it, in nats."""
     assert world.old is not None, "PolicyGradient.equip makes it"
-    old, _ = replay(world.old, trajectory, pairs)
-    moved = kl_same_std(g.mean, old.mean, g.std, world.policy.space, pairs.cond)
-    inside, n = world.penalties.trusted(moved), float(len(moved))
-    return inside, {"old_kl_nats": (moved.double().sum(), n), "untrusted": ((~inside).sum(), n)}
+    with torch.no_grad():
+        old, _ = replay(world.old, trajectory, pairs)
+    return kl_same_std(g.mean, old.mean, g.std, world.policy.space, pairs.cond)
+
+
+def guarded(
+    world: World, pairs: Pairs, log_ratio: Float[Tensor, " P"], advantage: Float[Tensor, " P"]
+) -> tuple[Float[Tensor, " P"], Float[Tensor, " P"]]:
+    """Log-ratios without their negative mean, in units of the data, and advantages over the steps' lengths in sigma."""
+    policy = world.policy
+    sigma = policy.denoiser.schedule.sigma(policy.times)
+    length = (sigma[:-1] - sigma[1:])[pairs.step]
+    return log_ratio * policy.std[pairs.step].to(log_ratio), advantage / length.to(advantage)

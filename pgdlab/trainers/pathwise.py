@@ -38,6 +38,7 @@ class Pathwise(PolicyGradient):
     lambda_0 KL(rho || rho_pre) - <a_0, s_0> with s_0 = mean + std z at the sampled z. What a is tells the trainers apart."""
 
     keeps_states: ClassVar[bool] = True
+    needs_slope: ClassVar[bool] = True  # of the reward
     baseline: Baseline = field(default="none", init=False, repr=False)
     scale: Scale = field(default="none", init=False, repr=False)
     credit: Credit = field(default_factory=RewardToGo, init=False, repr=False)
@@ -54,7 +55,8 @@ class Pathwise(PolicyGradient):
 
     def refuse(self, world: World) -> None:
         super().refuse(world)
-        refuse_flat(world)
+        if self.needs_slope:
+            refuse_flat(world)
         if not world.plan.trained_steps.noise_elsewhere:
             raise ValueError(
                 "plan.trained_steps takes the noise from the other steps, whose network would move without a gradient: take "
@@ -83,13 +85,17 @@ class Pathwise(PolicyGradient):
     def step_loss(self, experience: Experience, pairs: Pairs, world: World) -> Terms:
         trajectory, penalties = experience.trajectory, world.penalties
         assert isinstance(experience, Pulled)
-        g, _ = replay(world.policy, trajectory, pairs)
+        g, score = replay(world.policy, trajectory, pairs)
         moved = g.mean - pick(trajectory.states, pairs.action)  # a constant, which keeps the sum small
         loss = -(pick(experience.pull, pairs.index) * moved).flatten(1).sum(1, dtype=torch.float64)
         if penalties.needs_reference():
             mean = pick(trajectory.reference_mean, pairs.index)
             loss = loss + penalties.loss_term(kl_same_std(g.mean, mean, g.std, world.policy.space, pairs.cond))
-        return loss.sum(), {}
+        return (loss - self.gain(experience, pairs, score)).sum(), {}
+
+    def gain(self, experience: Experience, pairs: Pairs, score: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+        """What is maximised besides, of the log-probabilities of the pairs' actions."""
+        return torch.zeros_like(score)
 
     def initial_loss(self, experience: Experience, rows: Int[Tensor, " R"], world: World) -> Terms:
         trajectory, policy = experience.trajectory, world.policy

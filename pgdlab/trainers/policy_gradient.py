@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -20,6 +20,7 @@ from pgdlab.rollout.sampler import Extras
 from pgdlab.rollout.trajectory import Pairs, pair_indices, split
 from pgdlab.trainers.base import Algorithm, Loss, refuse_idle_guidance, refuse_ode
 from pgdlab.trainers.closed_loop import interaction_of, refuse_closed_loop
+from pgdlab.trainers.data import own_loss, valued
 from pgdlab.trainers.experience import Experience, MicroBatch
 from pgdlab.trainers.interaction import (
     Collected,
@@ -74,14 +75,18 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
     def updates_per_iteration(self, plan: Plan) -> int:
         return self.epochs * self.minibatches
 
+    def compares_old(self, world: World) -> bool:
+        """Whether updates compare each step with the policy that sampled it (World.old)."""
+        return world.penalties.needs_old()
+
     def equip(self, world: World) -> World:
         world = self.credit.equip(world)
-        return world.with_old() if world.penalties.needs_old() else world
+        return world.with_old() if self.compares_old(world) else world
 
     def differentiates_sampling(self, world: World, pairs: int) -> bool:
         """Whether the graph of sampling takes the place of a replay: the one update is that of the policy which sampled, and
         all `pairs` of this process, rows times trained steps, fit in one pass."""
-        alone = self.updates_per_iteration(world.plan) == 1 and not world.penalties.needs_old()
+        alone = self.updates_per_iteration(world.plan) == 1 and not self.compares_old(world)
         alone = alone and world.environment is None  # whose rollout is of many parts
         return alone and world.capacity.graph and 0 < pairs <= world.capacity.pass_size
 
@@ -135,6 +140,8 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
             world.capacity.pass_size = pairs - 1
         logs, prompts = summarise(world, collected), prompt_rewards(world, collected)
         logs |= prompts.logs if prompts else {}
+        paid = cost(world, collected, first=not iteration)
+        collected, more = valued(world, collected, first=not iteration)
         world.penalties.adapt(logs.get("kl_nats", 0.0))  # now: returns and losses are to share one coefficient
         credited, advantage, scale = self.credited(world, collected)
         local = advantage[index.start : index.stop]
@@ -145,7 +152,7 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
             step_scale=steps.scale(len(policy.stochastic_steps), len(trained)) if trained else 1.0,
             cost_weight=credited.weight, targets=credited.targets, order=order,
             logs=logs | credited.logs | world.penalties.logs(), prompts=prompts,
-            **cost(world, collected, first=not iteration),
+            iteration=iteration, **{name: paid[name] + more[name] for name in paid},
         )  # fmt: skip
         return self.completed(experience, collected, world)
 
@@ -169,14 +176,16 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
         chosen = np.array_split(experience.order[epoch].numpy(), self.minibatches)[part]
         chosen = chosen[experience.measured.numpy()[chosen]]
         here = chosen[(chosen >= index.start) & (chosen < index.stop)] - index.start
+        draws = world.noise.generator(experience.iteration, 10 + update) if world.penalties.data_source() else None
         if not len(here):
-            return []
+            return [MicroBatch(None, None, max(1, len(chosen)), draws)] if draws else []
         rows = torch.from_numpy(here).to(world.device, non_blocking=True)
         if not world.policy.trains_denoiser:
             return [MicroBatch(None, rows, len(chosen))]
         parts = split(pair_indices(rows, len(trajectory.trained)), world.capacity.pass_size)
         first = rows if world.policy.trains_initial else None
-        return [MicroBatch(trajectory.pairs(p), None if i else first, len(chosen)) for i, p in enumerate(parts)]
+        pieces = [MicroBatch(trajectory.pairs(p), None if i else first, len(chosen)) for i, p in enumerate(parts)]
+        return [replace(pieces[0], own=draws), *pieces[1:]]
 
     def loss(self, experience: Experience, piece: MicroBatch, world: World) -> Loss:
         terms: list[Tensor] = []
@@ -189,10 +198,16 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
             first, more = self.initial_loss(experience, piece.rows, world)
             terms.append(first * scale)
             logs |= {f"initial_{name}": entry for name, entry in more.items()}
-        if world.critic is not None:
+        acted = pairs is not None or piece.rows is not None
+        if world.critic is not None and acted and experience.targets.shape[1]:
             given = world.critic, experience.trajectory, experience.targets
             off, more = fit_at_rows(*given, piece.rows) if pairs is None else fit_loss(*given, pairs)
             terms.append(off / (piece.count * max(1, len(experience.trajectory.trained))))
             logs |= more
-        replays = 0 if pairs is None or experience.trajectory.has_graph else 2 if world.penalties.needs_old() else 1
-        return Loss(sum(terms[1:], terms[0]), 0 if pairs is None else replays * len(pairs.index), logs)
+        own = 0
+        if piece.own is not None:
+            more_loss, own = own_loss(world, piece.own)
+            terms.append(more_loss * experience.objective_scale)
+        replays = 0 if pairs is None or experience.trajectory.has_graph else 2 if self.compares_old(world) else 1
+        rows = own + (0 if pairs is None else replays * len(pairs.index))
+        return Loss(sum(terms[1:], terms[0]), rows, logs)

@@ -44,6 +44,12 @@ WITH = {
     "experiment/digits/spo": ["trainer.start=0", *FEW],
     "trainer/eager": ["penalty=none"],
     "trainer/per_part": ["reward=target_and_quality"],
+    "trainer/grpo_guard": [
+        *POINTS,
+        "domain.schedule={_target_: pgdlab.diffusion.schedules.Flow}",
+        "policy.kernel.eta=0.5",
+    ],
+    "experiment/oracle/ddrl": ["penalty.data_loss.samples=8", "penalty.data_loss.batch=4"],
     "trainer/pretrain": ["penalty=none", *FEW],
     "experiment/digits/dpo": FEW,
     "experiment/digits/rwr": FEW,

@@ -11,7 +11,7 @@ from pgdlab.rewards.base import StepRewards
 from pgdlab.rewards.combine import Sum
 from pgdlab.rewards.dense import EveryStep
 from pgdlab.trainers.ppo import PPO
-from tests.tiny import Quadratic, tiny_policy, tiny_world
+from tests.tiny import Quadratic, planned, tiny_policy, tiny_world
 
 
 def world_of(scale=1.0, **weights):
@@ -37,7 +37,11 @@ def test_by_hand():
     second = 2 * torch.tensor([-1.0, -1.0, 1.0, 1.0]) * (8 / 3) / (16 / 3) ** 0.5
     third = 2 * torch.tensor([-1.0, 2.0, -1.0]) / (4 / 3) ** 0.5
     expected = torch.cat([first + second, third, torch.zeros(1)]).double()
-    torch.testing.assert_close(PerPart().together(world, paid), expected, atol=1e-6, rtol=0)
+    got, counts = PerPart().together(world, paid)
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
+    # a unit of a part counts weight / std in its group, 0 where it is dead, over the seven that were measured
+    assert counts["part_weight/line"] == pytest.approx(4 * (3 / 14) ** 0.5 / 7, rel=1e-6)
+    assert counts["part_weight/bowl"] == pytest.approx((4 * 2 * (3 / 16) ** 0.5 + 3 * 2 * (3 / 4) ** 0.5) / 7, rel=1e-6)
 
 
 def collected(world, credit):
@@ -62,6 +66,37 @@ def test_one_part_is_grpo():
     world = replace(world, reward=Sum(rewards={"line": Quadratic((1.0, 0.0), (0.0, 0.0))}))
     per_part, grpo = collected(world, PerPart()), PPO(baseline="group", scale="group_std").collect(world, 0)
     torch.testing.assert_close(per_part.advantage, grpo.advantage * 4 / 3)
+
+
+def test_a_floor_above_every_spread_is_the_plain_sum():
+    """Divided by the floors: the advantages of a Sum of weights w_k / floor_k, which has an optimum. A floor below every spread
+    changes nothing, and a floor is of its part alone."""
+    floors = {"line": 40.0, "bowl": 80.0}
+    world = world_of(bowl=2.0)
+    plain = replace(world, reward=Sum(rewards=world.reward._each(), weights={"line": 1 / 40, "bowl": 2 / 80}))
+    got = collected(world, PerPart(floors=floors))
+    # centred twice, by the three others each time
+    torch.testing.assert_close(got.advantage, collected(plain, PPO().credit).advantage * 4 / 3, rtol=1e-6, atol=1e-9)
+    assert got.logs["part_weight/bowl"] == pytest.approx(2 / 80)
+    free = collected(world, PerPart()).advantage
+    torch.testing.assert_close(collected(world, PerPart(floors={"line": 1e-6})).advantage, free)
+    assert not torch.allclose(collected(world, PerPart(floors={"line": 40.0})).advantage, free)
+
+
+def test_a_pass_mark_that_nearly_all_pass_does_not_rule():
+    """7 of 8 pass: std (1/8)^.5 = .354 of n - 1, so that a unit of it counts 2.83 times; with a floor of .5 twice."""
+    world = planned(world_of(), samples=8, group=8)
+    zero = torch.zeros(8, dtype=torch.float64)
+    parts = {"line": torch.arange(8.0).double(), "bowl": torch.tensor([0.0] + [1.0] * 7).double()}
+    paid = StepRewards(zero[:, None], zero, torch.ones(8, dtype=torch.bool), parts)
+    counts = [PerPart(floors=floors).together(world, paid)[1]["part_weight/bowl"] for floors in ({}, {"bowl": 0.5})]
+    assert counts == pytest.approx([8**0.5, 2.0], rel=1e-12)
+
+
+@pytest.mark.parametrize("floors", [{"line": -1.0}, {"other": 1.0}])
+def test_wrong_floors_are_refused(floors):
+    with pytest.raises(ValueError, match=r"numbers of at least 0 for parts of the sum: \['bowl', 'line'\]"):
+        PPO(credit=PerPart(floors=floors)).refuse(world_of())
 
 
 @pytest.mark.parametrize(

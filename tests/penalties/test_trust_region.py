@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributions import Normal
 
 from pgdlab.diffusion.policy import Policy
 from pgdlab.oracle.linear_gaussian import Problem, affine_chain, optimum
@@ -103,7 +104,8 @@ def test_penalties_add_up() -> None:
         "constraint": KLConstraint(limit=2.0, multiplier=0.5, rate=0.1), "near": TrustRegion(limit=0.1),
         "far": TrustRegion(limit=0.3),
     })  # fmt: skip
-    assert several.trusted(kl).tolist() == [True, True, False, False]
+    onward = torch.tensor([True, False, False, True])
+    assert several.trusted(kl, onward).tolist() == [True, True, False, False]
     several.adapt(2.0 * (1 + math.log(1.02) / 0.1))
     assert several.logs() == {"penalty/coefficient": pytest.approx(0.51)}
     assert several.loss_term(kl).tolist() == pytest.approx((0.51 * kl).tolist())
@@ -118,11 +120,37 @@ def test_penalties_add_up() -> None:
     none = Penalties()
     assert (len(none), none.needs_reference(), none.needs_old(), none.logs()) == (0, False, False, {})
     assert none.loss_term(kl).tolist() == [0.0] * 4
-    assert none.trusted(kl).all()
+    assert none.trusted(kl, onward).all()
     with pytest.raises(ValueError, match="penalty constraint does the same as path_kl"):
         Penalties({"path_kl": PathKL(), "constraint": KLConstraint()})
     with pytest.raises(ValueError, match=r"limit is 0\.0; it must be above 0"):
         TrustRegion(limit=0.0)
+
+
+def test_an_asymmetric_region_leaves_the_way_back_open() -> None:
+    """Of the pairs outside, those alone are left out that would move on: by hand from w, A and the KL, and as the gradient of the
+    experience with the advantage of exactly those set to 0. Without the option the gradient is another."""
+    kl = torch.tensor([0.01, 0.2, 0.2], dtype=torch.float64)
+    onward = torch.tensor([True, True, False])
+    assert TrustRegion(limit=0.1, asymmetric=True).trusted(kl, onward).tolist() == [True, False, True]
+    both: dict[str, Penalty] = {"path_kl": PathKL(coefficient=0.5), "region": TrustRegion(limit=0.05, asymmetric=True)}
+    world = FREE.equip(tiny_world(*start(), penalty=both, samples=64))
+    experience = FREE.collect(world, 0)
+    moved(world.policy, seed=5, size=0.3)
+    out = experience.trajectory
+    row, step = every(64, 3)
+    g = world.policy(out.states[row, step], step, out.cond[row])
+    now = Normal(g.mean, world.policy.std[step][:, None]).log_prob(out.states[row, step + 1]).sum(1).reshape(64, 3)
+    away = ((now - out.log_prob) * experience.advantage > 0).detach()
+    dropped = (kl_to_old(world, experience) > 0.05) & away
+    assert 0 < int(dropped.sum()) < int((kl_to_old(world, experience) > 0.05).sum())
+    got = gradient(world, FREE, experience)
+    symmetric = gradient(replace(world, penalties=world_of(0.05).penalties), FREE, experience)
+    world = replace(world, penalties=penalties(PathKL(coefficient=0.5)))
+    experience.advantage[dropped] = 0.0
+    for name, expected in gradient(world, FREE, experience).items():
+        torch.testing.assert_close(got[name], expected, rtol=1e-11, atol=1e-13)
+    assert (symmetric["denoiser.shift"] - got["denoiser.shift"]).abs().max() > 1e-2
 
 
 def test_one_update_a_rollout_is_warned_about() -> None:
