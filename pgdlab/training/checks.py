@@ -90,7 +90,7 @@ def _sample(world: World, noise: Noise) -> tuple[Trajectory, Outcome]:
     trained = world.policy.stochastic_steps
     request = Request(
         policy=world.policy, reference=world.reference, noise=noise.of(0, range(ROWS)), cond=cond, trained=trained,
-        extras=Extras(reference=bool(trained), estimates=world.reward.needs_estimates()),
+        extras=Extras(bool(trained), world.reward.needs_estimates(), half=world.plan.bf16_states),
     )  # fmt: skip
     return OneShot().sample(world, request)
 
