@@ -162,8 +162,8 @@ class Plan:
     trajectories of the evaluation before and after. checkpoint_every: iterations between checkpoints. sheet_every:
     iterations between contact sheets of images, 0 for none. max_failed: share
     of an iteration's samples that the reward may fail to measure before the run stops. offload: whether decoder and rewards
-    rest on the CPU while they do not work; the figures are the same. bf16_states: whether the states that trained steps start from
-    and lead to are rounded to bf16 as they are drawn, and kept so: see pgdlab.rollout.sampler.Extras.
+    rest on the CPU while they do not work; the figures are the same. bf16_states: whether the states before and after trained
+    steps are rounded to bf16 as they are drawn, and kept so: see pgdlab.rollout.sampler.Extras.
     """
 
     iterations: int = 40

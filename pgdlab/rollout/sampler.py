@@ -24,10 +24,10 @@ class Extras(NamedTuple):
 
     reference: KL, log-ratio and the reference's means at trained steps. estimates: the reference's x0 estimates.
     tuned_deterministic: take deterministic steps with the tuned network instead of the reference. graph: log_prob and kl
-    keep theirs at trained steps, as long as memory lasts; actions are constants in it. states: keep those of all steps. half: round
-    the states before and after trained steps to bf16 as they are drawn, and keep these. What is scored is what is kept; the
-    density is that of the Gaussian at it, so that a score's second moment, and the gradient of a mean, are 1 + gap^2 / (12 std^2)
-    times what they would be, gap being the distance of neighbouring numbers (of 8 bits), as long as it is small against std.
+    keep theirs at trained steps, as long as memory lasts; actions are constants in it. states: keep those of all steps.
+    half: round the states before and after trained steps to bf16 as they are drawn, and keep these. What is scored is what is
+    kept, by the Gaussian's density: the squared score, and a gradient that it estimates, are 1 + gap^2 / (12 std^2) times what
+    they would be, as long as gap, the distance of neighbouring numbers (of 8 bits), is below some 2 std.
     """
 
     reference: bool = False
@@ -64,13 +64,14 @@ class Plain(Sampler):
 def rollout(
     policy: Policy, reference: Policy, noise: RowNoise, cond: Tensor, *, batch: int, trained: Sequence[int] = (),
     extras: Extras = SAMPLES, sampler: Sampler = Plain(), watch: Callable[[Trajectory], None] | None = None,
+    fewer: Callable[[int], None] | None = None,
 ) -> Trajectory:  # fmt: skip
     """Samples a trajectory for each row of noise under cond (B, ...), `batch` rows at a time; where memory runs out without
     a graph, then half as many.
 
     trained: the steps that are to be trained. Deterministic steps are taken by the frozen reference (they have no density,
     and an infinite KL once their network moves) unless extras.tuned_deterministic. watch: is shown every batch before the
-    next one begins.
+    next one begins. fewer: is told how many rows memory allows, where it has run out.
     """
     parts: list[Trajectory] = []
     done, whole = 0, sampler.together
@@ -82,7 +83,10 @@ def rollout(
             part = some.run(noise.steps(done, stop, policy.steps + 1, policy.space.shape), sampler)
         except RuntimeError as error:
             smaller = halved((stop - done) // whole, error, is_cut(policy)) * whole
-            batch = batch if extras.graph else smaller
+            if not extras.graph:
+                batch = smaller
+                if fewer is not None:
+                    fewer(batch)
         if part is None:
             del some
             extras = extras._replace(graph=False)
@@ -132,8 +136,9 @@ class Batch:
         exact = x.new_empty((), dtype=torch.float64)  # of a ratio both densities are large
         self.out = Trajectory(
             cond=cond, initial=x, trained=tuple(self.trained), stored_at=self.stored_at, sample=x,
-            states=x.new_empty(rows, max(self.stored_at) + 1, *shape, dtype=self.kept_in(x)), log_prob=exact.new_empty(rows, kept),
-            initial_log_prob=score, initial_log_ratio=score - log_prob(prior, x, policy.space, cond),
+            states=x.new_empty(rows, max(self.stored_at) + 1, *shape, dtype=self.kept_in(x)),
+            log_prob=exact.new_empty(rows, kept), initial_log_prob=score,
+            initial_log_ratio=score - log_prob(prior, x, policy.space, cond),
             reference_mean=x.new_empty(rows, kept if scored else 0, *shape),
             kl=exact.new_zeros(rows, scored), log_ratio=exact.new_zeros(rows, scored),
             estimates=x.new_empty(rows, steps if self.extras.estimates else 0, *shape),

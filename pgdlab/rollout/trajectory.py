@@ -19,10 +19,10 @@ class Trajectory:
     """B trajectories, rows first, one preallocated tensor a field; H steps, of which K are trained.
 
     states holds only the M states that the trained steps need: state h is states[:, stored[h]] where stored[h] >= 0, and
-    action h is state h + 1; in the dtype of sample, or in bf16. log_prob is that of the stored (rounded) actions. kl and log_ratio (sampled
-    log pi/pi_pre) cover all H steps, trained or not, 0 at deterministic ones; they and reference_mean have 0 columns
-    unless the reference was asked for. estimates: the
-    reference's x0 estimates of states 0..H-1, or empty. log_prob and the kl of trained steps may have a gradient: has_graph.
+    action h is state h + 1; in the dtype of sample, or in bf16. log_prob is that of the stored (rounded) actions. kl and
+    log_ratio (sampled log pi/pi_pre) cover all H steps, trained or not, 0 at deterministic ones; they and reference_mean have
+    0 columns unless the reference was asked for. estimates: the reference's x0 estimates of states 0..H-1, or empty. log_prob
+    and the kl of trained steps may have a gradient: has_graph.
     """
 
     cond: Tensor

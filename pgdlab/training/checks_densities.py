@@ -17,7 +17,7 @@ from pgdlab.diffusion.policy import Policy
 from pgdlab.functional.gaussian import Gaussian, expand, kl_same_std
 from pgdlab.penalties.base import Penalties
 from pgdlab.penalties.path_kl import KLPenalty
-from pgdlab.rollout.trajectory import Trajectory, pick, replay
+from pgdlab.rollout.trajectory import Trajectory, replay
 
 PAIRS = 32  # (trajectory, step) pairs whose densities are looked at
 SIGMAS = 5  # chance goes further once in two million times

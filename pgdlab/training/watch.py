@@ -77,7 +77,7 @@ class Watch(Callback):
 
 
 def connected(trainer: lightning.Trainer) -> dict[int, socket.socket]:
-    """Rank -> a connection: to all others in the first process, to the first one in the others. Warns where some are not there."""
+    """Rank -> a connection: to all others in the first process, to the first one in the others. Warns where some are missing."""
     strategy: Any = trainer.strategy
     door = socket.create_server(("", 0)) if trainer.global_rank == 0 else None
     port, secret = strategy.broadcast((door.getsockname()[1], secrets.token_bytes(SECRET)) if door else None)
@@ -105,8 +105,8 @@ def reached(address: tuple[str, int], secret: bytes, rank: int) -> dict[int, soc
 
 
 def received(door: socket.socket, secret: bytes, count: int) -> dict[int, socket.socket]:
-    """Connections of so many processes, by rank, or of those that come in time. Of strangers, who do not know the run's secret, none
-    is kept."""
+    """Connections of so many processes, by rank, or of those that come in time; of strangers, who do not know the run's secret,
+    none."""
     links: dict[int, socket.socket] = {}
     late = time.monotonic() + PATIENCE
     with door:
@@ -126,8 +126,8 @@ def received(door: socket.socket, secret: bytes, count: int) -> dict[int, socket
 
 
 def lost(links: dict[int, socket.socket]) -> tuple[int | None, bool]:
-    """The rank of a process that has ended, None where all are there, and whether it said that this has been told. Those that have
-    taken leave are not looked at any more."""
+    """The rank of a process that has ended, None where all are there, and whether it said that this has been told. Those that
+    have taken leave are not looked at any more."""
     for link in select.select(list(links.values()), [], [], 0)[0]:
         rank = next(r for r, one in links.items() if one is link)
         try:
