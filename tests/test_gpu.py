@@ -140,5 +140,8 @@ def test_layout_and_offloading_leave_the_gradient(word: str, tmp_path: Path) -> 
 def test_cut_weights_on_one_card_give_what_whole_ones_give(tmp_path: Path) -> None:
     """nccl, with a process; more than one card is another matter."""
     whole = fitted(tmp_path / "whole", *RUN, CARD)
-    cut: Recorder = fitted(tmp_path / "cut", *RUN, "runtime=fsdp", "runtime.devices=1")
+    try:
+        cut: Recorder = fitted(tmp_path / "cut", *RUN, "runtime=fsdp", "runtime.devices=1")
+    finally:
+        torch.distributed.destroy_process_group()
     assert distance(cut.gradients[0], whole.gradients[0]) < 1e-3

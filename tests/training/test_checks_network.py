@@ -16,11 +16,11 @@ from pgdlab.diffusion.compiled import Compiled
 from pgdlab.diffusion.conditioning import ClassLabels
 from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.diffusion.schedules import DiffusersSchedule
+from pgdlab.domains.image import SCHEDULER
 from pgdlab.training.build import build_world
 from pgdlab.training.checks_network import network
 from pgdlab.world import World
-from tests.networks import config
-from tests.worlds import BRIGHT, tiny
+from tests.worlds import BRIGHT, graphs, tiny
 
 
 class Told(nn.Module):
@@ -43,7 +43,7 @@ class Told(nn.Module):
 def world() -> World:
     """Of a network that attends, which the policy and nothing else has."""
     found = build_world(compose(tiny(BRIGHT, "heldout=null", "plan.pass_size=2", "plan.rollout_batch=2")))
-    attends = DiffusersDenoiser(Told().eval(), DiffusersSchedule(config()), ClassLabels(10))
+    attends = DiffusersDenoiser(Told().eval(), DiffusersSchedule(SCHEDULER), ClassLabels(10))
     policy = found.policy
     policy.denoiser = attends
     return replace(found, policy=policy)
@@ -65,8 +65,10 @@ def test_attention_that_is_not_fused_is_said(world: World) -> None:
     assert found.message.startswith("1 of 14 attentions of a pass are not fused, and hold all their weights")
 
 
-def test_networks_without_attention_have_no_line(world: World) -> None:
-    assert not [*network(build_world(compose(tiny(BRIGHT, "plan.pass_size=2", "plan.rollout_batch=2"))))]
+def test_networks_that_are_not_diffusers_have_no_line() -> None:
+    """The molecules' attention has the pairs' features in its weights: there is no kernel for that."""
+    words = (*graphs(), "reward=valid", "plan.pass_size=2", "plan.rollout_batch=2")
+    assert not [*network(build_world(compose(tiny(*words))))]
 
 
 def test_what_compiling_took_is_said(world: World) -> None:
@@ -76,7 +78,7 @@ def test_what_compiling_took_is_said(world: World) -> None:
     for part in compiled.modules():
         part._compiled_call_impl = None  # as it is, which takes less time here
     world.policy.denoiser = compiled
-    x, t, cond = torch.zeros(2, 1, 8, 8), torch.zeros(2), torch.zeros(2, dtype=torch.long)
+    x, (t, cond) = torch.zeros(2, 1, 8, 8), torch.zeros(2, 2, dtype=torch.long)
     assert compiled.seconds == 0
     compiled(x, t, cond)
     first = compiled.seconds

@@ -97,8 +97,8 @@ def test_another_class_is_made_as_adamw_is() -> None:
     first step is that of the class by itself."""
     part, same = nn.Linear(2, 3), nn.Linear(2, 3)
     same.load_state_dict(part.state_dict())
-    own = made(**NADAM, momentum_decay=0.1).build({"critic": part})
-    theirs = torch.optim.NAdam(same.parameters(), lr=3e-3, betas=(0.9, 0.999), weight_decay=0.0, momentum_decay=0.1)
+    own = made(**NADAM, momentum_decay=0.1).build({"denoiser": part})
+    theirs = torch.optim.NAdam(same.parameters(), lr=1e-4, betas=(0.9, 0.999), weight_decay=0.0, momentum_decay=0.1)
     assert type(own) is torch.optim.NAdam
     for one, optimizer in ((part, own), (same, theirs)):
         for p in one.parameters():
