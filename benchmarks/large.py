@@ -6,7 +6,8 @@ sd: the UNet of Stable Diffusion 1.5 at 512 pixels; sdxl: of SDXL at 1024; sd3: 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.space import Dense, Space
 from pgdlab.domains.image import SCHEDULER
 
+BLOCK = 2**20 - 3  # numbers: no multiple of a layer's width, so that rows differ
 Size = Literal["sd", "sdxl", "sd3", "flux"]
 
 
@@ -82,6 +84,34 @@ MODELS: dict[Size, Shape] = {
 }  # fmt: skip
 
 
+@contextmanager
+def not_drawn() -> Iterator[None]:
+    """Layers that are made have no weights yet: to draw billions of them takes minutes."""
+    kinds = (nn.Linear, nn.modules.conv._ConvNd)
+    before = [kind.reset_parameters for kind in kinds]
+    for kind in kinds:
+        kind.reset_parameters = lambda self: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for kind, own in zip(kinds, before, strict=True):
+            kind.reset_parameters = own  # type: ignore[method-assign]
+
+
+@torch.no_grad()
+def fill(network: nn.Module) -> None:
+    """Weights of linear layers and convolutions repeat one block of random numbers, of variance 1 / (numbers of an input's row);
+    their shifts are 0."""
+    block = torch.randn(BLOCK)
+    for part in network.modules():
+        if isinstance(part, (nn.Linear, nn.modules.conv._ConvNd)):
+            flat, some = part.weight.view(-1), (block / part.weight[0].numel() ** 0.5).to(part.weight.dtype)
+            for piece in flat.split(BLOCK):
+                piece.copy_(some[: len(piece)])
+            if part.bias is not None:
+                part.bias.zero_()
+
+
 class Told(nn.Module):
     """A network with a table of what each prompt tells it, in its own dtype."""
 
@@ -130,5 +160,7 @@ class Large(Latent):
     def fresh(self, generator: torch.Generator) -> DiffusersDenoiser:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator.initial_seed())
-            network = Told(MODELS[self.size], getattr(torch, self.weights))
+            with not_drawn():
+                network = Told(MODELS[self.size], getattr(torch, self.weights))
+            fill(network)
         return DiffusersDenoiser(network.eval(), DiffusersSchedule(SCHEDULER), self.conditioning)

@@ -67,13 +67,14 @@ class World:
                 part.to(device)
         for part in seldom if self.plan.offload else ():
             offload(part, device)
-        if not (self.capacity.rollout_batch and self.capacity.pass_size):
-            self.measure()
+        self.measure()
         return self
 
     def measure(self) -> None:
-        """Fills in the capacity: as much as fits in memory."""
+        """Fills in what is open in the capacity: as much as fits in memory."""
         capacity, device = self.capacity, self.device
+        if capacity.rollout_batch and capacity.pass_size:
+            return
         x = torch.zeros(2, *self.policy.space.shape, dtype=dtype_of(self.policy), device=device)
         most = rows_that_fit(self.policy, x, torch.tensor(self.domain.train_conditions[:1] * 2, device=device))
         # a slow reward looks at a batch while the next one is sampled

@@ -114,6 +114,28 @@ def test_the_large_networks_have_the_published_sizes(size: large.Size, weights: 
     assert sum(p.numel() for p in network.parameters()) == weights
 
 
+def test_weights_that_are_filled_are_random_and_the_same_again() -> None:
+    """Of every layer: the variance that its inputs ask for; no two rows are alike."""
+    before = torch.nn.Linear.reset_parameters
+    made = []
+    for _ in range(2):
+        with large.not_drawn():
+            network = torch.nn.Sequential(torch.nn.Linear(512, 4100), torch.nn.Conv2d(8, 16, 3), torch.nn.LayerNorm(4))
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            large.fill(network)
+        made.append(network)
+    assert torch.nn.Linear.reset_parameters is before
+    assert all(torch.equal(a, b) for a, b in zip(*(n.parameters() for n in made), strict=True))
+    wide, convolution, norm = made[0]
+    assert wide.weight.numel() > large.BLOCK
+    assert float(wide.weight.var()) * 512 == pytest.approx(1, rel=0.01)
+    assert float(convolution.weight.var()) * 72 == pytest.approx(1, rel=0.15)  # 1,152 numbers: within 4 standard errors
+    assert len(wide.weight.unique(dim=0)) == 4100
+    assert not wide.bias.any()
+    assert torch.equal(norm.weight, torch.ones(4))
+
+
 def small() -> Any:
     from diffusers import UNet2DConditionModel
 

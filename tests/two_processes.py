@@ -11,7 +11,8 @@ from lightning.pytorch.callbacks import Callback
 
 from pgdlab.diffusion.denoisers import NetworkDenoiser
 from pgdlab.processes import is_cut, local
-from tests.worlds import BRIGHT, continued, fitted
+from pgdlab.training.fit import fit
+from tests.worlds import BRIGHT, continued, fitted, recorder
 
 PATCHY = ("reward={_target_: tests.worlds.Patchy, limit: 0.7}", "plan.max_failed=0.9")
 JOINT = ("initial=diagonal", "penalty=path_kl", "trainer=ppo")
@@ -97,6 +98,7 @@ class Stored(Callback):
             "weights": sum(local(p).numel() for p in weights),
             "moments": sum(local(x).numel() for x in moments if x.ndim),
             "whole": sum(not is_cut(m.network) for m in pl_module.policy.modules() if isinstance(m, NetworkDenoiser)),
+            "pass_size": pl_module.world.capacity.pass_size,
         }
 
 
@@ -110,9 +112,9 @@ def main(folder: Path, runtime: str) -> None:
             torch.save(kept, folder / f"{name}.pt")
     if runtime == "fsdp_cpu":
         stored = Stored()
-        first = fitted(
-            folder / "two_first", f"runtime={runtime}", *RESUMED, "plan.iterations=2", double=True, more=[stored]
-        )
+        first, cfg = recorder(f"runtime={runtime}", *RESUMED, "plan.iterations=2", double=True)
+        first.world.capacity.pass_size = 1  # of before the weights were cut: not that of after
+        fit(first, cfg, folder / "two_first", [stored])
         if first.global_rank == 0:
             torch.save(stored.found, folder / "parts.pt")
         continued(folder / "one_first", 2, f"runtime={runtime}", *RESUMED, "plan.iterations=4")

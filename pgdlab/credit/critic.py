@@ -76,7 +76,7 @@ class Observed(Critic):
 
 def at_pairs(value: Value, trajectory: Trajectory, pairs: Pairs) -> Float[Tensor, " P"]:
     """The values of the states before the pairs' actions."""
-    return value(pick(trajectory.states, pairs.state), pairs.step, pairs.cond)
+    return value(trajectory.at(pairs.state), pairs.step, pairs.cond)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +19,10 @@ class Compiled(Denoiser):
     one is filled up with copies of its last row, which are thrown away.
 
     A graph that is to be differentiated is another one than that of a forward alone, and rounds otherwise: sampling takes the
-    same as replay, and lets go of what it keeps.
+    same as replay, and lets go of what it keeps. seconds: that the first pass took, compiling in it.
     """
+
+    seconds: float = 0.0
 
     def __init__(self, denoiser: Denoiser, rows: int) -> None:
         super().__init__()
@@ -32,11 +35,12 @@ class Compiled(Denoiser):
             part.compile(dynamic=False)
 
     def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
-        graph = torch.is_grad_enabled()
+        graph, started = torch.is_grad_enabled(), time.perf_counter()
         parts = zip(*(all_rows.split(self.rows) for all_rows in (x, t, cond)), strict=True)
         with torch.enable_grad():
             outs = [self.denoiser(*(filled(rows, self.rows) for rows in part))[: len(part[0])] for part in parts]
-            return torch.cat(outs if graph else [out.detach() for out in outs])
+        self.seconds = self.seconds or time.perf_counter() - started
+        return torch.cat(outs if graph else [out.detach() for out in outs])
 
     def loss(self, x: Float[Tensor, "P *D"], x0: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, " P"]:
         return self.denoiser.loss(x, x0, t, cond)

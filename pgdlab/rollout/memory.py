@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_e
 from torch import Tensor, nn
 
 from pgdlab.diffusion.policy import Policy
+from pgdlab.processes import local
 
 ROOM = 2**29  # bytes of a pass on any CPU: fixed, so that a run is the same elsewhere; larger passes get slower
 SHARE = 0.5  # of the free memory of a GPU: what is kept for the backward is not all that a pass takes
@@ -24,6 +26,10 @@ class Capacity:
     rollout_batch: int = 0
     pass_size: int = 0
     graph: bool = False
+
+    def sample_fewer(self, rows: int) -> None:
+        """From now on so many in a sampling pass."""
+        self.rollout_batch = rows
 
     def shrink(self, pairs: int, error: RuntimeError, shared: bool = False) -> None:
         """Halves training passes, of which the largest had so many pairs. Raises the error where it is not about memory."""
@@ -47,14 +53,14 @@ def saved_by(forward: Callable[[], object], module: nn.Module) -> int:
     kept: list[Tensor] = []
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(kept.append, lambda _: kept[0]):
         forward()
-    weights = {p.untyped_storage()._cdata for p in module.parameters()}
+    weights = {local(p).untyped_storage()._cdata for p in module.parameters()}
     sizes = {s._cdata: s.nbytes() for s in (t.untyped_storage() for t in kept)}  # tensors may share one
     return sum(size for where, size in sizes.items() if where not in weights)
 
 
 def halved(rows: int, error: RuntimeError, shared: bool = False) -> int:
-    """Half as many rows, after memory has run out. Raises any other error, and where one row is too many. shared: whether a
-    pass is one of all processes, so that none can make its own smaller: then ValueError."""
+    """Half as many rows, after memory has run out; warns of it. Raises any other error, and where one row is too many. shared:
+    whether a pass is one of all processes, so that none can make its own smaller: then ValueError."""
     if shared and is_oom_error(error):
         raise ValueError(
             "memory has run out in a pass, and all processes share the passes of a network that is cut: set plan.rollout_batch "
@@ -62,7 +68,9 @@ def halved(rows: int, error: RuntimeError, shared: bool = False) -> int:
         ) from error
     if rows == 1 or not is_oom_error(error):
         raise error
-    return (rows + 1) // 2
+    fewer = (rows + 1) // 2
+    warnings.warn(f"memory has run out in a pass of {rows} rows: the run goes on with passes of {fewer}", stacklevel=2)
+    return fewer
 
 
 release = garbage_collection_cuda  # to be called after the except block: its error keeps the tensors alive

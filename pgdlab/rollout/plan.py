@@ -162,7 +162,8 @@ class Plan:
     trajectories of the evaluation before and after. checkpoint_every: iterations between checkpoints. sheet_every:
     iterations between contact sheets of images, 0 for none. max_failed: share
     of an iteration's samples that the reward may fail to measure before the run stops. offload: whether decoder and rewards
-    rest on the CPU while they do not work; the figures are the same.
+    rest on the CPU while they do not work; the figures are the same. bf16_states: whether the states before and after trained
+    steps are rounded to bf16 as they are drawn, and kept so: see pgdlab.rollout.sampler.Extras.
     """
 
     iterations: int = 40
@@ -176,6 +177,7 @@ class Plan:
     sheet_every: int = 0
     max_failed: float = 0.25
     offload: bool = False
+    bf16_states: bool = False
 
     def __post_init__(self) -> None:
         least = {"iterations": 1, "samples": 1, "group": 1, "rollout_batch": 0, "pass_size": 0, "checkpoint_every": 1}

@@ -25,6 +25,9 @@ class Extras(NamedTuple):
     reference: KL, log-ratio and the reference's means at trained steps. estimates: the reference's x0 estimates.
     tuned_deterministic: take deterministic steps with the tuned network instead of the reference. graph: log_prob and kl
     keep theirs at trained steps, as long as memory lasts; actions are constants in it. states: keep those of all steps.
+    half: round the states before and after trained steps to bf16 as they are drawn, and keep these. What is scored is what is
+    kept, by the Gaussian's density: the squared score, and a gradient that it estimates, are 1 + gap^2 / (12 std^2) times what
+    they would be, as long as gap, the distance of neighbouring numbers (of 8 bits), is below some 2 std.
     """
 
     reference: bool = False
@@ -32,6 +35,7 @@ class Extras(NamedTuple):
     tuned_deterministic: bool = False
     graph: bool = False
     states: bool = False
+    half: bool = False
 
 
 SAMPLES = Extras()
@@ -60,13 +64,14 @@ class Plain(Sampler):
 def rollout(
     policy: Policy, reference: Policy, noise: RowNoise, cond: Tensor, *, batch: int, trained: Sequence[int] = (),
     extras: Extras = SAMPLES, sampler: Sampler = Plain(), watch: Callable[[Trajectory], None] | None = None,
+    fewer: Callable[[int], None] | None = None,
 ) -> Trajectory:  # fmt: skip
     """Samples a trajectory for each row of noise under cond (B, ...), `batch` rows at a time; where memory runs out without
     a graph, then half as many.
 
     trained: the steps that are to be trained. Deterministic steps are taken by the frozen reference (they have no density,
     and an infinite KL once their network moves) unless extras.tuned_deterministic. watch: is shown every batch before the
-    next one begins.
+    next one begins. fewer: is told how many rows memory allows, where it has run out.
     """
     parts: list[Trajectory] = []
     done, whole = 0, sampler.together
@@ -78,7 +83,10 @@ def rollout(
             part = some.run(noise.steps(done, stop, policy.steps + 1, policy.space.shape), sampler)
         except RuntimeError as error:
             smaller = halved((stop - done) // whole, error, is_cut(policy)) * whole
-            batch = batch if extras.graph else smaller
+            if not extras.graph:
+                batch = smaller
+                if fewer is not None:
+                    fewer(batch)
         if part is None:
             del some
             extras = extras._replace(graph=False)
@@ -123,19 +131,29 @@ class Batch:
         policy, cond, steps = self.policy, self.cond, self.policy.steps
         shape, rows, kept = policy.space.shape, len(cond), len(self.trained)
         rho, prior, noise = policy.initial(cond), self.reference.initial(cond), self.drawn()
-        x = rho.sample(noise).to(noise.dtype)
+        x = self.as_kept(rho.sample(noise).to(noise.dtype), 0)
         score, scored = log_prob(rho, x, policy.space, cond), steps if self.extras.reference else 0
         exact = x.new_empty((), dtype=torch.float64)  # of a ratio both densities are large
         self.out = Trajectory(
             cond=cond, initial=x, trained=tuple(self.trained), stored_at=self.stored_at, sample=x,
-            states=x.new_empty(rows, max(self.stored_at) + 1, *shape), log_prob=exact.new_empty(rows, kept),
-            initial_log_prob=score, initial_log_ratio=score - log_prob(prior, x, policy.space, cond),
+            states=x.new_empty(rows, max(self.stored_at) + 1, *shape, dtype=self.kept_in(x)),
+            log_prob=exact.new_empty(rows, kept), initial_log_prob=score,
+            initial_log_ratio=score - log_prob(prior, x, policy.space, cond),
             reference_mean=x.new_empty(rows, kept if scored else 0, *shape),
             kl=exact.new_zeros(rows, scored), log_ratio=exact.new_zeros(rows, scored),
             estimates=x.new_empty(rows, steps if self.extras.estimates else 0, *shape),
         )  # fmt: skip
         self.store(x, 0)
         return x
+
+    def kept_in(self, x: Tensor) -> torch.dtype:
+        """The dtype that states are kept in."""
+        return torch.bfloat16 if self.extras.half else x.dtype
+
+    def as_kept(self, x: Float[Tensor, "B *D"], h: int) -> Float[Tensor, "B *D"]:
+        """States of step h as a replay will find them, if one looks."""
+        looked_at = h in self.trained or h - 1 in self.trained
+        return x.to(self.kept_in(x)).to(x.dtype) if looked_at else x
 
     def store(self, x: Tensor, h: int) -> None:
         """Keeps the states of step h, if the trajectory does."""
@@ -181,7 +199,7 @@ class Batch:
             known = x0 if x0 is not None else None if own else base
             g = policy(x, at, cond) if known is None else policy.step(x, known, at)
             g = g if shift is None else replace(g, mean=g.mean + shift)
-        action = g.sample(self.drawn()).to(x.dtype)  # as it is stored, whatever g is computed in
+        action = self.as_kept(g.sample(self.drawn()).to(x.dtype), h + 1)  # whatever g is computed in
         if not stochastic:
             return action
         with torch.set_grad_enabled(graph):

@@ -19,10 +19,10 @@ class Trajectory:
     """B trajectories, rows first, one preallocated tensor a field; H steps, of which K are trained.
 
     states holds only the M states that the trained steps need: state h is states[:, stored[h]] where stored[h] >= 0, and
-    action h is state h + 1. log_prob is that of the stored (rounded) actions. kl and log_ratio (sampled
-    log pi/pi_pre) cover all H steps, trained or not, 0 at deterministic ones; they and reference_mean have 0 columns
-    unless the reference was asked for. estimates: the
-    reference's x0 estimates of states 0..H-1, or empty. log_prob and the kl of trained steps may have a gradient: has_graph.
+    action h is state h + 1; in the dtype of sample, or in bf16. log_prob is that of the stored (rounded) actions. kl and
+    log_ratio (sampled log pi/pi_pre) cover all H steps, trained or not, 0 at deterministic ones; they and reference_mean have
+    0 columns unless the reference was asked for. estimates: the reference's x0 estimates of states 0..H-1, or empty. log_prob
+    and the kl of trained steps may have a gradient: has_graph.
     """
 
     cond: Tensor
@@ -66,6 +66,10 @@ class Trajectory:
         """Lets go of what log_prob and kl would be differentiated with."""
         self.log_prob.detach_()
         self.kl.detach_()
+
+    def at(self, place: Int[Tensor, " P"]) -> Float[Tensor, "P *D"]:
+        """The states, or actions, that pairs are found at, in the dtype that they were drawn in."""
+        return pick(self.states, place).to(self.sample.dtype)
 
     def pairs(self, indices: Int[Tensor, " P"]) -> Pairs:
         """The pairs with these indices, and where a pass finds their states and actions."""
@@ -132,8 +136,8 @@ def split(indices: Int[Tensor, " P"], size: int) -> tuple[Tensor, ...]:
 
 def replay(policy: Policy, trajectory: Trajectory, pairs: Pairs) -> tuple[Gaussian, Float[Tensor, " P"]]:
     """The Gaussians of any set of pairs in one network forward, and the log-probabilities of the stored actions."""
-    g = policy(pick(trajectory.states, pairs.state), pairs.step, pairs.cond)
-    return g, log_prob(g, pick(trajectory.states, pairs.action), policy.space, pairs.cond)
+    g = policy(trajectory.at(pairs.state), pairs.step, pairs.cond)
+    return g, log_prob(g, trajectory.at(pairs.action), policy.space, pairs.cond)
 
 
 def initial_kl(policy: Policy, reference: Policy, cond: Tensor) -> Float[Tensor, " B"]:

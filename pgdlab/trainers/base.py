@@ -114,6 +114,12 @@ def refuse_ode(policy: Policy) -> None:
     )
 
 
+def refuse_rounding(plan: Plan, why: str) -> None:
+    """Raises ValueError where states are to be rounded."""
+    if plan.bf16_states:
+        raise ValueError(f"plan.bf16_states is true, but {why}: leave it false")
+
+
 def refuse_idle_guidance(world: World) -> None:
     """Raises ValueError where guidance extrapolates between two estimates that are one and the same."""
     if world.policy.denoiser.guided and set(world.domain.train_conditions) == {world.domain.conditioning.unconditional}:

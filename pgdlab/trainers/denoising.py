@@ -15,7 +15,7 @@ from pgdlab.functional.gaussian import expand
 from pgdlab.rollout.noise import Noise, Stream
 from pgdlab.rollout.plan import Plan
 from pgdlab.rollout.sampler import rollout
-from pgdlab.trainers.base import Algorithm, Loss
+from pgdlab.trainers.base import Algorithm, Loss, refuse_rounding
 from pgdlab.trainers.interaction import in_turn
 from pgdlab.trainers.prompts import PromptRewards
 from pgdlab.world import World
@@ -78,6 +78,7 @@ class DenoisingAlgorithm(Algorithm[Samples, NoisyBatch]):
 
     def refuse(self, world: World) -> None:
         unguided(world)
+        refuse_rounding(world.plan, "this trainer keeps final samples alone, and no states of the steps")
         if self.drop:
             refuse_to_hide(world.policy.denoiser, "trainer.drop=0")
 

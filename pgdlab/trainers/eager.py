@@ -38,7 +38,7 @@ class Eager(PolicyGradient):
     def step_loss(self, experience: Experience, pairs: Pairs, world: World) -> Terms:
         """Sum over the pairs of -A log p(x_0|x_h)."""
         trajectory, policy = experience.trajectory, world.policy
-        x, x0 = pick(trajectory.states, pairs.state), trajectory.sample[pairs.row]
+        x, x0 = trajectory.at(pairs.state), trajectory.sample[pairs.row]
         off = policy.denoiser.loss(x, x0, policy.times[pairs.step], pairs.cond)
         advantage = pick(experience.advantage, pairs.index).to(off.dtype)
         return (advantage * off).double().sum(), {"denoising_loss": (off.detach().sum(), float(len(off)))}

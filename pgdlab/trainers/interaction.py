@@ -90,6 +90,7 @@ class OneShot(Interaction):
         trajectory = rollout(
             request.policy, request.reference, request.noise, request.cond, batch=world.capacity.rollout_batch,
             trained=request.trained, extras=request.extras, sampler=request.sampler, watch=watch,
+            fewer=world.capacity.sample_fewer,
         )  # fmt: skip
         return trajectory, outcome_of(world, trajectory, joined(decoded))
 

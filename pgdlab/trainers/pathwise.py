@@ -16,6 +16,7 @@ from pgdlab.functional.returns import Baseline, Scale
 from pgdlab.penalties.path_kl import KLPenalty
 from pgdlab.rollout.sweep import Adjoints, Sweep
 from pgdlab.rollout.trajectory import Pairs, initial_kl, pick, replay
+from pgdlab.trainers.base import refuse_rounding
 from pgdlab.trainers.experience import Experience
 from pgdlab.trainers.interaction import Collected, Interaction
 from pgdlab.trainers.policy_gradient import PolicyGradient, Terms
@@ -57,6 +58,7 @@ class Pathwise(PolicyGradient):
         super().refuse(world)
         if self.needs_slope:
             refuse_flat(world)
+        refuse_rounding(world.plan, "this trainer carries gradients back through the steps, and rounding has none")
         if not world.plan.trained_steps.noise_elsewhere:
             raise ValueError(
                 "plan.trained_steps takes the noise from the other steps, whose network would move without a gradient: take "
@@ -86,7 +88,7 @@ class Pathwise(PolicyGradient):
         trajectory, penalties = experience.trajectory, world.penalties
         assert isinstance(experience, Pulled)
         g, score = replay(world.policy, trajectory, pairs)
-        moved = g.mean - pick(trajectory.states, pairs.action)  # a constant, which keeps the sum small
+        moved = g.mean - trajectory.at(pairs.action)  # a constant, which keeps the sum small
         loss = -(pick(experience.pull, pairs.index) * moved).flatten(1).sum(1, dtype=torch.float64)
         if penalties.needs_reference():
             mean = pick(trajectory.reference_mean, pairs.index)

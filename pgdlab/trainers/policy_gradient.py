@@ -18,7 +18,7 @@ from pgdlab.functional.returns import Baseline, Scale, advantages
 from pgdlab.rollout.plan import Plan, Steps
 from pgdlab.rollout.sampler import Extras
 from pgdlab.rollout.trajectory import Pairs, pair_indices, split
-from pgdlab.trainers.base import Algorithm, Loss, refuse_idle_guidance, refuse_ode
+from pgdlab.trainers.base import Algorithm, Loss, refuse_idle_guidance, refuse_ode, refuse_rounding
 from pgdlab.trainers.closed_loop import interaction_of, refuse_closed_loop
 from pgdlab.trainers.data import own_loss, valued
 from pgdlab.trainers.experience import Experience, MicroBatch
@@ -100,7 +100,9 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
             raise ValueError(f"minibatches is {self.minibatches}; it must be at least 1, at most plan.samples")
         world.processes.share(world.plan.samples)
         refuse_ode(world.policy)
-        if world.policy.trains_denoiser:  # a window that does not fit
+        if not world.policy.trains_denoiser:
+            refuse_rounding(world.plan, "the denoiser is not trained, so that no states of the steps are kept")
+        else:  # a window that does not fit
             self.steps(world.plan).of(0, world.policy.stochastic_steps, torch.Generator())
         refuse_idle_guidance(world)
         world.penalties.refuse(world.policy.trains_initial)
@@ -131,7 +133,9 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
         pairs = len(index) * len(trained)
         graph = self.differentiates_sampling(world, pairs)
         compared = world.penalties.needs_reference() and policy.trains_denoiser  # a frozen denoiser's KL is 0
-        extras = Extras(compared, world.reward.needs_estimates(), graph=graph, states=self.keeps_states)
+        extras = Extras(
+            compared, world.reward.needs_estimates(), graph=graph, states=self.keeps_states, half=plan.bf16_states
+        )
         request = training_request(world, iteration, trained, extras)
         if trained and not steps.noise_elsewhere:
             request = request.with_noise_at(trained)

@@ -85,7 +85,7 @@ class WithGradient(OneShot):
         trajectory = rollout(
             request.policy, request.reference, request.noise, request.cond, batch=world.capacity.rollout_batch,
             trained=request.trained, extras=request.extras,
-            watch=lambda batch: require_finite(batch, request.policy, request.reference),
+            watch=lambda batch: require_finite(batch, request.policy, request.reference), fewer=world.capacity.sample_fewer,
         )  # fmt: skip
         started, slope = time.perf_counter(), Slope(world, trajectory.sample)
         rewards = slope.scored_by(world, trajectory, request.processes)

@@ -90,6 +90,9 @@ class Checkpoint(LightningCheckpoint):
         super().__init__()
         self.path, self.every, self.iterations, self.saved, self.go_on = path, every, iterations, done, go_on
 
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.go_on = trainer.strategy.broadcast(self.go_on)  # the first process has the folder
+
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         done = trainer.current_epoch + 1
         if done % self.every == 0 or done == self.iterations or trainer.should_stop:

@@ -18,6 +18,7 @@ from pgdlab.rollout.trajectory import Trajectory, initial_kl, replay
 from pgdlab.trainers.interaction import OneShot, Request, in_turn
 from pgdlab.trainers.ppo import PPO
 from pgdlab.training.checks_densities import densities, drawn, reached
+from pgdlab.training.checks_network import network
 from pgdlab.training.checks_pipeline import pipeline
 from pgdlab.training.findings import Check
 from pgdlab.training.module import SteeringModule
@@ -45,6 +46,7 @@ def examine(module: SteeringModule, precision: str | None = None) -> list[Check]
         lambda: _optimizer(module),
         lambda: _guidance(world),
         lambda: (_check(*finding) for finding in pipeline(world)),
+        lambda: network(world),
         lambda: _noise(world, trajectory, replayed[0]),
         lambda: _ratio(trajectory, replayed[1]),
         lambda: _densities(world, trajectory, replayed[0]),
@@ -92,7 +94,7 @@ def _sample(world: World, noise: Noise) -> tuple[Trajectory, Outcome]:
     trained = world.policy.stochastic_steps
     request = Request(
         policy=world.policy, reference=world.reference, noise=noise.of(0, range(ROWS)), cond=cond, trained=trained,
-        extras=Extras(reference=bool(trained), estimates=world.reward.needs_estimates()),
+        extras=Extras(bool(trained), world.reward.needs_estimates(), half=world.plan.bf16_states),
     )  # fmt: skip
     return OneShot().sample(world, request)
 

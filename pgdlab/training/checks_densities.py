@@ -17,7 +17,7 @@ from pgdlab.diffusion.policy import Policy
 from pgdlab.functional.gaussian import Gaussian, expand, kl_same_std
 from pgdlab.penalties.base import Penalties
 from pgdlab.penalties.path_kl import KLPenalty
-from pgdlab.rollout.trajectory import Trajectory, pick, replay
+from pgdlab.rollout.trajectory import Trajectory, replay
 
 PAIRS = 32  # (trajectory, step) pairs whose densities are looked at
 SIGMAS = 5  # chance goes further once in two million times
@@ -61,7 +61,7 @@ def density_and_kl(policy: Policy, trajectory: Trajectory) -> Iterator[Finding]:
     one = Normal(g.mean.double(), g.std.double().expand_as(g.mean))
     dof = policy.space.dof(pairs.cond)
     spare = (g.mean[0].numel() - dof) * (one.scale.log().flatten(1)[:, 0] + 0.5 * math.log(2 * math.pi))
-    expected = one.log_prob(pick(trajectory.states, pairs.action).double()).flatten(1).sum(1) + spare
+    expected = one.log_prob(trajectory.at(pairs.action).double()).flatten(1).sum(1) + spare
     off = (trajectory.log_prob.double().flatten()[pairs.index] - expected).abs().max().item()
     allowed = 0.02 + 1e-5 * int(dof.max())  # nats; densities of many coordinates are rounded where they are fp32
     message = f"off by {off:.1e} nats at most from that of torch.distributions, in {int(dof.max())} dimensions"

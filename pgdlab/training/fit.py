@@ -51,7 +51,7 @@ def ready(module: SteeringModule, cfg: Config) -> int:
     module.world = replace(module.world, processes=Processes(size=trainer.world_size))
     module.algorithm.refuse(module.world)
     if isinstance(trainer.strategy, FullyShardedStrategy):
-        refuse_sharding(module.world, module.world.plan.sheet_every)
+        refuse_sharding(module.world, module.world.plan.sheet_every, module.optimization.kind)
     require_loggers(cfg)
     if module.world.plan.sheet_every:
         require_pictures(module.world.domain)

@@ -57,6 +57,7 @@ class SteeringModule(lightning.LightningModule):
         self.rows = 0
         self.started = 0.0
         self.base = ""
+        self.left = 0  # rows of a pass that a checkpoint remembers
 
     def outside_policy(self) -> dict[str, torch.nn.Module]:
         """The trained parts outside the policy, by name."""
@@ -95,7 +96,11 @@ class SteeringModule(lightning.LightningModule):
         self.parts = self.trained()
         processes = Processes(self.global_rank, size, self.gather if size > 1 else alone)
         self.world = replace(self.world, processes=processes)
-        if cut:  # a pass is one of all processes
+        if cut:  # a pass is one of all processes, and there is more room than before
+            release()
+            capacity.rollout_batch, capacity.pass_size = self.world.plan.rollout_batch, self.world.plan.pass_size
+            self.world.measure()
+            capacity.pass_size = min(capacity.pass_size, self.left or capacity.pass_size)
             capacity.rollout_batch = -processes.most(-capacity.rollout_batch, self.device)
             capacity.pass_size = -processes.most(-capacity.pass_size, self.device)
 
@@ -109,7 +114,8 @@ class SteeringModule(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint |= renamed.checkpoint(checkpoint, self.state_dict())
         capacity = self.world.capacity
-        capacity.pass_size = min(capacity.pass_size, checkpoint.get("pass_size", capacity.pass_size))
+        self.left = checkpoint.get("pass_size", 0)
+        capacity.pass_size = min(capacity.pass_size, self.left or capacity.pass_size)
         kept, saved = self.algorithm.kept(self.world), checkpoint.get("kept", {})
         if kept.keys() != saved.keys() or any(
             kept[n].shape != x.shape or not x.isfinite().all() for n, x in saved.items()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from pgdlab.processes import whole
 
 RATES = {"initial": 1e-2, "critic": 3e-3}
+HANDED = {"lr": "lr", "betas": "beta1 and beta2", "weight_decay": "weight_decay"}  # what decides each
 SMALLEST_NORM = 1e-6  # of a clipped gradient: below it nothing moves, without a word
 
 
@@ -25,7 +28,8 @@ class Optimization:
     lr: of the denoiser, and of what rates does not name. rates: of other parts, by their name in Algorithm.trained.
     clip_norm: largest gradient norm, 0 for none; a part outside the policy has its own norm. ema_halflife: of the averaged
     weights, as a share of all updates. warmup: updates of linear warm-up, the last of which has the whole rate; final_lr: the
-    share of the learning rate that a cosine decays to, which the last update has (1: constant).
+    share of the learning rate that a cosine decays to, which the last update has (1: constant). kind: another class than
+    torch.optim.AdamW, of those that take its betas and weight_decay, such as the 8-bit and paged ones of a library.
     """
 
     lr: float = 1e-4
@@ -37,6 +41,7 @@ class Optimization:
     ema_halflife: float = 0.1
     warmup: int = 0
     final_lr: float = 1.0
+    kind: Callable[..., torch.optim.Optimizer] | None = None
 
     def __post_init__(self) -> None:
         allowed: list[tuple[str, Callable[[float], bool], str]] = [
@@ -57,8 +62,10 @@ class Optimization:
         for name, rate in self.rates.items():
             if not 0 < rate < math.inf:
                 raise ValueError(f"rates.{name} is {rate}; it must be above 0, and finite")
+        if self.kind is not None:
+            require_adam(self.kind)
 
-    def build(self, trained: Mapping[str, nn.Module]) -> torch.optim.AdamW:
+    def build(self, trained: Mapping[str, nn.Module]) -> torch.optim.Optimizer:
         """An optimizer over exactly the parameters that train, a group a part."""
         if not trained.keys() - {"critic"}:
             raise ValueError("nothing to train: set policy=full or policy=lora, or initial=diagonal or conditional")
@@ -76,8 +83,8 @@ class Optimization:
         ]
         for name, group in zip(trained, groups, strict=True):
             self.warn_of_idle_decay(name, group["lr"], min(torch.finfo(p.dtype).eps for p in group["params"]))
-        betas = (self.beta1, self.beta2)
-        return torch.optim.AdamW(groups, betas=betas, weight_decay=self.weight_decay, fused=True)
+        kind = self.kind or functools.partial(torch.optim.AdamW, fused=True)
+        return kind(groups, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay)
 
     def warn_of_idle_decay(self, part: str, rate: float, eps: float) -> None:
         """Says where no weight decays: w (1 - q) rounds to w for every w, q = rate x weight_decay being at most a quarter of the
@@ -102,6 +109,18 @@ class Optimization:
     def ema_decay(self, updates: int) -> float:
         """Decay a step, so that the half-life is ema_halflife of all updates."""
         return 0.5 ** (1 / max(1.0, self.ema_halflife * updates))
+
+
+def require_adam(kind: Callable[..., torch.optim.Optimizer]) -> None:
+    """Raises ValueError for a class without what Optimization hands it, and where it is told another value of that."""
+    whole = kind.func if isinstance(kind, functools.partial) else kind
+    stated = kind.keywords if isinstance(kind, functools.partial) else {}
+    known, name = inspect.signature(whole).parameters, getattr(whole, "__name__", str(whole))
+    if missing := [key for key in HANDED if key not in known]:
+        raise ValueError(f"kind is {name}, which takes no {missing[0]}; it must be a class like torch.optim.AdamW")
+    for key, instead in HANDED.items():
+        if key in stated and stated[key] != known[key].default:
+            raise ValueError(f"kind.{key} is {stated[key]}, which optimizer.{instead} decides: leave it out there")
 
 
 def clip_(weights: Sequence[nn.Parameter], limit: float) -> Tensor:

@@ -57,8 +57,8 @@ class FullyShardedStrategy(DDPStrategy):
             cut.join()
 
 
-def refuse_sharding(world: World, sheets: int) -> None:
-    """Raises ValueError for what a network that no process has the whole of cannot serve."""
+def refuse_sharding(world: World, sheets: int, kind: object = None) -> None:
+    """Raises ValueError for what a network that no process has the whole of cannot serve. kind: see Optimization."""
     if not networks(world):
         raise ValueError(
             f"runtime.strategy cuts networks, and a {type(world.policy.denoiser).__name__} has none: set runtime=ddp"
@@ -67,6 +67,8 @@ def refuse_sharding(world: World, sheets: int) -> None:
         raise ValueError("policy.compiled_rows compiles networks, and one that is cut is not whole: set it to 0")
     if not all(p.is_contiguous() for network in networks(world) for p in network.parameters()):
         raise ValueError("policy.channels_last lays weights out otherwise than they are cut: set it to false")
+    if kind is not None:
+        raise ValueError("optimizer.kind was not tried with moments that are cut: leave it out, or set runtime=ddp")
     if world.old is not None:
         raise ValueError(
             "a trust region copies the policy, and a network that is cut cannot be copied: set runtime=ddp"

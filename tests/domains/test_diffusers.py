@@ -31,6 +31,7 @@ from pgdlab.training.checks_pipeline import pipeline, without_noise
 from pgdlab.world import World
 from tests.diffusion.test_pipelines import Steered, attach, off
 from tests.diffusion.tiny_pipelines import Tiny, made
+from tests.training.test_passes import Waits
 
 SIZES = ["policy.steps=3", "plan.samples=4", "plan.group=2", "plan.iterations=1", "plan.eval_samples=4"]
 CALL = {"guidance_scale": 5.0, "height": 16, "width": 16}
@@ -312,6 +313,16 @@ def again(world: World, trajectory: Trajectory, some: torch.Tensor) -> torch.Ten
 def first(trajectory: Trajectory, some: torch.Tensor) -> torch.Tensor:
     """log pi(a|s) of the rollout."""
     return trajectory.log_prob.flatten()[some]
+
+
+def test_a_pass_of_a_pipeline_waits_for_nothing() -> None:
+    """Guidance, the rows of its prompts and its clock are in it; forward and backward."""
+    saved("stable diffusion")
+    world = build_world(compose(experiment(*TEXTS, "domain.dtype=bfloat16")))
+    x, h, cond = torch.zeros(2, *world.policy.space.shape), torch.tensor([0, 1]), torch.tensor([0, 1])
+    with Waits() as waits:
+        world.policy(x, h, cond).mean.sum().backward()
+    assert not waits.noted, waits.noted[0]
 
 
 def test_weights_in_bf16_are_not_trained(capsys: Any) -> None:

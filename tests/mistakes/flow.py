@@ -52,5 +52,5 @@ MUTANTS = [
     Mutant("flow: estimates hide the tuned steps' cost", "trainers/interaction.py",
            "if extras.estimates and not extras.tuned_deterministic else", "if extras.estimates else", T_WINDOW, "costs"),
     Mutant("flow: windows are found out late", "trainers/policy_gradient.py",
-           "if world.policy.trains_denoiser:  # a window", "if False:  # a window", T_WINDOW, "before_sampling"),
+           "else:  # a window", "elif False:  # a window", T_WINDOW, "before_sampling"),
 ]  # fmt: skip

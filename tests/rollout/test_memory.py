@@ -100,8 +100,12 @@ def test_a_run_that_runs_out_of_memory_goes_on_in_smaller_passes(
     """Eight rows of sampling, passes of twelve pairs; nothing is counted twice."""
     whole = fitted(tmp_path / "whole", *RUN, "plan.pass_size=12", double=True)
     asked = narrow(monkeypatch, forward=forward, backward=backward)
-    some = fitted(tmp_path / "some", *RUN, "plan.pass_size=12", double=True)
+    with pytest.warns(UserWarning, match="memory has run out in a pass of 12 rows") as said:
+        some = fitted(tmp_path / "some", *RUN, "plan.pass_size=12", double=True)
     assert max(asked) == 12
+    ran_out = [str(one.message) for one in said if "memory has run out" in str(one.message)]
+    assert len(ran_out) == len(set(ran_out)) == 2, ran_out  # of 8 and 12 rows, or of 12 and 6: once in both iterations
+    assert some.world.capacity.rollout_batch == (4 if forward == 6 else 8)
     assert some.world.capacity.pass_size == (6 if backward == 6 else 3)
     assert load(tmp_path / "some" / LAST)["pass_size"] == some.world.capacity.pass_size
     for k, gradient in enumerate(whole.gradients):

@@ -213,3 +213,16 @@ def test_tuning_another_part_changes_no_gradient_of_this_one(tmp_path: Path) -> 
     joint = fitted(tmp_path / "b", *ONE, "trainer=reinforce", "initial=diagonal").gradients[0]
     assert distance({n: joint[n] for n in alone}, alone) < 1e-5
     assert joint.keys() - alone.keys() == {"initial.mean", "initial.log_scale"}
+
+
+def test_a_checkpoint_of_adapters_is_three_times_their_moments_at_most(tmp_path: Path) -> None:
+    """Their weights and averages are as much as AdamW's two moments: twice those, and the counters. Nothing of the base. Tensors
+    are counted: their names are most of a file this small."""
+    module = fitted(tmp_path, *ONE, "policy=lora", "policy.tuning.rank=16", "heldout=null")
+    state = load(tmp_path / LAST)
+    moments = [x for entry in state["optimizer_states"][0]["state"].values() for x in entry.values()]
+    held = sum(x.nbytes for part in ("state_dict", "current_model_state") for x in state[part].values())
+    adapters = sum(p.nbytes for p in module.policy.parameters() if p.requires_grad)
+    assert sum(x.nbytes for x in moments if x.ndim) == 2 * adapters > 0
+    assert held + sum(x.nbytes for x in moments) < 2.1 * 2 * adapters
+    assert not {name for name in state["state_dict"] if "base_layer" in name}

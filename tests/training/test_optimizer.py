@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from pgdlab.config.schema import complete, instantiate
 from pgdlab.training.optimizer import Optimization
 
 
@@ -78,3 +79,41 @@ def test_every_part_has_its_own_rate() -> None:
 def test_bounds(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Optimization(**settings)
+
+
+NADAM = {"_target_": "torch.optim.NAdam", "_partial_": True}
+
+
+def made(**kind: Any) -> Optimization:
+    """As a configuration makes it."""
+    node = {"_target_": f"{Optimization.__module__}.Optimization", "kind": kind}
+    found = instantiate(complete(node, "optimizer"), "optimizer")
+    assert isinstance(found, Optimization)
+    return found
+
+
+def test_another_class_is_made_as_adamw_is() -> None:
+    """A class of torch's under a configuration's node, with a setting of its own; rates, betas and decay are the optimizer's. Its
+    first step is that of the class by itself."""
+    part, same = nn.Linear(2, 3), nn.Linear(2, 3)
+    same.load_state_dict(part.state_dict())
+    own = made(**NADAM, momentum_decay=0.1).build({"denoiser": part})
+    theirs = torch.optim.NAdam(same.parameters(), lr=1e-4, betas=(0.9, 0.999), weight_decay=0.0, momentum_decay=0.1)
+    assert type(own) is torch.optim.NAdam
+    for one, optimizer in ((part, own), (same, theirs)):
+        for p in one.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    assert torch.equal(part.weight, same.weight)
+
+
+def test_a_class_that_would_not_heed_the_settings_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"kind is SGD, which takes no betas; it must be a class like torch.optim.AdamW"
+    ):
+        made(_target_="torch.optim.SGD", _partial_=True)
+    with pytest.raises(ValueError, match=r"kind.lr is 0.1, which optimizer.lr decides"):
+        made(**NADAM, lr=0.1)
+    with pytest.raises(ValueError, match=r"kind.betas is .*, which optimizer.beta1 and beta2 decides"):
+        made(**NADAM, betas=[0.5, 0.9])
+    made(**NADAM, betas=[0.9, 0.999])

@@ -131,20 +131,28 @@ def by_srun(node: int, port: str) -> tuple[list[str], dict[str, str]]:
     return [], size | own | {"SLURM_JOB_ID": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
 
 
+def on_two_machines(
+    start: Callable[[int, str], tuple[list[str], dict[str, str]]], words: list[str], folder: Path
+) -> list[subprocess.Popen[bytes]]:
+    """The process that starts each of two ranks; what they say is in <folder>/0.txt and 1.txt."""
+    port, running = free_port(), []
+    for node in range(2):
+        (folder / str(node)).mkdir()
+        before, variables = start(node, port)
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""} | variables
+        command = [sys.executable, *before, str(ROOT / "run.py"), *words]
+        out = (folder / f"{node}.txt").open("w")
+        running.append(subprocess.Popen(command, cwd=folder / str(node), env=environment, stdout=out, stderr=out))
+    return running
+
+
 @pytest.mark.parametrize("start", [by_torchrun, by_srun])
 def test_two_machines_make_one_run(
     start: Callable[[int, str], tuple[list[str], dict[str, str]]], tmp_path: Path
 ) -> None:
     """Each with a file system of its own, as far as a folder is one: the first machine's has the run."""
     words = tiny(BRIGHT, "runtime=ddp_cpu", "runtime.devices=1", "runtime.num_nodes=2", "name=two")
-    port, running = free_port(), []
-    for node in range(2):
-        (tmp_path / str(node)).mkdir()
-        before, variables = start(node, port)
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""} | variables
-        command = [sys.executable, *before, str(ROOT / "run.py"), *words]
-        out = (tmp_path / f"{node}.txt").open("w")
-        running.append(subprocess.Popen(command, cwd=tmp_path / str(node), env=environment, stdout=out, stderr=out))
+    running = on_two_machines(start, words, tmp_path)
     try:
         codes = [process.wait(timeout=240) for process in running]
     finally:
@@ -200,6 +208,40 @@ def test_where_one_process_is_lost_the_others_end(
     done = int(load(checkpoint)["current_model_state"]["iterations"])
     monkeypatch.chdir(tmp_path)
     assert cli.main(["resume=runs/two", "trust=tests.worlds", "runtime=cpu", f"plan.iterations={done + 1}"]) == 0
+
+
+def test_a_process_of_torchrun_that_is_lost_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of two agents' processes works in a reward, so that no exchange fails, and no agent knows of the other's. The
+    command names the first process's folder."""
+    reward = "reward={_target_: tests.worlds.Hanging}"
+    words = tiny(reward, "heldout=null", "runtime=ddp_cpu", "name=two", "plan.iterations=100000")
+    agents = on_two_machines(by_torchrun, [*words, "runtime.devices=1", "runtime.num_nodes=2"], tmp_path)
+    checkpoint, every = tmp_path / "0" / "runs" / "two" / LAST, [agent.pid for agent in agents]
+    try:
+        until(checkpoint.exists, 240)
+        (tmp_path / "0" / "hang").touch()
+        time.sleep(2)
+        workers = {rank_of(pid): pid for agent in agents for pid in children(agent.pid)}
+        every += [workers[0], workers[1]]
+        os.kill(workers[1], signal.SIGKILL)
+        until(lambda: all(agent.poll() is not None for agent in agents), 60)
+        until(lambda: not any(alive(pid) for pid in every), 10)
+    finally:
+        for pid in (pid for pid in every if alive(pid)):
+            os.kill(pid, signal.SIGKILL)
+    said = "".join((tmp_path / f"{node}.txt").read_text() for node in range(2))
+    sentence = r"error: the process of rank 1 ended; go on from iteration \d+ with: .* resume=runs/two"
+    assert len(re.findall(sentence, said)) == said.count("error: ") == 1, said
+    (tmp_path / "0" / "hang").unlink()
+    done = int(load(checkpoint)["current_model_state"]["iterations"])
+    monkeypatch.chdir(tmp_path / "0")
+    assert cli.main(["resume=runs/two", "trust=tests.worlds", "runtime=cpu", f"plan.iterations={done + 1}"]) == 0
+
+
+def rank_of(pid: int) -> int:
+    """That torchrun gave a process; -1 of one that it gave none."""
+    said = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return int(dict(one.split("=", 1) for one in said if "=" in one).get("RANK", -1))
 
 
 def alive(pid: int) -> bool:

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from pgdlab.config.compose import compose, instantiate
-from pgdlab.rollout.memory import Capacity, halved
+from pgdlab.rollout.memory import Capacity, halved, rows_that_fit
 from pgdlab.training.build import build_world
 from pgdlab.training.fit import LAST, load, make_trainer
 from pgdlab.training.module import SteeringModule
 from pgdlab.training.sharding import FullyShardedStrategy, networks, refuse_sharding
 from tests.training.test_processes import ROOT, python, same_as_one
 from tests.two_processes import RESUMED, SHARDED
-from tests.worlds import BRIGHT, POINTS, continued, distance, fitted, tiny
+from tests.worlds import BRIGHT, POINTS, continued, distance, fitted, recorder, tiny
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,14 @@ def test_each_process_has_its_part(cut: Path) -> None:
     assert kept["all"] / 2 <= kept["weights"] < 0.6 * kept["all"]  # rows that do not divide by two are in the first one
     assert kept["moments"] == 2 * (kept["weights"] + 2 * 8 * 8)  # rho's mean and scale are whole
     assert kept["whole"] == 0
+
+
+def test_passes_are_measured_again_once_weights_are_cut(cut: Path) -> None:
+    """What a pass of cut weights keeps is what one of whole weights does: they are put together, and let go of again. On a CPU
+    the room is always the same, and so is the size; on a card there is more of it than before."""
+    policy = recorder(*RESUMED, double=True)[0].policy
+    x, cond = torch.zeros(2, *policy.space.shape, dtype=torch.float64), torch.zeros(2, dtype=torch.long)
+    assert torch.load(cut / "parts.pt", weights_only=False)["pass_size"] == rows_that_fit(policy, x, cond) > 1
 
 
 def test_a_checkpoint_goes_from_cut_weights_to_whole_ones_and_back(cut: Path, tmp_path: Path) -> None:
@@ -71,6 +79,7 @@ def test_what_cut_weights_cannot_serve_is_refused() -> None:
         ("penalty=[path_kl,trust_region]",): "a trust region copies the policy",
         ("plan.sheet_every=1",): "set plan.sheet_every=0",
         ("policy.channels_last=true",): "policy.channels_last lays weights out otherwise",
+        ("optimizer.kind={_target_: torch.optim.NAdam, _partial_: true}",): "set runtime=ddp",
         ("policy.compiled_rows=4",): "policy.compiled_rows compiles networks",
         POINTS: r"runtime.strategy cuts networks, and a \w+ has none: set runtime=ddp",
     }.items():
@@ -78,12 +87,13 @@ def test_what_cut_weights_cannot_serve_is_refused() -> None:
         world = build_world(cfg)
         made = SteeringModule(world, instantiate(cfg.nodes["trainer"]), instantiate(cfg.nodes["optimizer"]))
         with pytest.raises(ValueError, match=why):
-            refuse_sharding(made.world, world.plan.sheet_every)
+            refuse_sharding(made.world, world.plan.sheet_every, made.optimization.kind)
 
 
 def test_a_pass_of_all_processes_is_not_made_smaller_by_one() -> None:
     full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-    assert halved(8, full) == 4
+    with pytest.warns(UserWarning, match="memory has run out in a pass of 8 rows: the run goes on with passes of 4"):
+        assert halved(8, full) == 4
     with pytest.raises(ValueError, match=r"set plan.rollout_batch and plan.pass_size below 8"):
         halved(8, full, shared=True)
     with pytest.raises(ValueError, match=r"below 6"):
