@@ -93,7 +93,7 @@ def solve(log_k: Float[Array, "S S"]) -> Float[Array, "S S"]:
     size = log_k.shape[-1]
     down, right = (c.ravel() for c in conductances(log_k))
     if not (np.isfinite(down).all() and np.isfinite(right).all() and min(down.min(), right.min()) > 0):
-        raise ValueError("log K is not finite, or K is 0 or infinite in fp64")
+        raise ValueError("log K is not finite, or so large that a face conducts nothing, or everything, in fp64")
     cell = np.arange(size * size).reshape(size, size)
     one = np.concatenate([cell[:-1].ravel(), cell[:, :-1].ravel()])
     two = np.concatenate([cell[1:].ravel(), cell[:, 1:].ravel()])
@@ -111,7 +111,8 @@ def relative_error(log_k: Float[Array, "B S S"], p: Float[Array, "B S S"]) -> Fl
     found = np.full(len(p), np.nan)
     for i, (field, given) in enumerate(zip(log_k, p, strict=True)):
         try:
-            exact = solve(field)
+            with np.errstate(all="ignore"):  # what overflows is refused
+                exact = solve(field)
         except (ValueError, RuntimeError, OverflowError):
             continue
         found[i] = np.linalg.norm(given - exact) / np.linalg.norm(exact)

@@ -15,7 +15,7 @@ SPAN_K, SPAN_P = 2.5, 0.25  # the colours reach from minus this to this, of log 
 
 
 def fields(rows: dict[str, Float[Tensor, "B 2 S S"]], path: Path) -> None:
-    """log K (grey to yellow) above p (blue to red) of every sample."""
+    """log K (blue to yellow) and p (blue to red) of every sample, side by side."""
     from matplotlib import colormaps
 
     def coloured(field: Float[Tensor, "B S S"], span: float, colours: str) -> Float[Tensor, "B 3 S S"]:
@@ -25,7 +25,8 @@ def fields(rows: dict[str, Float[Tensor, "B 2 S S"]], path: Path) -> None:
     drawn = {}
     for title, sample in rows.items():
         log_k, p = sample[:MOST].unbind(1)
-        drawn[title] = torch.cat([coloured(log_k, SPAN_K, "cividis"), coloured(p, SPAN_P, "coolwarm")], 2)
+        both = coloured(log_k, SPAN_K, "cividis"), coloured(p, SPAN_P, "coolwarm")
+        drawn[title] = torch.stack(both, 1).flatten(0, 1)
     picture(drawn, path)
 
 
