@@ -100,4 +100,4 @@ def test_a_base_of_another_grid_is_refused(tmp_path: Path) -> None:
 def test_the_twin_is_in_units_of_its_own() -> None:
     sample = Pendulum().draw(4, seed=5)
     assert torch.equal(Pendulum().decoder(sample.float()), sample.float().double())
-    assert pendulum.POINTS == sample.shape[-1]
+    assert sample.shape[-1] == pendulum.POINTS

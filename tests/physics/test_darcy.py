@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -31,7 +33,7 @@ def manufactured_error(size: int) -> float:
 def test_the_stencil_is_of_second_order() -> None:
     errors = [manufactured_error(size) for size in (16, 32, 64)]
     assert errors[0] < 1.0  # of values up to 80
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in itertools.pairwise(errors):
         assert 3.6 < coarse / fine < 4.4  # 4 in the limit
 
 
@@ -42,7 +44,9 @@ def test_the_solver_is_a_dense_one_of_least_norm() -> None:
     unit = np.eye(size * size).reshape(-1, size, size)
     matrix = np.stack([darcy.residual(log_k, e) + darcy.source(size) for e in unit], -1).reshape(size * size, -1)
     dense = np.linalg.lstsq(matrix, darcy.source(size).ravel(), rcond=1e-10)[0]
-    np.testing.assert_allclose(darcy.solve(log_k).ravel(), dense, atol=1e-12)  # p is of order .1, the condition number 1e3
+    np.testing.assert_allclose(
+        darcy.solve(log_k).ravel(), dense, atol=1e-12
+    )  # p is of order .1, the condition number 1e3
     np.testing.assert_allclose(matrix, matrix.T, atol=1e-12)
 
 
@@ -81,7 +85,9 @@ def test_log_k_has_the_covariance_of_the_64_modes() -> None:
         u, s, v = np.linalg.svd(kernel)
         wanted = (u[:, :64] * s[:64]) @ v[:64]
         np.testing.assert_allclose(darcy.modes(size).T @ darcy.modes(size), wanted, atol=1e-10)
-    np.testing.assert_allclose(darcy.modes(8).T @ darcy.modes(8), np.exp(-np.linalg.norm(points8(), axis=-1) / 0.1), atol=1e-10)
+    np.testing.assert_allclose(
+        darcy.modes(8).T @ darcy.modes(8), np.exp(-np.linalg.norm(points8(), axis=-1) / 0.1), atol=1e-10
+    )
     drawn = darcy.log_permeability(4000, 8, rng()).reshape(4000, -1)
     assert abs(drawn.var(0).mean() - 1) < 0.03  # 4,000 draws of 64 cells
 

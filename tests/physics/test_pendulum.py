@@ -16,7 +16,13 @@ def test_paths_are_those_of_another_integrator() -> None:
     times = np.arange(pendulum.POINTS) * pendulum.INTERVAL
     for theta, omega in path:
         found = solve_ivp(
-            lambda _, s: (s[1], -np.sin(s[0])), (0, times[-1]), (theta[0], omega[0]), "DOP853", times, rtol=1e-12, atol=1e-12
+            lambda _, s: (s[1], -np.sin(s[0])),
+            (0, times[-1]),
+            (theta[0], omega[0]),
+            "DOP853",
+            times,
+            rtol=1e-12,
+            atol=1e-12,
         )
         # order 4 in steps of .025: .025^4 / 120 a unit of time, 12.6 of them
         np.testing.assert_allclose(np.stack([theta, omega]), found.y, atol=1e-6)
