@@ -38,7 +38,7 @@ MUTANTS = [
     ),
     Mutant("laws: modes without their eigenvalues", DARCY, "np.sqrt(values[-MODES:])", "1.0", T_DARCY, "covariance"),
     Mutant(
-        "laws: what conducts nothing is solved", DARCY, "and min(down.min(), right.min()) > 0", "", T_FIELD, "fails"
+        "laws: what conducts nothing is solved", DARCY, "and min(down.min(), right.min()) > 0", "", T_DARCY, "cannot_be"
     ),
     Mutant(
         "laws: another face in torch",
