@@ -67,6 +67,7 @@ def test_a_solver_that_fails_is_counted_and_paid_nothing(reward: DarcyResidual |
     sample = flows()
     sample[1, 0, 2, 2] = bad
     assert DarcyResidual().score(sample, COND).measured[1] == (bad == -2000)
+    assert reward.score(sample, COND).measured.tolist() == [True, False, True]
     paid = guarded(reward, Outcome(sample, COND, 4), max_failed=0.5)
     assert paid.measured.tolist() == [True, False, True]
     assert paid.total[1] == 0
