@@ -124,10 +124,10 @@ MUTANTS = [
         "of_another_are",
     ),
     Mutant(
-        "laws: one field in the picture",
+        "laws: both fields in the colours of K",
         "physics/drawing.py",
-        'both = coloured(log_k, SPAN_K, "cividis"), coloured(p,',
-        'both = coloured(log_k, SPAN_K, "cividis"), coloured(log_k,',
+        'coloured(p, SPAN_P, "coolwarm")',
+        'coloured(p, SPAN_P, "cividis")',
         T_LAWS,
         "pictures",
     ),
