@@ -17,17 +17,17 @@ from pgdlab.diffusion.schedules import DiffusersSchedule, Schedule
 from pgdlab.functional.gaussian import expand
 
 LOADING = """```python
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, {network}
 
-unet = UNet2DModel.from_pretrained("{name}", subfolder="unet")
+unet = {network}.from_pretrained("{name}", subfolder="unet")
 scheduler = DDIMScheduler.from_pretrained("{name}", subfolder="scheduler")
 ```"""
 
 ADAPTERS = """```python
-from diffusers import UNet2DModel
+from diffusers import {network}
 from peft import PeftModel
 
-unet = PeftModel.from_pretrained(UNet2DModel.from_pretrained("the base folder", subfolder="unet"), "{name}/lora")
+unet = PeftModel.from_pretrained({network}.from_pretrained("the base folder", subfolder="unet"), "{name}/lora")
 ```"""
 
 LARGEST_SCALE = 1e3  # of guidance; a difference of estimates times more than that is their rounding in fp32
@@ -139,11 +139,12 @@ class DiffusersDenoiser(NetworkDenoiser):
         """unet/ and scheduler/, in diffusers' format."""
         self.network.save_pretrained(folder / "unet", safe_serialization=True)
         self.schedule.scheduler.save_pretrained(folder / "scheduler")
-        return LOADING.format(name=folder.name) + self.differences()
+        return LOADING.format(name=folder.name, network=type(self.network).__name__) + self.differences()
 
     def save_for_adapters(self, folder: Path) -> str:
         self.schedule.scheduler.save_pretrained(folder / "scheduler")
-        return ADAPTERS.format(name=folder.name) + self.differences()
+        network = type(self.network.get_base_model()).__name__
+        return ADAPTERS.format(name=folder.name, network=network) + self.differences()
 
     def differences(self) -> str:
         """Where diffusers' own loop, as it is by default, takes other steps than ours, in markdown."""

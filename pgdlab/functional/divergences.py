@@ -38,6 +38,12 @@ def mmd(xx: Float[Tensor, "N N"], xy: Float[Tensor, "N M"], yy: Float[Tensor, "M
     return others(xx).sum() / (n * (n - 1)) - 2 * xy.mean() + others(yy).sum() / (m * (m - 1))
 
 
+def energy_distance(x: Float[Tensor, "N *D"], y: Float[Tensor, "M *D"]) -> float:
+    """The unbiased estimate of the energy distance of two sets of samples, in the units of the data; may be below 0."""
+    x, y = x.flatten(1).double(), y.flatten(1).double()
+    return mmd(energy(x, x), energy(x, y), energy(y, y)).item()
+
+
 def witness_advantage(xx: Float[Tensor, "N N"], xy: Float[Tensor, "N M"]) -> Float[Tensor, " N"]:
     """The cost of sample x_i as an action, its part of MMD^2(p, q) less a baseline without x_i:
 

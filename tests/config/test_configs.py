@@ -22,6 +22,7 @@ OPTIONS = [(group, name) for group in GROUPS for name in options(group)]
 SMALL = ["policy.steps=3", "plan.samples=4", "plan.group=2", "plan.iterations=1", "plan.eval_samples=4"]
 FEW = ["trainer.updates=2", "trainer.batch=4"]
 MOLECULES = ["reward=valid", "heldout=null"]  # the quickstart's rewards are of images
+LAWS = {law: [f"reward={law}_residual", "domain.weights=null"] for law in ("darcy", "pendulum")}  # their own bases
 # what an option cannot do without
 WITH = {
     "policy/frozen": ["initial=diagonal"],
@@ -59,6 +60,9 @@ WITH = {
     "experiment/digits/window": ["plan.trained_steps.size=1"],
     "experiment/fashion/rwr": FEW,
     "experiment/molecules/rwr": FEW,
+    **{f"domain/{law}": words for law, words in LAWS.items()},
+    **{f"reward/{law}_{what}": [f"domain={law}", LAWS[law][1]] for law in LAWS for what in ("residual", "solved")},
+    **{f"experiment/{law}/{how}": LAWS[law][1:] for law in LAWS for how in ("quick", "ppo", "joint", "initial")},
 }
 CONTROL = [
     "domain=lqr", "reward=paid", "heldout=null", "trainer=dppo", "penalty=none", "plan.group=1", "plan.samples=20",
@@ -185,6 +189,7 @@ def test_a_base_is_pretrained(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     folder = [f"domain.folder={tmp_path}"] if "fashion" in name else []
     if "qm9" in name:
         instead_of_qm9(tmp_path, monkeypatch)
+    monkeypatch.setattr("pgdlab.domains.field.TRAINING", 40)
     assert (
         cli.main([f"experiment={name}", *folder, "plan.iterations=1", *FEW, "plan.eval_samples=4", "policy.steps=2"])
         == 0
@@ -192,7 +197,8 @@ def test_a_base_is_pretrained(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     run = next((tmp_path / "runs").iterdir())
     assert (run / "samples.png").stat().st_size > 1000
     assert (run / "base" / "README.md").exists()
-    others = MOLECULES if "qm9" in name else CONTROL[1:] if "lqr" in name else []
+    others = CONTROL[1:] if "lqr" in name else LAWS.get(Path(name).name, [])[:1]
+    others = MOLECULES if "qm9" in name else others
     own = [f"domain={Path(name).name}", *others, f"domain.weights={run / 'base'}"]
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=False)
     raw, averaged = checkpoint["current_model_state"], checkpoint["state_dict"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgdlab.functional.divergences import energy, mmd, rbf, witness_advantage
+from pgdlab.functional.divergences import energy, energy_distance, mmd, rbf, witness_advantage
 
 WIDTH = 0.8
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -96,3 +96,11 @@ def test_near_points_keep_their_distance() -> None:
     """By the expansion of the square in fp32 it would be 0 or rubbish."""
     x = torch.tensor([[1000.0], [1000.25]])
     assert energy(x, x).tolist() == [[0, -0.25], [-0.25, 0]]
+
+
+def test_the_energy_distance_by_hand() -> None:
+    """{0, 2} and {1, 1, 4}: 2 * (1 + 1 + 4 + 1 + 1 + 2) / 6 - 2 - (0 + 3 + 3) / 3; the same along a diagonal of 3 x 4."""
+    x, y = torch.tensor([0.0, 2.0]), torch.tensor([1.0, 1.0, 4.0])
+    assert energy_distance(x[:, None], y[:, None]) == pytest.approx(-2 / 3)
+    along = torch.tensor([[0.6, 0.8]])
+    assert energy_distance(x[:, None, None] * along, y[:, None, None] * along) == pytest.approx(-2 / 3)
