@@ -120,7 +120,7 @@ class AlongReward(Shifted):
 
     def __init__(self, how: Gradient, source: Source) -> None:
         super().__init__(source.policy.space, how.bound, how.guided(source))
-        self.how, self.source, self.slopes = how, source, Slopes(source.world, how.lam)
+        self.how, self.source, self.slopes = how, source, Slopes(source.world, how.temperature)
         self.begun: Batch | None = None
 
     def again(self, batch: Batch, states: Float[Tensor, "B *D"], h: int) -> Float[Tensor, "B *D"]:

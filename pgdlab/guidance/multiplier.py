@@ -14,6 +14,7 @@ from pgdlab.guidance.base import Guidance, Law, Source, Steered, means
 from pgdlab.guidance.constraints import ROUNDING, Box, Constraint
 from pgdlab.guidance.particles import Population
 from pgdlab.guidance.smc import SMC
+from pgdlab.guidance.temperature import Settling
 from pgdlab.guidance.weights import effective, log_mean, lost, normalised
 
 UPDATES, NEAR = 10_000, 1e-6  # at most; the share of the costs' range at which the ascent has arrived
@@ -47,6 +48,13 @@ class Multiplier(Guidance):
         priced = f"(r(x) - mu c(x)), mu such that the mean of c, {self.cost} of the set, is at most {self.limit:g}"
         return self.particles.aims_at(source).replace("r(x)", "R(x)") + f", R = {priced}"
 
+    def asks_before(self) -> int:
+        return self.particles.asks_before()
+
+    def settled(self, source: Source) -> tuple[Guidance, Settling]:
+        particles, costs = self.particles.settled(source)
+        return replace(self, particles=particles), costs
+
     def refuse(self, source: Source) -> None:
         self.particles.refuse(source)
         self.constraint.refuse(source.policy.space.shape)
@@ -58,7 +66,7 @@ class Multiplier(Guidance):
     @torch.no_grad()
     def steer(self, source: Source, queries: int) -> Iterator[Steered]:
         self.require(source, queries)
-        slots, lam = len(source.cond), self.particles.lam
+        slots, lam = len(source.cond), self.particles.temperature
         n, populations = self.particles.sizes(source, queries)
         found = self.particles.population(source, n, populations)
         cost = self.costs(found.trajectory.sample).reshape(found.log_weight.shape)

@@ -159,6 +159,13 @@ def test_a_sampler_without_noise(guidance: str, here: Path) -> None:
             "values are of shape (1,), and samples of (1, 8, 8)",
         ),
         (["task=steer", "guidance=svdd"], "take 13 reward queries each, and there are 16"),
+        (["task=steer", "guidance=smc", "runtime=ddp_cpu"], "task=steer is one process's: runtime=cpu or runtime=gpu"),
+        (["task=best_of_n", "runtime=fsdp_cpu"], "task=best_of_n is one process's: runtime=cpu or runtime=gpu"),
+        (["task=steer", "guidance=smc", "guidance.lam={_target_: pgdlab.guidance.temperature.Target}"], "none is given"),
+        (
+            ["task=steer", "guidance=smc", "guidance.lam={_target_: pgdlab.guidance.temperature.Target, ess: 0.5}"],
+            "guidance.lam asks 256 samples of the base first, of 16 reward queries",
+        ),
         (["task=steer", "guidance=smc", "budget.seconds=5"], "the budget of steering is reward queries"),
     ],
 )
