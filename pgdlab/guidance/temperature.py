@@ -23,7 +23,7 @@ class Settling(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """The lambda at which samples of the base, weighed by w = exp(r / lambda), have a given figure, by bisection on log lambda. The
+    """The lambda at which samples of the base, weighed by w = exp(r / lambda), have a given figure, by bisection on its log. The
     figure is a mean over conditions, and one of
 
         kl       E_w[r] / lambda - log mean(w), which is KL(T_full || base), nats: particles hold log n - 1.5 of them

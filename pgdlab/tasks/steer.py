@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from pgdlab.config.groups import options
 from pgdlab.config.runs import LAST, SUMMARY, run_folder, save_config, short, versions, write_json
 from pgdlab.diffusion.policy import Policy
 from pgdlab.evaluation.evaluate import Measured, headline, judge, load_weights, measure
-from pgdlab.evaluation.pictures import before_after, domain_report, drawn, learning_curve
+from pgdlab.evaluation.pictures import before_after, domain_report, drawn, learning_curve, rewards
 from pgdlab.evaluation.summary import sentence
 from pgdlab.guidance.base import Guidance, Source, Steered, means
 from pgdlab.guidance.learned import LearnedValue
@@ -143,7 +144,9 @@ def search(
     queries = left + settling.queries
     working = Working()
     for number, best in enumerate(guidance.steer(source, left), 1):
-        best = replace(best, queries=best.queries + settling.queries, evaluations=best.evaluations + settling.evaluations)
+        best = replace(
+            best, queries=best.queries + settling.queries, evaluations=best.evaluations + settling.evaluations
+        )
         asked_now = world.reward.unique_queries()
         unique = {} if asked_now is None or before is None else {"unique_queries": asked_now - before}
         reward = best.value[best.value.isfinite()].mean().item()
@@ -232,11 +235,14 @@ def totals(
 def finish(
     world: World, summary: dict[str, Any], results: dict[str, Measured], folder: Path, loggers: list[Any]
 ) -> int:
-    """Draws, and writes summary.json last: it says that the run is finished."""
+    """Draws, and writes summary.json last: it says that the run is finished. One round is no curve."""
+    course: dict[str, Callable[[], list[Path]]] = {"learning_curve.png": lambda: [learning_curve(folder)]}
+    if summary["iterations"] == 1:
+        course = {"rewards.png": lambda: [rewards(results, folder)]}
     files, failed = drawn(
         {
             "before_after.png": lambda: [before_after(world, results, folder)],
-            "learning_curve.png": lambda: [learning_curve(folder)],
+            **course,
             "the domain's report": lambda: domain_report(world, results, folder),
         }
     )

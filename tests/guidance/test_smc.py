@@ -180,7 +180,7 @@ def test_batches_do_not_matter(batch: int) -> None:
 
 @pytest.mark.parametrize("twist", [0.0, 2.0])
 def test_a_population_larger_than_memory(twist: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Room for 3 rows a pass, 15 particles: halved from all 30 to 2 rows, and the populations are what they are with room for all."""
+    """Room for 3 rows a pass, 15 particles: halved from all 30 to 2 rows, and the populations are the same."""
     how = replace(EVERY, twist=twist)
     whole, source = (how.population(tiny_source(reward=Quadratic()), 15, 2), tiny_source(reward=Quadratic()))
     kind, passes = type(source.world.reference.denoiser), []

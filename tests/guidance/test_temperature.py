@@ -82,7 +82,7 @@ def test_closed_forms_of_a_linear_reward(lam: float) -> None:
 
 
 def test_figures_are_means_over_conditions() -> None:
-    """Rewards 0, 1 under one condition, 0, 3 under another: E_w[r] is the mean of 1 / (1 + e^(-1/lam)) and 3 / (1 + e^(-3/lam))."""
+    """Rewards 0, 1 under one condition, 0, 3 under another: E_w[r] is the mean of two such shares."""
     reward, cond = torch.tensor([0.0, 1.0, 0.0, 3.0]), torch.tensor([0, 0, 1, 1])
     aim = 0.5 * (1 / (1 + math.exp(-1 / 0.8)) + 3 / (1 + math.exp(-3 / 0.8)))
     assert Target(reward=aim).solve(reward, cond) == pytest.approx(0.8, rel=1e-9)
@@ -124,7 +124,9 @@ def test_refusals() -> None:
     same = torch.zeros(4, dtype=torch.long)
     with pytest.raises(ValueError, match="4 rewards of the base are all equal"):
         Target(kl=1.0).solve(torch.ones(4), same)
-    with pytest.raises(ValueError, match=r"guidance.lam.kl is 5, and the rewards of 4 samples of the base have .* to 1.39"):
+    with pytest.raises(
+        ValueError, match=r"guidance.lam.kl is 5, and the rewards of 4 samples of the base have .* to 1.39"
+    ):
         Target(kl=5.0).solve(torch.arange(4.0), same)
     soft = replace(SVDD(lam=Target(kl=1.0), potential=Fitted(name="GL")))
     with pytest.raises(ValueError, match=r"that of one lambda, 0\.5: guidance.lam=0\.5"):

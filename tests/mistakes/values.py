@@ -57,6 +57,7 @@ MUTANTS = [
     Mutant("law: the mean of a cell's middle alone", LAW, "averaged(reward, nodes))", "reward(nodes[:, None]).double() * 0)", T_LAW,
            "base_and_tilt"),
     Mutant("law: n too many", LAW, "best = above**n", "best = above ** (n + 1)", T_LAW, "best_of_n"),
+    Mutant("law: softly, one more draw", LAW, "phi ** (n - 1)", "phi**n", T_LAW, "soft_best"),
     Mutant("law: a bias of another sign", LAW, "return -(base.mass @ square)", "return (base.mass @ square)", T_LAW, "leading"),
     Mutant("certificate of steering: best-of-n against the tilt", CERTIFICATE, 'laws.best_of(known["base"], method.n)',
            'known["T_full"]', T_CERTIFICATE, "own_law"),

@@ -111,7 +111,7 @@ def best_of(base: Law, n: int) -> Law:
 
 
 def soft_best_of(base: Law, reward: Callable[[Tensor], Tensor], lam: float, n: int) -> Law:
-    """Of n draws the one that is drawn with weights w = exp(r / lam): p(x) n E[w(x) / (w(x) + S)], S the sum of n - 1 others. With
+    """Of n draws the one that is drawn with weights w = exp(r / lam): p(x) n E[w(x) / (w(x) + S)], S the sum of n - 1 others. By
     1 / a = int e^(-t a) dt it is p(x) n int u e^-u phi(t)^(n-1) d log t, u = t w(x), phi(t) = E[e^(-t w)], by trapezoids."""
     x = inside(base.nodes)
     r = reward(x.reshape(-1, 1)).double().reshape(x.shape)
