@@ -133,7 +133,8 @@ class Tilt(Guidance):
 
     lam: lambda, in units of the reward; the law is tilted by exp(r / lam); or a Target that it is to reach. tilted: whose law,
     where a tuned policy makes the samples: "base" weighs them with the ratio of the densities, so that the law is the same as
-    from the base; "policy" does not, and the reward counts twice: training at lambda_1, steering at lambda_2 is 1/lambda = 1/lambda_1 + 1/lambda_2.
+    from the base; "policy" does not, and the reward counts twice: training at lambda_1, steering at lambda_2 is
+    1/lambda = 1/lambda_1 + 1/lambda_2.
     """
 
     lam: float | Target = 0.1

@@ -27,6 +27,7 @@ from pgdlab.rollout.plan import Plan
 from pgdlab.training.build import build_world
 from pgdlab.world import World
 from tests.guidance.lines import GRID, OnALine, chain, mean_of, source_of
+from tests.guidance.test_gradient import Silent
 from tests.guidance.test_smc import tiny_source
 from tests.worlds import graphs, tiny
 
@@ -161,12 +162,7 @@ def test_particles_inside_the_set() -> None:
 
 
 def test_a_gradient_inside_the_set() -> None:
-    """psi_h of x_1 by the projected estimate is (P E_h)^T e_1 s / lam, of the sample e_1: the mean of the linear chain, no noise."""
-
-    class Silent(Noise):
-        def steps(self, iteration: int, index: range, steps: int, shape: tuple[int, ...]) -> Iterator[Tensor]:
-            return iter(torch.zeros(steps, len(index), *shape, dtype=torch.float64).unbind())
-
+    """psi_h of x_1 by the projected estimate is (P E_h)^T e_1 s / lam, of the sample e_1: the mean of a linear chain."""
     alpha, sigma, u, v, std = chain(1.0, STEPS)
     project, mean = np.eye(2) - 0.5, np.zeros(2)
     data = np.diag(DATA)

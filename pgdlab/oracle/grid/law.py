@@ -116,8 +116,8 @@ def soft_best_of(base: Law, reward: Callable[[Tensor], Tensor], lam: float, n: i
     x = inside(base.nodes)
     r = reward(x.reshape(-1, 1)).double().reshape(x.shape)
     log_w = (r - r.max()) / lam
-    step, share = 0.1, torch.zeros_like(log_w)
-    for log_t in torch.arange(-30.0, -log_w.min().item() + 30.0, step, dtype=torch.float64):
+    step, share = 0.5, torch.zeros_like(log_w)  # u e^-u is analytic: off by e^(-pi^2 / step)
+    for log_t in torch.arange(-30.0, -log_w.min().item() + 5.0, step, dtype=torch.float64):
         u = (log_w + log_t).exp()
         phi = base.mass @ (-u).exp().mean(1)
         share += step * n * u * (-u).exp() * phi ** (n - 1)
