@@ -176,9 +176,7 @@ class Batch:
         own = self.takes(h)
         shared = x0 if self.policy is self.reference else None
         asked = shared is None and (compared or (not own and x0 is None))
-        base = shared if shared is not None else x  # x: not used
-        if asked:
-            base = self.passes(self.reference, x, h, cond)
+        base = self.passes(self.reference, x, h, cond) if asked else shared if shared is not None else x  # x: not used
         self.evaluated += len(x) * (asked + (own and x0 is None))
         if self.extras.estimates:
             out.estimates[:, h] = base

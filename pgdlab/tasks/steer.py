@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -197,10 +197,19 @@ def summarise(
     return found | {"seed": cfg.seed, "evaluation_samples": source.world.plan.eval_samples}
 
 
+def values_of(guidance: Guidance) -> Iterator[LearnedValue]:
+    """The fitted values that it, or a guidance inside of it, follows."""
+    for part in vars(guidance).values():
+        if isinstance(part, LearnedValue):
+            yield part
+        elif isinstance(part, Guidance):
+            yield from values_of(part)
+
+
 def fitted_value(cfg: Config, guidance: Guidance) -> dict[str, int]:
     """What the value that steers has cost; nothing without one. Raises ValueError for one of another reward."""
-    potential = getattr(guidance, "potential", None)
-    if not isinstance(potential, LearnedValue):
+    potential = next(values_of(guidance), None)
+    if potential is None:
         return {}
     for key, own, other in differences("reward", cfg.nodes["reward"], potential.fitted.facts.get("reward")):
         raise ValueError(

@@ -5,6 +5,7 @@ from tests.mistakes import Mutant
 BASE, WEIGHTS, PARTICLES, SMC = (
     f"guidance/{name}.py" for name in ("base", "weights", "particles", "smc")
 )  # fmt: skip
+T_TARGET = "guidance/test_temperature.py"
 T_SMC, T_WEIGHTS, T_TUNED, T_SVDD = (f"guidance/test_{name}.py" for name in ("smc", "weights", "tuned", "svdd"))
 T_SOFT, T_METROPOLIS, T_SEARCH, T_STEER = (
     f"guidance/test_{name}.py" for name in ("soft_best_of_n", "metropolis", "search", "steer")
@@ -98,6 +99,12 @@ MUTANTS = [
            T_STEER, "trained_policy"),
     Mutant("guidance: a population's samples are independent", "tasks/steer.py",
            'found |= {"reward_gain_stderr": between(gain, known, best.groups)}', "pass", T_STEER, "training_writes"),
+    Mutant("target: searched the wrong way", "guidance/temperature.py", 'sign = 1 if name == "ess" else -1', "sign = 1", T_TARGET, "over_conditions"),
+    Mutant("target: over all conditions at once", "guidance/temperature.py", "for c in cond.unique()", "for c in [cond.new_tensor(0)]", T_TARGET,
+           "over_conditions"),
+    Mutant("target: the pilot costs nothing", "tasks/steer.py", "    return queries - pilot", "    return queries", T_TARGET, "command_line"),
+    Mutant("steer: runtimes of several processes are ignored", "tasks/steer.py", 'runtime.get("strategy", "auto") != "auto"', "False", T_STEER,
+           "refusals and ddp_cpu"),
     Mutant("gradient: scaled by std", GRADIENT, "slope * (std**2).to(slope)", "slope * std.to(slope)", T_GRADIENT, "convention"),
     Mutant("gradient: divided by lam twice", SLOPES, "slope.gradient / self.lam", "slope.gradient / self.lam**2", T_GRADIENT, "path_kl"),
     Mutant("gradient: at the state itself for the next one", GRADIENT, "self.slopes.of_states(batch, after, h + 1,",
