@@ -14,9 +14,9 @@ T_LAW, T_CERTIFICATE = "oracle/test_law.py", "certificates/test_steering.py"
 MUTANTS = [
     Mutant("value: its gradient divided by lambda twice", VALUE, "found.times(1 / self.how.lam)",
            "found.times(1 / self.how.lam**2)", T_VALUE, "the_kl_is"),
-    Mutant("value: a shift without std^2", VALUE, "return std**2 * self.tilted(", "return self.tilted(", T_VALUE,
+    Mutant("value: a shift without std^2", VALUE, "std**2 * self.tilted(", "self.tilted(", T_VALUE,
            "linear_gaussian"),
-    Mutant("value: own without std^2", VALUE, "return std**2 * self.slope(x, x0, h,", "return self.slope(x, x0, h,", T_VALUE,
+    Mutant("value: own without std^2", VALUE, "std**2 * self.slope(x, x0, h,", "self.slope(x, x0, h,", T_VALUE,
            "linear_gaussian"),
     Mutant("value: of the state before instead of the next one", VALUE, "self.slope(mean, x0, h + 1, batch.cond)",
            "self.slope(mean, x0, h, batch.cond)", T_VALUE, "linear_gaussian"),
