@@ -18,7 +18,7 @@ from pgdlab.guidance.weights import normalised
 from pgdlab.rewards.base import Score
 from pgdlab.rollout.noise import Interleaved, Noise
 from pgdlab.rollout.sampler import SAMPLES, Batch
-from tests.guidance.lines import PROBLEMS, Exact, OnALine, Wrong, log_z, source_of
+from tests.guidance.lines import PROBLEMS, Exact, OnALine, Wrong, chain, log_z, source_of
 from tests.tiny import Failing, Quadratic, moved, tiny_policy, tiny_world
 
 VAR = 0.680566  # of the base's samples in GL: 10 steps do not reach 1
@@ -87,6 +87,23 @@ def test_the_law_of_a_draw(name: str, n: int, slots: int, potential: str, expect
     mean, error = mean_reward(run(name, n, slots, seed=2, **given))
     assert error < 0.008
     assert mean == pytest.approx(expected, abs=4 * error + 0.003)
+
+
+@pytest.mark.parametrize(("eta", "steps"), [(1.0, 10), (0.5, 10), (1.0, 4)])
+def test_the_likelihood_of_a_kalman_filter(eta: float, steps: int) -> None:
+    """GQ is an observation: exp(-(x - 2)^2 / lam) = sqrt(pi lam) N(2; x, lam / 2). The chain of N(0, 1) is linear, so that the
+    filter predicts N(0, P), and the likelihood is N(2; 0, P + lam / 2). 4 standard errors."""
+    alpha, _, u, v, std = chain(eta, steps)
+    lam, var = PROBLEMS["GQ"].lam, 1.0
+    for h in range(steps):
+        var = (u[h] + v[h] * alpha[h]) ** 2 * var + std[h] ** 2
+    total = var + lam / 2
+    log_likelihood = 0.5 * math.log(math.pi * lam) - 0.5 * math.log(2 * math.pi * total) - 2**2 / (2 * total)
+    how = SMC(lam=lam, scored="all")
+    found = how.population(source_of("GQ", 3000, seed=4, eta=eta, steps=steps), 16, 3000)
+    mean, error = z_of(found, log_likelihood)
+    assert mean == pytest.approx(1, abs=4 * error)
+    assert error < 0.05
 
 
 def test_many_particles_have_the_tilted_law() -> None:
