@@ -103,7 +103,7 @@ def test_the_likelihood_of_a_kalman_filter(eta: float, steps: int) -> None:
     found = how.population(source_of("GQ", 3000, seed=4, eta=eta, steps=steps), 16, 3000)
     mean, error = z_of(found, log_likelihood)
     assert mean == pytest.approx(1, abs=4 * error)
-    assert error < 0.05
+    assert error < 0.08
 
 
 def test_many_particles_have_the_tilted_law() -> None:
