@@ -257,10 +257,11 @@ class Potential(ABC):
 
 def require_temperature(potential: Potential, lam: float | Target) -> None:
     """Raises ValueError for a soft value of another lambda: scaled, it is not that of this one."""
-    own = potential.temperature()
-    if own is not None and isinstance(lam, Target):
+    if (own := potential.temperature()) is None:
+        return
+    if isinstance(lam, Target):
         raise ValueError(f"a soft value is that of one lambda, {own:g}: guidance.lam={own:g}, no target")
-    if own is not None and not math.isclose(own, lam):
+    if not math.isclose(own, lam):
         raise ValueError(
             f"guidance.lam is {lam:g}, and the value was fitted for {own:g}: a soft value is that of one lambda. Set "
             f"guidance.lam={own:g}, or fit another with value.lam={lam:g}"

@@ -64,6 +64,7 @@ class Multiplier(Guidance):
 
     def settled(self, source: Source) -> tuple[Guidance, Settling]:
         particles, costs = self.particles.settled(source)
+        assert isinstance(particles, SMC)
         return replace(self, particles=particles), costs
 
     def refuse(self, source: Source) -> None:
