@@ -22,7 +22,7 @@ from pgdlab.config.runs import CONFIG, LAST, SUMMARY, rows
 from pgdlab.rewards.function import Images, require_images
 
 MADE = "Made with pgdlab by"  # of an export's README.md
-PICTURES = ("before_after.png", "learning_curve.png")
+PICTURES = ("before_after.png", "learning_curve.png", "rewards.png")
 # what is checked in the place of an object that a program hands over
 STAND_INS: dict[str, dict[str, Any]] = {
     "reward": {"_target_": "pgdlab.rewards.base.NoReward"},

@@ -43,6 +43,7 @@ STEPS = 10
 BINS = 64  # of about equal mass under the law aimed at
 RUNTIME = {"_target_": "lightning.pytorch.Trainer", "accelerator": "cpu"}
 PATHS = 2048  # of the base, that a value is fitted to
+MORE = (256, 1024, 4096)  # n at which the bias of importance weights is told besides, from the grid alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,15 +159,29 @@ def methods(suite: Steering, line: Line, run: Path) -> Iterator[Method]:
         yield Method(f"value, {form}", 1, "attainable", guided)
 
 
-def certify(suite: Steering, folder: Path) -> Iterator[tuple[Cell, float]]:
-    """Every cell, and of its problem n times the bias that importance weights have to first order."""
+@dataclass(frozen=True)
+class Rate:
+    """n times the bias of E[r] of one draw by n importance weights, exactly, for every n, and what it tends to."""
+
+    each: dict[int, float]
+    leading: float
+
+
+def certify(suite: Steering, folder: Path) -> Iterator[tuple[Cell, Rate]]:
+    """Every cell, and the rate of its problem."""
     for name, make in PROBLEMS.items():
         line = make()
         known, leading = exact_laws(line)
+        rate = Rate({n: n * bias(line, known, n) for n in (*suite.particles, *MORE)}, leading)
         run = folder / name.replace(", ", "-")
         fitted(line, suite.seed, run)
         for method in methods(suite, line, run):
-            yield measured(suite, name, line, method, known), leading
+            yield measured(suite, name, line, method, known), rate
+
+
+def bias(line: Line, known: dict[str, Law], n: int) -> float:
+    """Of E[r] of soft best-of-n."""
+    return laws.soft_best_of(known["base"], line.value, line.lam, n).expected - known["T_full"].expected
 
 
 def exact_laws(line: Line) -> tuple[dict[str, Law], float]:
@@ -237,14 +252,15 @@ def steering_table(cells: list[Cell]) -> list[list[str]]:
     ]  # fmt: skip
 
 
-def rates(cells: list[Cell], leading: dict[str, float]) -> list[list[str]]:
-    """n times the bias of importance weights at every n, beside its leading term, and of particles."""
+def rates(cells: list[Cell], known: dict[str, Rate]) -> list[list[str]]:
+    """n times the bias of importance weights at every n, exactly and as measured, beside its leading term, and of particles."""
     rows = []
-    for problem, term in leading.items():
+    for problem, rate in known.items():
+        rows.append([problem, "soft_best_of_n, exactly", *(f"{x:.2f}" for x in (*rate.each.values(), rate.leading))])
         for method in ("soft_best_of_n", "smc"):
             some = [cell for cell in cells if (cell.problem, cell.method) == (problem, method)]
             each = [f"{cell.n * (cell.bias or 0):.2f} ± {cell.n * cell.half:.2f}" for cell in some]
-            rows.append([problem, method, *each, f"{term:.2f}" if method == "soft_best_of_n" else "-"])
+            rows.append([problem, method, *each, *["-"] * (len(rate.each) + 1 - len(each))])
     return rows
 
 

@@ -128,9 +128,11 @@ def efficiency(problem: Problem, look: dict[str, Style]) -> Chart | None:
     with chart(2.75, 2.6, out, [*curves]) as axis:
         for m in problem.methods:
             if m.label in curves:
-                filled(axis, curves[m.label], m.label, look)
-                end = [run.summary["reward_after"] for run in m.runs.values()]
-                axis.plot(curves[m.label][0][-1], np.mean(end), **look[m.label].point, ms=5)
+                at, end = curves[m.label][0], [run.summary["reward_after"] for run in m.runs.values()]
+                whole = len(at) > 1  # what has one round, as particles, is a point
+                if whole:
+                    filled(axis, curves[m.label], m.label, look)
+                axis.plot(at[-1], np.mean(end), **look[m.label].point, ms=5, label=None if whole else m.label)
         axis.axhline(before(problem), color=BASE_COLOUR, lw=1, ls=":")
         axis.set(xlabel="reward queries", ylabel="reward")
     return out[0] if curves else None

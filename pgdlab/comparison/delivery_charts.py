@@ -32,7 +32,8 @@ def costs(problem: Problem, look: dict[str, Style]) -> Chart | None:
 
 
 def law_kl(problem: Problem, look: dict[str, Style]) -> Chart | None:
-    """Full points: KL of whole paths; hollow: an estimate of KL(law aimed at || base), of samples. Both in nats, not one axis."""
+    """Full points: KL of whole paths; hollow: of samples, an estimate of KL(law aimed at || base), or the bound of a choice among
+    n. Both in nats, not one axis."""
     training, steering = both(problem)
     points = {m.label: distances(m) for m in problem.methods}
     if not (training and any(at for m in steering for _, at, _ in points[m.label])):
@@ -55,8 +56,8 @@ def distances(method: Method) -> list[tuple[bool, float, float]]:
 
 
 def distance(run: Run) -> tuple[bool, float] | None:
-    """The KL of its paths, else of the law that it aims at, in nats."""
-    paths, law = run.evaluation[1].get("kl_nats"), run.summary.get("kl_estimate_nats")
-    if paths is not None:
+    """The KL of its paths, else of the law that it aims at, else what it is at most, in nats."""
+    if (paths := run.evaluation[1].get("kl_nats")) is not None:
         return True, paths
-    return None if law is None else (False, law)
+    known = [run.summary.get(name) for name in ("kl_estimate_nats", "kl_bound_nats")]
+    return next(((False, kl) for kl in known if kl is not None), None)

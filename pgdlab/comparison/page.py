@@ -188,7 +188,7 @@ def charted(problem: Problem, look: dict[str, Style]) -> list[Picture]:
         (charts.frontier(problem, look, "kl_nats", "nats from the base"), "What it costs in KL; dashed: no KL known.", "kl"),
         (charts.at_equal_kl(problem, look), "Reward while training at equal KL; dotted: as far as all came.", "equal-kl"),
         (costs(problem, look), queries, "delivered"),
-        (law_kl(problem, look), "Reward over KL. Full: of whole paths; hollow: of the law that steering aims at.", "law-kl"),
+        (law_kl(problem, look), "Reward over KL. Full: of whole paths; hollow: of the law aimed at, or a bound.", "law-kl"),
         (spread and charts.frontier(problem, look, spread, spread), "What it costs in diversity; x: the base.", "diversity"),
     ]  # fmt: skip
     return [picture(chart, caption, name) for chart, caption, name in drawn if isinstance(chart, Chart)]

@@ -1,4 +1,4 @@
-"""Pictures of a run: samples before and after with the same noise, and the learning curve."""
+"""Pictures of a run: samples before and after with the same noise, the learning curve, and how rewards are spread."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pgdlab.rollout.trajectory import Samples
 from pgdlab.world import World
 
 SHOWN = 40  # samples a grid
+BARS = 30  # of a histogram
 
 
 def drawn(drawings: Mapping[str, Callable[[], list[Path]]]) -> tuple[list[Path], list[str]]:
@@ -49,6 +50,21 @@ def domain_report(world: World, results: dict[str, Measured], folder: Path) -> l
         reward = result.reward.where(result.measured, torch.nan) if world.environment is None else None  # an episode's
         groups[title] = Samples(result.trajectory.sample, result.trajectory.cond, reward)
     return world.domain.report(groups, folder)
+
+
+def rewards(results: Mapping[str, Measured], folder: Path) -> Path:
+    """rewards.png: how many samples of the base, and of what came of it, have which reward."""
+    found = {name.partition("/")[0]: result.reward[result.measured].double().cpu() for name, result in results.items()}
+    every = torch.cat([*found.values()])
+    low, high = every.min().item(), every.max().item()
+    edges = torch.linspace(low, high if high > low else low + 1, BARS + 1).tolist()
+    with panels(folder / "rewards.png", 1, (5.0, 3.5)) as (_, (axis,)):
+        for title, name in (("before", "base"), ("after", "ema")):
+            value = found[name].tolist()
+            axis.hist(value, edges, label=title, histtype="stepfilled", alpha=0.5)
+        axis.set(xlabel="reward", ylabel="samples")
+        axis.legend(frameon=False)
+    return folder / "rewards.png"
 
 
 def learning_curve(folder: Path) -> Path:

@@ -27,10 +27,11 @@ def sentence(summary: dict[str, Any], folder: Path) -> str:
     held = f"; held out {held}" if "heldout_after" in summary else ""
     shown_at, error = short(folder), summary["reward_gain_stderr"]
     within = "" if error is None else f" (+-{shown(error, times=1.96)})"
+    curve = "rewards.png" if (folder / "rewards.png").exists() else "learning_curve.png"
     return (
         f"reward {reward}{within}{held}{kl}\n"
         f"{summary['reward_queries']:,} reward queries, {summary['network_evaluations']:,} network evaluations, "
         f"{summary['seconds']:.0f} s\n"
-        f"look at {shown_at / 'before_after.png'} and {shown_at / 'learning_curve.png'}; figures in {shown_at / SUMMARY}"
+        f"look at {shown_at / 'before_after.png'} and {shown_at / curve}; figures in {shown_at / SUMMARY}"
         f"{lost_of}{verdict}"
     )

@@ -13,12 +13,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pgdlab.diffusion.policy import Policy
+from pgdlab.guidance.temperature import Settling, Target
 from pgdlab.rewards.base import Outcome
 from pgdlab.rewards.guard import guarded
-from pgdlab.rollout.noise import Noise, RowNoise
+from pgdlab.rollout.noise import Noise, RowNoise, Stream
 from pgdlab.rollout.sampler import Extras, Plain, Sampler
 from pgdlab.rollout.trajectory import TENSORS, Trajectory
-from pgdlab.trainers.interaction import Request
+from pgdlab.trainers.interaction import OneShot, Request, in_turn
 from pgdlab.trainers.reward_gradient import Slope, refuse_flat
 from pgdlab.world import World
 
@@ -102,6 +103,14 @@ class Guidance(ABC):
         """For so many reward queries at most, what is there after each round; at least one candidate a slot. Raises ValueError
         where that cannot be, RewardError as training does."""
 
+    def settled(self, source: Source) -> tuple[Guidance, Settling]:
+        """With what is to be found out before it can begin, and what that cost: by default nothing is."""
+        return self, Settling()
+
+    def asks_before(self) -> int:
+        """The reward queries of settled()."""
+        return 0
+
     def refuse(self, source: Source) -> None:  # noqa: B027
         """Raises ValueError where it cannot steer this. By default it can steer anything."""
 
@@ -122,21 +131,45 @@ class Guidance(ABC):
 class Tilt(Guidance):
     """A guidance with a temperature.
 
-    lam: lambda, in units of the reward; the law is tilted by exp(r / lam). tilted: whose law, where a tuned policy makes the
-    samples: "base" weighs them with the ratio of the densities, so that the law is the same as from the base; "policy" does
-    not, and the reward counts twice: training at lambda_1, steering at lambda_2 is 1/lambda = 1/lambda_1 + 1/lambda_2.
+    lam: lambda, in units of the reward; the law is tilted by exp(r / lam); or a Target that it is to reach. tilted: whose law,
+    where a tuned policy makes the samples: "base" weighs them with the ratio of the densities, so that the law is the same as
+    from the base; "policy" does not, and the reward counts twice: training at lambda_1, steering at lambda_2 is
+    1/lambda = 1/lambda_1 + 1/lambda_2.
     """
 
-    lam: float = 0.1
+    lam: float | Target = 0.1
     tilted: Tilted = "base"
 
     def __post_init__(self) -> None:
-        if not self.lam > 0:
+        if not isinstance(self.lam, Target) and not self.lam > 0:
             raise ValueError(f"lam is {self.lam}; it must be above 0 (for the highest reward take guidance=best_of_n)")
 
     @property
     def law(self) -> Law:
         return "T_full"
+
+    @property
+    def temperature(self) -> float:
+        """lambda, which a target has been searched for before."""
+        assert not isinstance(self.lam, Target), "settled() comes first"
+        return self.lam
+
+    def asks_before(self) -> int:
+        return self.lam.samples if isinstance(self.lam, Target) else 0
+
+    @torch.no_grad()
+    def settled(self, source: Source) -> tuple[Guidance, Settling]:
+        """By samples of the law that is tilted, on noise of their own, conditions in turn."""
+        if not isinstance(self.lam, Target):
+            return self, Settling()
+        world, pilot = source.world, range(self.lam.samples)
+        whose = replace(source, policy=world.reference) if self.ratio else source
+        cond = in_turn(world.domain.train_conditions, len(pilot)).to(world.device)
+        request = whose.request(Noise(source.noise.seed, Stream.PILOT).of(0, pilot), cond, False)
+        found = OneShot().collect(world, request)
+        seen = found.rewards.measured
+        lam = self.lam.solve(found.rewards.total[seen], found.trajectory.cond[seen])
+        return replace(self, lam=lam), Settling(lam, found.rewards.queries, found.evaluations)
 
     @property
     def ratio(self) -> bool:
@@ -151,11 +184,11 @@ class Tilt(Guidance):
 
     def aims_at(self, source: Source) -> str:
         whose = "tuned policy" if source.tuned and not self.ratio else "base"
-        return LAWS[self.law].format(whose).replace("lam", f"{self.lam:g}")
+        return LAWS[self.law].format(whose).replace("lam", f"{self.temperature:g}")
 
     def log_weight(self, found: Steered) -> Float[Tensor, " N"]:
         """r / lambda + log p_base / p_policy of whole paths, where that is asked; -inf where the reward is not measured."""
-        return found.value.double() / self.lam - log_ratio(found.trajectory)
+        return found.value.double() / self.temperature - log_ratio(found.trajectory)
 
 
 def log_ratio(trajectory: Trajectory, h: int | None = None) -> Float[Tensor, " B"]:
@@ -222,10 +255,13 @@ class Potential(ABC):
         return {"queries": 0, "evaluations": 0}
 
 
-def require_temperature(potential: Potential, lam: float) -> None:
+def require_temperature(potential: Potential, lam: float | Target) -> None:
     """Raises ValueError for a soft value of another lambda: scaled, it is not that of this one."""
-    own = potential.temperature()
-    if own is not None and not math.isclose(own, lam):
+    if (own := potential.temperature()) is None:
+        return
+    if isinstance(lam, Target):
+        raise ValueError(f"a soft value is that of one lambda, {own:g}: guidance.lam={own:g}, no target")
+    if not math.isclose(own, lam):
         raise ValueError(
             f"guidance.lam is {lam:g}, and the value was fitted for {own:g}: a soft value is that of one lambda. Set "
             f"guidance.lam={own:g}, or fit another with value.lam={lam:g}"

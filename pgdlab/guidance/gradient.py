@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pgdlab.functional.gaussian import expand
 from pgdlab.guidance.base import Law, Source, Steered, Tilt
+from pgdlab.guidance.shift import Shift, Shifted
 from pgdlab.guidance.slopes import Slopes, mixed
 from pgdlab.rewards.guard import guarded
-from pgdlab.rollout.sampler import Batch, Sampler, rollout
+from pgdlab.rollout.sampler import Batch, rollout
 from pgdlab.rollout.trajectory import initial_kl
 from pgdlab.trainers.interaction import decoded
 from pgdlab.trainers.reward_gradient import refuse_flat
@@ -98,59 +98,63 @@ class Gradient(Tilt):
     @torch.no_grad()
     def steer(self, source: Source, queries: int) -> Iterator[Steered]:
         self.require(source, queries)
-        world, loop = source.world, Moved(self, source)
+        world, loop = source.world, AlongReward(self, source)
         known = self.form != "score" and self.recurrence == 1  # how far its paths are from the base's
         request = source.request(source.noise.of(0, range(len(source.cond))), source.cond, known, loop)
         found = rollout(
             request.policy, request.reference, request.noise, request.cond, batch=world.capacity.rollout_batch,
-            extras=request.extras, sampler=loop,
+            extras=request.extras._replace(reference=known), sampler=loop,
         )  # fmt: skip
         paid = guarded(world.reward, decoded(world, found), world.plan.max_failed)
         value = torch.where(paid.measured, paid.total, -torch.inf)
         kl = None
         if known:
-            path = found.kl.sum(1).double() if source.tuned else torch.cat(loop.nats)
-            kl = (path + initial_kl(source.policy, world.reference, found.cond).double()).mean().item()
-        queries = loop.slopes.queries + paid.queries
-        yield Steered(found, value, queries, loop.evaluated, loop.figures(), kl_nats=kl)
+            rho = initial_kl(source.policy, world.reference, found.cond).double()
+            kl = (found.kl.sum(1) + rho).mean().item()
+        figures = {**loop.figures(), "unscored": loop.slopes.unscored, "backwards": loop.slopes.backwards}
+        yield Steered(found, value, loop.slopes.queries + paid.queries, loop.evaluated, figures, kl_nats=kl)
 
 
-class Moved(Sampler):
-    """The loop of a rollout whose guided steps are moved: through their x0 estimate, so that the step is the policy's."""
+class AlongReward(Shifted):
+    """The loop of a rollout whose means follow the reward of their estimates."""
 
     def __init__(self, how: Gradient, source: Source) -> None:
-        self.how, self.source, self.guided = how, source, how.guided(source)
-        self.slopes = Slopes(source.world, how.lam)
-        self.evaluated = self.slots = 0
-        self.nats: list[Tensor] = []
-        self.lengths: list[Tensor] = []
+        super().__init__(source.policy.space, how.bound, how.guided(source))
+        self.how, self.source, self.slopes = how, source, Slopes(source.world, how.temperature)
+        self.begun: Batch | None = None
 
-    def advance(self, batch: Batch, states: Float[Tensor, "B *D"], h: int) -> Float[Tensor, "B *D"]:
-        if h == 0:
-            self.begin(batch, len(states))
-        guided, at = h in self.guided, torch.full((len(states),), h, device=states.device)
-        for _ in range(self.how.recurrence - 1 if guided else 0):
-            after = batch.policy.step(states, self.moved(batch, states, h), at).sample(self.drawn(batch, -1))
-            states = self.back(batch, after, h)
-        x0 = self.moved(batch, states, h) if guided else batch.estimate(states, h, batch.cond)
-        after = batch.step(states, h, x0)
-        if h == batch.policy.steps - 1:
-            self.slots += len(states)
-            self.evaluated += batch.evaluated
-            self.nats.append(self.spent)
-        return after
+    def again(self, batch: Batch, states: Float[Tensor, "B *D"], h: int) -> Float[Tensor, "B *D"]:
+        """After as many steps and ways back as are taken before the last one."""
+        at = torch.full((len(states),), h, device=states.device)
+        for _ in range(self.how.recurrence - 1):
+            x0, shift = self.moved(batch, states, h)
+            g = batch.policy.step(states, x0, at)
+            states = self.back(batch, replace(g, mean=g.mean + shift).sample(self.drawn(batch, -1)), h)
+        return states
 
-    def begin(self, batch: Batch, rows: int) -> None:
-        """Numbers beside those of the path: of every draw, and of the steps that are taken again, last."""
-        index, steps = range(self.slots, self.slots + rows), (batch.policy.steps + 1) * 2 * self.how.recurrence
-        shape, noise = self.source.policy.space.shape, self.source.noise
-        self.more = [noise.of(1 + k, index).steps(0, rows, steps, shape) for k in range(self.how.draws + 1)]
-        self.spent = torch.zeros(rows, dtype=torch.float64, device=batch.policy.device)
+    def shift(self, batch: Batch, x: Float[Tensor, "B *D"], h: int) -> Shift:
+        std, from_x0 = batch.policy.std[h], batch.policy.from_x0[h]
+        alpha, sigma = self.signal(batch, h)
+        around = sigma / (alpha**2 + sigma**2).sqrt()
+        if self.how.form == "next":
+            x0 = batch.estimate(x, h, batch.cond)
+            slope = self.ahead(batch, x, x0, h)
+        else:
+            x0, _, slope = self.slopes.of_states(batch, x, h, batch.cond, self.draws(batch, around))
+        if self.how.form == "score":
+            return Shift(x0, slope * (from_x0 * sigma**2 / alpha).to(slope), (from_x0 * around).item())
+        return Shift(x0, slope * (std**2).to(slope), std.item())
 
     def drawn(self, batch: Batch, k: int) -> Float[Tensor, "B *D"]:
-        """The next numbers of draw k, in the space."""
+        """The next numbers of draw k, in the space, beside those of the path; last those of steps that are taken again."""
         initial = batch.out.initial
-        return batch.policy.space.project(next(self.more[k]).to(initial), batch.cond)
+        if self.begun is not batch:
+            index = range(self.slots, self.slots + len(initial))
+            shape, steps = initial.shape[1:], (batch.policy.steps + 1) * 2 * self.how.recurrence
+            noises = [self.source.noise.of(1 + k, index) for k in range(self.how.draws + 1)]
+            self.more = [noise.steps(0, len(initial), steps, shape) for noise in noises]
+            self.begun = batch
+        return self.space.project(next(self.more[k]).to(initial), batch.cond)
 
     def draws(self, batch: Batch, scale: Tensor) -> Float[Tensor, "B K *D"]:
         """Draws around a point, times the scale; without any the point itself."""
@@ -162,22 +166,6 @@ class Moved(Sampler):
         """alpha and sigma of state h."""
         schedule, t = batch.policy.denoiser.schedule, batch.policy.times[h : h + 1]
         return schedule.alpha(t)[0], schedule.sigma(t)[0]
-
-    def moved(self, batch: Batch, x: Float[Tensor, "B *D"], h: int) -> Float[Tensor, "B *D"]:
-        """The x0 estimates with which step h is the moved one."""
-        std, from_x0 = batch.policy.std[h], batch.policy.from_x0[h]
-        alpha, sigma = self.signal(batch, h)
-        around = sigma / (alpha**2 + sigma**2).sqrt()
-        if self.how.form == "next":
-            x0 = batch.estimate(x, h, batch.cond)
-            slope = self.ahead(batch, x, x0, h)
-        else:
-            x0, _, slope = self.slopes.of_states(batch, x, h, batch.cond, self.draws(batch, around))
-        if self.how.form == "score":
-            return x0 + self.bounded(slope * (sigma**2 / alpha).to(slope), around, batch)
-        shift = self.bounded(slope * (std**2).to(slope), std, batch)
-        self.spent = self.spent + 0.5 * (self.length(shift, batch) / std) ** 2
-        return x0 + shift / from_x0.to(shift)
 
     def ahead(self, batch: Batch, x: Tensor, x0: Tensor, h: int) -> Float[Tensor, "B *D"]:
         """The slope of psi of the next state, at the mean of the step or over draws of it."""
@@ -191,30 +179,9 @@ class Moved(Sampler):
             _, psi, slope = self.slopes.of_states(batch, after, h + 1, cond, torch.zeros_like(after)[:, None])
         return mixed(psi, slope, draws)[1]
 
-    def bounded(self, shift: Float[Tensor, "B *D"], unit: Tensor, batch: Batch) -> Float[Tensor, "B *D"]:
-        """The shift, shortened where it is longer than `bound` units."""
-        length = self.length(shift, batch) / unit
-        self.lengths.append(length)
-        if self.how.bound is None:
-            return shift
-        return shift * expand((self.how.bound / length.clamp(min=self.how.bound)), shift)
-
-    def length(self, x: Float[Tensor, "B *D"], batch: Batch) -> Float[Tensor, " B"]:
-        """Of every row, with each degree of freedom counted once."""
-        return batch.policy.space.squared_distance(x, torch.zeros_like(x), batch.cond).sqrt()
-
     def back(self, batch: Batch, after: Float[Tensor, "B *D"], h: int) -> Float[Tensor, "B *D"]:
         """States of step h from those after it, by the forward process."""
         (alpha, sigma), (less, left) = self.signal(batch, h), self.signal(batch, h + 1)
         kept = alpha / less
         std = (sigma**2 - (kept * left) ** 2).clamp(min=0).sqrt()
         return kept.to(after) * after + std.to(after) * self.drawn(batch, -1)
-
-    def figures(self) -> dict[str, Any]:
-        """Of summary.json."""
-        length = torch.cat(self.lengths)
-        bound = self.how.bound
-        return {
-            "gradient_norm": length.mean().item(), "unscored": self.slopes.unscored, "backwards": self.slopes.backwards,
-            "bounded": None if bound is None else (length > bound).double().mean().item(),
-        }  # fmt: skip

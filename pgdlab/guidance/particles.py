@@ -101,7 +101,7 @@ class Particles(Sampler):
         if found.gradient is None or h not in batch.policy.stochastic_steps:
             return None
         std = batch.policy.std[h].item()
-        return bounded(std**2 * found.gradient[rows], std, self.twist, batch.policy.space, batch.cond)
+        return bounded(std**2 * found.gradient[rows], std, self.twist, batch.policy.space, batch.cond)[0]
 
     def weigh(self, batch: Batch, found: Valued, h: int) -> Int[Tensor, " P"]:
         """Weighs the states h; returns which rows go on."""

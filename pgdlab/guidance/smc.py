@@ -91,9 +91,6 @@ class SMC(Tilt):
                 f"are {conditions} conditions: lower guidance.particles, or raise plan.iterations"
             )
         populations = min(affordable // n, slots)
-        batch = source.world.plan.rollout_batch
-        if 0 < batch < n:
-            raise ValueError(f"a population lives in one batch: plan.rollout_batch is {batch}, the particles are {n}")
         return n, max(conditions, populations // conditions * conditions)
 
     def require(self, source: Source, queries: int) -> None:
@@ -119,7 +116,7 @@ class SMC(Tilt):
         if self.twist:  # the proposal is held against what it moves
             against = request.reference if self.ratio else source.policy
             request = replace(request, reference=against, extras=request.extras._replace(reference=True))
-        return loop.finished(OneShot().collect(source.world, request), self.lam)
+        return loop.finished(OneShot().collect(source.world, request), self.temperature)
 
     def psi(self, source: Source) -> Psi:
         """The potential in nats: V_h / lam, tempered."""
@@ -131,7 +128,7 @@ class SMC(Tilt):
             else:
                 x0 = batch.estimate(states, h, batch.cond)
                 found = self.potential(source.world, states, x0, h, batch.cond)
-            return x0, found.times(((h + 1) / (steps + 1)) ** self.temper / self.lam)
+            return x0, found.times(((h + 1) / (steps + 1)) ** self.temper / self.temperature)
 
         return psi
 

@@ -47,7 +47,7 @@ class SoftBestOfN(Tilt):
         """Of summary.json. sums: logs of the sums of w and w^2; n: candidates of each slot."""
         known = ~sums[0].isneginf()
         ess = (2 * sums[0] - sums[1]).exp()[known]
-        found = evidence((sums[0] - n.log())[known], kept.value.double()[known], self.lam)
+        found = evidence((sums[0] - n.log())[known], kept.value.double()[known], self.temperature)
         return {"ess": means(ess)[0], "lost_slots": int((~known).sum()), **found}
 
 

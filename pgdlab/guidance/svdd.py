@@ -108,7 +108,7 @@ class SVDD(Tilt):
         paid = guarded(world.reward, decoded(world, found), world.plan.max_failed)
         value = torch.where(paid.measured, paid.total, -torch.inf)
         if whole:
-            rows = heads + loop.chosen(value.double() / self.lam, found, source.policy.steps, 0)
+            rows = heads + loop.chosen(value.double() / self.temperature, found, source.policy.steps, 0)
             found, value = found.rows(rows), value[rows]
         bound = {} if source.tuned else {"kl_bound_nats": len(states) * selection_bound(m)}
         yield Steered(found, value, loop.queries + paid.queries, loop.evaluated, {"unscored": loop.unscored, **bound})
@@ -146,7 +146,7 @@ class Choice(Sampler):
         found = self.how.potential(self.source.world, states, x0, h, batch.cond)
         self.queries += found.queries
         self.unscored += int((~found.measured).sum())
-        return torch.where(found.measured, found.value.double() / self.how.lam, -torch.inf)
+        return torch.where(found.measured, found.value.double() / self.how.temperature, -torch.inf)
 
     def chosen(self, psi: Float[Tensor, " P"], trajectory: Trajectory, h: int, first: int) -> Int[Tensor, " S"]:
         """The candidate that each slot goes on with. first: the number of the first slot."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pgdlab.guidance.base import Guidance, Law, Potential, Source, Steered, require_temperature
 from pgdlab.guidance.learned import LearnedValue
-from pgdlab.guidance.shift import Shifted
+from pgdlab.guidance.shift import Shift, Shifted
 from pgdlab.rollout.sampler import Batch
 from pgdlab.rollout.trajectory import initial_kl
 from pgdlab.trainers.interaction import OneShot
@@ -81,7 +81,7 @@ class ValueGuidance(Guidance):
         value = found.rewards.total.masked_fill(~found.rewards.measured, -torch.inf)
         rho = initial_kl(source.policy, source.world.reference, source.cond)
         kl = (found.trajectory.kl.sum(1) + rho.double()).mean().item()
-        figures = {"kl_kind": "path", "shifts_shortened": loop.shortened / loop.taken}
+        figures = {"kl_kind": "path", **loop.figures()}
         yield Steered(found.trajectory, value, found.rewards.queries, loop.evaluated, figures, kl_nats=kl)
 
 
@@ -89,20 +89,20 @@ class Uphill(Shifted):
     """The loop of a rollout whose means follow the value."""
 
     def __init__(self, how: ValueGuidance, source: Source) -> None:
-        super().__init__(source.policy.space, how.bound)
+        policy = source.policy
+        last = policy.steps - (how.form != "own")  # what is ahead of the last step has no value
+        super().__init__(policy.space, how.bound, [h for h in policy.stochastic_steps if h < last])
         self.how, self.source = how, source
 
-    def shift(self, batch: Batch, x: Float[Tensor, "B *D"], x0: Float[Tensor, "B *D"], h: int) -> Float[Tensor, "B *D"]:
+    def shift(self, batch: Batch, x: Float[Tensor, "B *D"], h: int) -> Shift:
         std = batch.policy.std[h].item()
+        x0 = batch.estimate(x, h, batch.cond)
         if self.how.form == "own":
-            return std**2 * self.slope(x, x0, h, batch.cond)[1]
-        if h + 1 == batch.policy.steps:
-            return torch.zeros_like(x)
-        at = torch.full((len(x),), h, device=x.device)
-        mean = batch.policy.step(x, x0, at).mean
+            return Shift(x0, std**2 * self.slope(x, x0, h, batch.cond)[1], std)
+        mean = batch.policy.step(x, x0, torch.full((len(x),), h, device=x.device)).mean
         if self.how.form == "next":
-            return std**2 * self.slope(mean, x0, h + 1, batch.cond)[1]
-        return std**2 * self.tilted(mean, x0, std, h + 1, batch.cond)
+            return Shift(x0, std**2 * self.slope(mean, x0, h + 1, batch.cond)[1], std)
+        return Shift(x0, std**2 * self.tilted(mean, x0, std, h + 1, batch.cond), std)
 
     def tilted(
         self, mean: Float[Tensor, "B *D"], x0: Float[Tensor, "B *D"], std: float, h: int, cond: Tensor

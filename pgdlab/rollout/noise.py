@@ -24,6 +24,7 @@ class Stream(IntEnum):
     DOCTOR = 2
     REFERENCE = 3
     TABLE = 4
+    PILOT = 5
 
 
 @dataclass(frozen=True)

@@ -67,22 +67,22 @@ def rollout(
     fewer: Callable[[int], None] | None = None,
 ) -> Trajectory:  # fmt: skip
     """Samples a trajectory for each row of noise under cond (B, ...), `batch` rows at a time; where memory runs out without
-    a graph, then half as many.
+    a graph, then half as many. Rows that are together are in one batch, however many they are: the network is then asked
+    for `batch` of them at a time.
 
     trained: the steps that are to be trained. Deterministic steps are taken by the frozen reference (they have no density,
     and an infinite KL once their network moves) unless extras.tuned_deterministic. watch: is shown every batch before the
     next one begins. fewer: is told how many rows memory allows, where it has run out.
     """
     parts: list[Trajectory] = []
-    done, whole = 0, sampler.together
-    batch = max(1, batch // whole) * whole
+    done, whole, batch = 0, sampler.together, max(1, batch)
     while done < len(noise):
-        stop = min(done + batch, len(noise))
-        part, some = None, Batch(policy, reference, cond[done:stop].to(policy.device), trained, extras)
+        stop = min(done + max(1, batch // whole) * whole, len(noise))
+        part, some = None, Batch(policy, reference, cond[done:stop].to(policy.device), trained, extras, batch)
         try:
             part = some.run(noise.steps(done, stop, policy.steps + 1, policy.space.shape), sampler)
         except RuntimeError as error:
-            smaller = halved((stop - done) // whole, error, is_cut(policy)) * whole
+            smaller = halved(min(batch, stop - done), error, is_cut(policy))
             if not extras.graph:
                 batch = smaller
                 if fewer is not None:
@@ -103,10 +103,13 @@ def rollout(
 
 
 class Batch:
-    """One batch of a rollout: takes steps, and records what the trajectory keeps of them. evaluated: network rows so far."""
+    """One batch of a rollout: takes steps, and records what the trajectory keeps of them. most: rows of a pass without a graph.
+    evaluated: network rows so far."""
 
-    def __init__(self, policy: Policy, reference: Policy, cond: Tensor, trained: Sequence[int], extras: Extras) -> None:
-        self.policy, self.reference, self.cond = policy, reference, cond
+    def __init__(
+        self, policy: Policy, reference: Policy, cond: Tensor, trained: Sequence[int], extras: Extras, most: int
+    ) -> None:
+        self.policy, self.reference, self.cond, self.most = policy, reference, cond, most
         self.trained, self.extras = list(trained), extras
         self.evaluated = 0
         kept = range(policy.steps) if extras.states else self.trained
@@ -171,8 +174,13 @@ class Batch:
     def estimate(self, x: Float[Tensor, "P *D"], h: int, cond: Tensor) -> Float[Tensor, "P *D"]:
         """The x0 estimates that step h is taken with."""
         self.evaluated += len(x)
-        policy = self.policy if self.takes(h) else self.reference
-        return policy.estimate(x, torch.full((len(x),), h, device=x.device), cond)
+        return self.passes(self.policy if self.takes(h) else self.reference, x, h, cond)
+
+    def passes(self, policy: Policy, x: Float[Tensor, "P *D"], h: int, cond: Tensor) -> Float[Tensor, "P *D"]:
+        """A policy's x0 estimates, `most` rows a pass."""
+        at = torch.full((len(x),), h, device=x.device)
+        parts = zip(x.split(self.most), at.split(self.most), cond.split(self.most), strict=True)
+        return torch.cat([policy.estimate(*part) for part in parts])
 
     def step(
         self, x: Float[Tensor, "B *D"], h: int, x0: Float[Tensor, "B *D"] | None = None,
@@ -186,9 +194,7 @@ class Batch:
         own = self.takes(h)
         shared = x0 if self.policy is self.reference else None
         asked = shared is None and (compared or (not own and x0 is None))
-        base = shared if shared is not None else x  # x: not used
-        if asked:
-            base = self.reference.estimate(x, at, cond)
+        base = self.passes(self.reference, x, h, cond) if asked else shared if shared is not None else x  # x: not used
         self.evaluated += len(x) * (asked + (own and x0 is None))
         if self.extras.estimates:
             out.estimates[:, h] = base
@@ -197,6 +203,8 @@ class Batch:
             torch.clear_autocast_cache()  # torch before 2.10 uses weights again that were cast without a graph
         with torch.set_grad_enabled(graph):
             known = x0 if x0 is not None else None if own else base
+            if known is None and len(x) > self.most:
+                known = self.passes(policy, x, h, cond)
             g = policy(x, at, cond) if known is None else policy.step(x, known, at)
             g = g if shift is None else replace(g, mean=g.mean + shift)
         action = self.as_kept(g.sample(self.drawn()).to(x.dtype), h + 1)  # whatever g is computed in

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from pgdlab.certificates.cells import CELL, cell, suite_of
 from pgdlab.certificates.certificate import Suite, Tables, row
-from pgdlab.certificates.steering import HEAD, Steering, certify, rates, steering_table
+from pgdlab.certificates.steering import HEAD, MORE, Steering, certify, rates, steering_table
 from pgdlab.certificates.tables import certificate_picture, certificate_table, line, markdown, tabular_table
 from pgdlab.config.compose import compose
 from pgdlab.config.configuration import Config
@@ -65,16 +65,20 @@ def tables(cfg: Config, suite: Tables) -> None:
 def steering(cfg: Config, suite: Steering) -> None:
     """Ways of steering without training, each against its own law."""
     folder = begun(cfg, suite.name)
-    cells, leading = [], {}
+    cells, known = [], {}
     with Working() as working:
-        for cell, term in certify(suite, folder):
+        for cell, rate in certify(suite, folder):
             cells.append(cell)
-            leading[cell.problem] = term
+            known[cell.problem] = rate
             working.say(f"{len(cells)} cells; {cell.problem}: {cell.method}, n {cell.n}, E[r] {cell.reward:.3f}")
-    head = ["problem", "method", *(f"n {n}: n x bias" for n in suite.particles), "leading term"]
-    text = markdown(HEAD, steering_table(cells)) + "\n" + markdown(head, rates(cells, leading))
+    head = ["problem", "method", *(f"n {n}: n x bias" for n in (*suite.particles, *MORE)), "leading term"]
+    text = markdown(HEAD, steering_table(cells)) + "\n" + markdown(head, rates(cells, known))
     write(text, folder / "certificate.md")
-    write_json({"rows": [dataclasses.asdict(cell) for cell in cells], "leading": leading}, folder / CELL)
+    rows, exact = (
+        [dataclasses.asdict(cell) for cell in cells],
+        {p: dataclasses.asdict(rate) for p, rate in known.items()},
+    )
+    write_json({"rows": rows, "rates": exact}, folder / CELL)
     print(text + f"look at {short(folder) / 'certificate.md'}; figures in {short(folder) / CELL}")
 
 

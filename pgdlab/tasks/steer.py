@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from pgdlab.config.groups import options
 from pgdlab.config.runs import LAST, SUMMARY, run_folder, save_config, short, versions, write_json
 from pgdlab.diffusion.policy import Policy
 from pgdlab.evaluation.evaluate import Measured, headline, judge, load_run, measure
-from pgdlab.evaluation.pictures import before_after, domain_report, drawn, learning_curve
+from pgdlab.evaluation.pictures import before_after, domain_report, drawn, learning_curve, rewards
 from pgdlab.evaluation.summary import sentence
 from pgdlab.guidance.base import Guidance, Source, Steered, means
 from pgdlab.guidance.learned import LearnedValue
+from pgdlab.guidance.temperature import Settling
 from pgdlab.rollout.noise import Noise, Stream
 from pgdlab.trainers.interaction import in_turn
 from pgdlab.training.budget import Budget
@@ -61,18 +63,21 @@ def steer(cfg: Config, guidance: Guidance, title: str, notes: dict[str, Any]) ->
         raise ValueError("steering needs a reward to choose by, and a pretraining asked none: give reward=NAME")
     world = build_world(cfg)
     require_budget(cfg.stated(Budget, "budget"), world.plan.eval_samples)
+    require_one_process(cfg)
     require_loggers(cfg)
     before = taken_over(world, run) if run else {"samples": 0, "queries": 0, "evaluations": 0}
     source = source_of(world, world.policy if run else world.reference)
-    guidance.require(source, given(world))
+    left = left_after(guidance, world)
+    guidance.require(source, left)
     fitted = fitted_value(cfg, guidance)
     folder = run_folder(cfg)
     save_config(cfg, folder)
     loggers = loggers_of(cfg, folder, [])
+    guidance, settling = guidance.settled(source)
     print(f"{guidance.law_for(source)}: {guidance.aims_at(source)}")
     if said := guidance.advice(source):
         print(said, file=sys.stderr)
-    best, costs = search(guidance, source, loggers)
+    best, costs = search(guidance, source, left, loggers, settling)
     with torch.no_grad(), Working() as working:
         working.say(f"evaluating base and steered: {world.plan.eval_samples:,} samples")
         results, table = evaluated(source, best, title)
@@ -91,9 +96,27 @@ def require_budget(budget: Budget, slots: int) -> None:
         )
 
 
+def require_one_process(cfg: Config) -> None:
+    """Raises ValueError for a runtime whose processes would have to share the work."""
+    runtime = cfg.nodes["runtime"]
+    if runtime.get("strategy", "auto") != "auto" or runtime.get("num_nodes", 1) != 1:
+        raise ValueError(f"task={cfg.task} is one process's: runtime=cpu or runtime=gpu")
+
+
 def given(world: World) -> int:
     """The reward queries of steering: those of training, and one for each slot at least."""
     return max(world.plan.iterations * world.plan.samples, world.plan.eval_samples)
+
+
+def left_after(guidance: Guidance, world: World) -> int:
+    """The reward queries that a search for lambda leaves. Raises ValueError where it leaves none for some slot."""
+    pilot, queries = guidance.asks_before(), given(world)
+    if pilot and queries - pilot < world.plan.eval_samples:
+        raise ValueError(
+            f"guidance.lam asks {pilot} samples of the base first, of {queries} reward queries: lower its samples, or raise "
+            "plan.iterations"
+        )
+    return queries - pilot
 
 
 def taken_over(world: World, run: Path) -> dict[str, int]:
@@ -110,13 +133,18 @@ def source_of(world: World, policy: Policy) -> Source:
     return Source(world, policy, cond, Noise(world.noise.seed, Stream.EVALUATE))
 
 
-def search(guidance: Guidance, source: Source, loggers: list[Any]) -> tuple[Steered, dict[str, Any]]:
-    """What the guidance returns, and its costs; a row of metrics.csv after each round."""
+def search(
+    guidance: Guidance, source: Source, left: int, loggers: list[Any], settling: Settling
+) -> tuple[Steered, dict[str, Any]]:
+    """What the guidance returns for the queries that are left, and its costs; a row of metrics.csv after each round."""
     world, started, number = source.world, time.perf_counter(), 0
     before = world.reward.unique_queries()
-    queries = given(world)
+    queries = left + settling.queries
     working = Working()
-    for number, best in enumerate(guidance.steer(source, queries), 1):
+    for number, best in enumerate(guidance.steer(source, left), 1):
+        best = replace(
+            best, queries=best.queries + settling.queries, evaluations=best.evaluations + settling.evaluations
+        )
         asked_now = world.reward.unique_queries()
         unique = {} if asked_now is None or before is None else {"unique_queries": asked_now - before}
         reward = best.value[best.value.isfinite()].mean().item()
@@ -126,6 +154,8 @@ def search(guidance: Guidance, source: Source, loggers: list[Any]) -> tuple[Stee
             record(logger, row | unique | {"seconds": time.perf_counter() - started}, number)
             logger.save()
     costs = {"reward_queries": best.queries, "network_evaluations": best.evaluations, "iterations": number}
+    if settling.lam is not None:
+        costs |= {"lam": settling.lam, "pilot_queries": settling.queries}
     return best, costs | {"training_seconds": time.perf_counter() - started}
 
 
@@ -165,10 +195,19 @@ def summarise(
     return found | {"seed": cfg.seed, "evaluation_samples": source.world.plan.eval_samples}
 
 
+def values_of(guidance: Guidance) -> Iterator[LearnedValue]:
+    """The fitted values that it, or a guidance inside of it, follows."""
+    for part in vars(guidance).values():
+        if isinstance(part, LearnedValue):
+            yield part
+        elif isinstance(part, Guidance):
+            yield from values_of(part)
+
+
 def fitted_value(cfg: Config, guidance: Guidance) -> dict[str, int]:
     """What the value that steers has cost; nothing without one. Raises ValueError for one of another reward."""
-    potential = getattr(guidance, "potential", None)
-    if not isinstance(potential, LearnedValue):
+    potential = next(values_of(guidance), None)
+    if potential is None:
         return {}
     for key, own, other in differences("reward", cfg.nodes["reward"], potential.fitted.facts.get("reward")):
         raise ValueError(
@@ -203,11 +242,14 @@ def totals(
 def finish(
     world: World, summary: dict[str, Any], results: dict[str, Measured], folder: Path, loggers: list[Any]
 ) -> int:
-    """Draws, and writes summary.json last: it says that the run is finished."""
+    """Draws, and writes summary.json last: it says that the run is finished. One round is no curve."""
+    course: dict[str, Callable[[], list[Path]]] = {"learning_curve.png": lambda: [learning_curve(folder)]}
+    if summary["iterations"] == 1:
+        course = {"rewards.png": lambda: [rewards(results, folder)]}
     files, failed = drawn(
         {
             "before_after.png": lambda: [before_after(world, results, folder)],
-            "learning_curve.png": lambda: [learning_curve(folder)],
+            **course,
             "the domain's report": lambda: domain_report(world, results, folder),
         }
     )

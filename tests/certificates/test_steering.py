@@ -10,7 +10,17 @@ import pytest
 import torch
 
 from pgdlab.certificates import steering
-from pgdlab.certificates.steering import PROBLEMS, Cell, Method, Steering, exact_laws, measured, rates, steering_table
+from pgdlab.certificates.steering import (
+    PROBLEMS,
+    Cell,
+    Method,
+    Rate,
+    Steering,
+    exact_laws,
+    measured,
+    rates,
+    steering_table,
+)  # fmt: skip
 from pgdlab.guidance.best_of_n import BestOfN
 from pgdlab.guidance.smc import SMC
 from pgdlab.guidance.soft_best_of_n import SoftBestOfN
@@ -53,6 +63,8 @@ def test_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(steering, "PROBLEMS", {"gauss, linear": PROBLEMS["gauss, linear"]})
     monkeypatch.setattr(steering, "PATHS", 64)
+    monkeypatch.setattr(certify, "MORE", (256,))
+    monkeypatch.setattr(steering, "MORE", (256,))
     every = steering.methods
     some = ("soft_best_of_n", "smc, learned value", "value, next")
     monkeypatch.setattr(steering, "methods", lambda *given: (m for m in every(*given) if m.name in some))
@@ -70,6 +82,7 @@ def test_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     text = (folder / "certificate.md").read_text()
     assert "| gauss, linear | value, next | 1 | attainable |" in text
     assert "leading term" in text
+    assert found["rates"]["gauss, linear"]["each"].keys() == {"4", "8", "256"}
     assert (folder / "gauss-linear" / "value" / "model.safetensors").is_file()
 
 
@@ -80,7 +93,10 @@ def test_cells_to_read() -> None:
         ["p", "soft_best_of_n", "4", "T_full", "0.500 ± 0.010", "0.750", "-0.250", "0.100 ± 0.020", "0.200"],
         ["p", "search", "4", "none", "0.500 ± 0.010", "-", "-", "-", "-"],
     ]
-    assert rates([cell], {"p": -1.5})[0] == ["p", "soft_best_of_n", "-1.00 ± 0.04", "-1.50"]
+    exactly, own, particles = rates([cell], {"p": Rate({4: -1.1, 256: -1.4}, -1.5)})
+    assert exactly == ["p", "soft_best_of_n, exactly", "-1.10", "-1.40", "-1.50"]
+    assert own == ["p", "soft_best_of_n", "-1.00 ± 0.04", "-", "-"]
+    assert particles == ["p", "smc", "-", "-", "-"]
 
 
 @pytest.mark.parametrize(

@@ -136,9 +136,16 @@ def test_charts(tmp_path: Path) -> None:
     problem = study(tmp_path)
     look = styles([m.label for m in problem.methods])
     assert costs(problem, look) is not None
-    assert law_kl(problem, look) is None  # best-of-n knows no KL
+    for seed in (0, 1):
+        summary(tmp_path / f"best{seed}", kl_bound_nats=None)
+    assert law_kl(found(tmp_path)[0], look) is None  # a best-of-n that says no KL
+    summary(tmp_path / "best1", kl_bound_nats=2.5)
     summary(tmp_path / "best0", kl_estimate_nats=1.5)
     (problem,) = found(tmp_path)
     assert law_kl(problem, look) is not None
     ppo, best = (next(m for m in problem.methods if m.label == label) for label in ("ppo", "best of n"))
-    assert (distance(ppo.runs[0]), distance(best.runs[0]), distance(best.runs[1])) == ((True, 3.0), (False, 1.5), None)
+    assert [distance(run) for run in (ppo.runs[0], best.runs[0], best.runs[1])] == [
+        (True, 3.0),
+        (False, 1.5),
+        (False, 2.5),
+    ]

@@ -56,6 +56,7 @@ WITH = {
     "experiment/digits/rwr": FEW,
     "guidance/multiplier": ["guidance.limit=2"],
     "experiment/digits/multiplier": ["guidance.limit=2"],  # of samples of a random base
+    "experiment/digits/svdd": ["guidance.scored=[0.4]"],  # of three steps
     "experiment/oracle/smc": ["guidance.particles=2"],
     "experiment/digits/window": ["plan.trained_steps.size=1"],
     "experiment/fashion/rwr": FEW,
@@ -97,6 +98,7 @@ ELSEWHERE |= {name: f"domains/test_{kind}" for kind in KINDS for name in OWN if 
 ELSEWHERE |= {"reward/red": "rewards/test_colour"}
 EMOJI = ("domain/emoji", "experiment/quickstart", "reward/emoji_clip", "reward/emoji_judge")
 EMOJI += tuple(f"experiment/emoji/{name}" for name in ("clip", "jpeg", "red", "compose", "adjoint_red"))
+EMOJI += tuple(f"experiment/emoji/{name}_red" for name in ("draft", "smc", "gradient", "best_of_n"))
 ELSEWHERE |= {"guidance/value": "guidance/test_learned"}
 ELSEWHERE |= dict.fromkeys(EMOJI, "domains/test_emoji")
 

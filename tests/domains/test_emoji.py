@@ -36,7 +36,16 @@ def test_unseen_compositions_are_new_but_for_their_words() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["emoji/clip", "emoji/jpeg", "emoji/red", "emoji/compose", "emoji/adjoint_red", "quickstart"]
+    "name",
+    [
+        "emoji/clip",
+        "emoji/jpeg",
+        "emoji/red",
+        "emoji/compose",
+        "emoji/adjoint_red",
+        *(f"emoji/{name}_red" for name in ("draft", "smc", "gradient", "best_of_n")),
+        "quickstart",
+    ],
 )
 def test_experiments_have_their_reward_and_the_judge(name: str) -> None:
     cfg = compose([f"experiment={name}"])

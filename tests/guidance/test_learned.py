@@ -19,11 +19,14 @@ from pgdlab.credit.fitted import Fitted, FittedCritic, facts_of, read, save
 from pgdlab.diffusion.kernels import DDIM
 from pgdlab.diffusion.values import FittedValue, Value
 from pgdlab.guidance.learned import LearnedValue
+from pgdlab.guidance.multiplier import Multiplier
+from pgdlab.guidance.projection import Projection
 from pgdlab.guidance.smc import SMC
 from pgdlab.guidance.svdd import SVDD
 from pgdlab.guidance.value import ValueGuidance
 from pgdlab.rewards.base import RewardError, Score
 from pgdlab.rollout.noise import Noise
+from pgdlab.tasks.steer import values_of
 from pgdlab.training.value_fit import Paths, ValueFit, collected, figures, fit, off
 from tests.guidance.lines import GRID, PROBLEMS, OnALine, chain, policy_of, soft_values, source_of
 from tests.guidance.test_smc import mean_reward
@@ -94,6 +97,9 @@ def test_the_costs_are_counted(tmp_path: Path) -> None:
     assert LearnedValue(run=tmp_path).costs() == {"queries": 100, "evaluations": 1000}
     assert said["heldout_paths"] == 10
     assert len(said["by_state"]) == 10
+    inside = SMC(potential=LearnedValue(run=tmp_path))
+    for guidance in (inside, Multiplier(particles=inside), Projection(then=Multiplier(particles=inside))):
+        assert [value.run for value in values_of(guidance)] == [tmp_path]
 
 
 class Dice(OnALine):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from statistics import NormalDist
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from pgdlab.guidance.best_of_n import candidates
 from pgdlab.guidance.constraints import Box, Known
 from pgdlab.guidance.multiplier import Multiplier, multiplier
 from pgdlab.guidance.smc import SMC
-from tests.guidance.lines import source_of
+from pgdlab.rewards.base import Score
+from tests.guidance.lines import OnALine, source_of
 from tests.guidance.test_smc import tiny_source
 from tests.guidance.test_tuned import VAR
 
@@ -79,9 +83,57 @@ def test_resampled_particles_serve_too() -> None:
 
 
 def test_costs_of_samples() -> None:
-    x = torch.tensor([[0.5], [1.5], [3.0]])
+    source = source_of("GL", 3)
+    found = candidates(source, source.noise.of(0, range(3))).trajectory
+    found = replace(found, sample=torch.tensor([[0.5], [1.5], [3.0]]))
     for cost, expected in (("outside", [0, 1, 1]), ("violation", [0, 0.5, 2])):
-        assert Multiplier(constraint=Box(high=1.0), cost=cost).costs(x).tolist() == expected  # type: ignore[arg-type]
+        how = Multiplier(constraint=Box(high=1.0), cost=cost)  # type: ignore[arg-type]
+        assert how.costs(source.world, found).value.tolist() == expected
+    own = Multiplier(constraint=None, cost=OnALine("quadratic", 1.0))
+    assert own.costs(source.world, found).value.tolist() == [-0.25, -0.25, -4.0]
+
+
+def test_a_cost_that_is_a_reward() -> None:
+    """1[x > 1.5] as a reward is "outside" of x <= 1.5, and asks once a particle, beside the queries of the reward."""
+    given: dict[str, Any] = {"particles": SMC(**IMPORTANCE), "limit": LIMIT}
+    one = Multiplier(**given, constraint=Box(low=None, high=EDGE), cost="outside")
+    cost = OnALine("indicator", EDGE)
+    other = Multiplier(**given, constraint=None, cost=cost)
+    a, b = (next(iter(how.steer(source_of("GL", 500), 2000))) for how in (one, other))
+    for name in ("multiplier", "cost", "dual", "weighted_reward"):
+        assert a.figures[name] == b.figures[name]
+    assert torch.equal(a.trajectory.sample, b.trajectory.sample)
+    assert (b.queries, b.figures["cost_queries"], cost.asked, a.figures["cost_queries"]) == (2000, 2000, 2000, 0)
+    assert "mean of c, OnALine" in other.aims_at(source_of("GL", 2))
+
+
+class Picky(OnALine):
+    """x, which is not measured above 1."""
+
+    def score(self, sample: Any, cond: Tensor) -> Score:
+        return Score(sample[:, 0].double(), sample[:, 0] <= 1)
+
+
+def test_a_particle_without_a_cost_has_no_weight() -> None:
+    """So that the law is that of x <= 1, where the tilt has its mean at 1.36: none above 1 is returned."""
+    how = Multiplier(particles=SMC(**IMPORTANCE), constraint=None, cost=Picky("linear", 0.0), limit=0.2)
+    found = next(iter(how.steer(source_of("GL", 500, max_failed=0.9), 4000)))
+    assert found.trajectory.sample.max() <= 1
+    assert found.figures["cost"] == pytest.approx(0.2, abs=1e-5)
+
+
+def test_twisted_particles_serve_too() -> None:
+    """Moved along the reward's gradient, 1,000 particles do what 20,000 do."""
+    how = Multiplier(
+        particles=SMC(lam=LAM, scored="all", particles=1000, twist=5.0),
+        constraint=Box(low=None, high=EDGE),
+        cost="outside",
+        limit=LIMIT,
+    )
+    found = next(iter(how.steer(source_of("GL", 1000), 11_000)))
+    assert found.figures["cost"] == pytest.approx(LIMIT, abs=1e-5)
+    assert found.figures["dual"] == pytest.approx(closed_form()[1], abs=0.04)
+    assert found.figures["weighted_reward"] == pytest.approx(closed_form()[0], abs=0.08)
 
 
 def test_two_conditions_share_the_limit() -> None:
@@ -102,6 +154,10 @@ def test_refusals() -> None:
         )
     with pytest.raises(ValueError, match=r"limit is 0.0; it must be above 0"):
         Multiplier(limit=0.0)
+    with pytest.raises(ValueError, match="about no set: set constraint to null"):
+        Multiplier(cost=OnALine("linear", 0.0))
+    with pytest.raises(ValueError, match="constraint is missing"):
+        Multiplier(constraint=None)
     with pytest.raises(ValueError, match="samples of"):
         Multiplier(constraint=Known(values=[1.0, 1.0, 1.0])).refuse(tiny_source())
     with pytest.raises(ValueError, match="guidance=metropolis"):

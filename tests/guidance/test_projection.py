@@ -19,12 +19,15 @@ from pgdlab.diffusion.policy import Policy
 from pgdlab.domains.points import Gaussian
 from pgdlab.guidance.base import Source, Steered
 from pgdlab.guidance.constraints import Box, Known, Linear
+from pgdlab.guidance.gradient import Gradient
 from pgdlab.guidance.projection import Projection
+from pgdlab.guidance.smc import SMC
 from pgdlab.rollout.noise import Noise
 from pgdlab.rollout.plan import Plan
 from pgdlab.training.build import build_world
 from pgdlab.world import World
 from tests.guidance.lines import GRID, OnALine, chain, mean_of, source_of
+from tests.guidance.test_gradient import Silent
 from tests.guidance.test_smc import tiny_source
 from tests.worlds import graphs, tiny
 
@@ -140,6 +143,41 @@ def test_costs_and_batches() -> None:
     assert (parts.queries, parts.evaluations) == (5, 5 * 4)
     assert source.world.reference.denoiser.rows == 5 * 4
     assert Projection().law == "none"
+
+
+def test_particles_inside_the_set() -> None:
+    """The projected chain is linear, its samples N(0, C) before the last projection: tilted by x_1 / lam their mean is
+    C e_1 / lam, projected 1.370 / 2 lam (1, -1). 4 standard errors, of an effective size of a third."""
+    lam, n = 1.0, 4000
+    how = SMC(lam=lam, scored=(), particles=n)
+    whole = Projection(constraint=Linear(matrix=[[1.0, 1.0]]), then=how)
+    found = next(iter(whole.steer(plane_source(1000, Noise(5)), n + 1000)))
+    mean = np.eye(2) - 0.5  # the projection onto x + y = 0
+    expected = mean @ covariance("x0")[:, 0] / lam
+    error = (1.370 / 2 / 1000) ** 0.5 + (3 * 1.370 / 2 / n) ** 0.5
+    np.testing.assert_allclose(found.trajectory.sample.mean(0).numpy(), expected, atol=4 * error)
+    assert found.figures["violation_after"] < 1e-9
+    assert found.figures["particles"] == n
+    assert found.value.mean().item() == pytest.approx(expected[0], abs=4 * error)
+    assert found.queries == n + 1000
+
+
+def test_a_gradient_inside_the_set() -> None:
+    """psi_h of x_1 by the projected estimate is (P E_h)^T e_1 s / lam, of the sample e_1: the mean of a linear chain."""
+    alpha, sigma, u, v, std = chain(1.0, STEPS)
+    project, mean = np.eye(2) - 0.5, np.zeros(2)
+    data = np.diag(DATA)
+    each = [project @ np.diag(a * data / (a**2 * data + s**2)) for a, s in zip(alpha, sigma, strict=True)]
+    for h in range(STEPS):
+        slope = each[h + 1][0] if h + 1 < STEPS else np.array([1.0, 0.0])
+        mean = (u[h] * np.eye(2) + v[h] * each[h]) @ mean + std[h] ** 2 * slope
+    source = plane_source(2, Silent(0))
+    found = run(source, constraint=Linear(matrix=[[1.0, 1.0]]), then=Gradient(lam=1.0, bound=None))
+    np.testing.assert_allclose(found.trajectory.sample[0].numpy(), project @ mean, atol=1e-4)
+    with pytest.raises(ValueError, match="what is mean, and then is given"):
+        Projection(what="mean", then=Gradient())
+    with pytest.raises(ValueError, match=r"2 samples .* take 11 reward queries each, and there are 21"):
+        list(Projection(constraint=Linear(matrix=[[1.0, 1.0]]), then=Gradient()).steer(source, 23))
 
 
 def test_a_tuned_policy_is_projected_itself() -> None:

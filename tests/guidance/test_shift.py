@@ -115,7 +115,9 @@ def test_what_is_not_measured_moves_nothing() -> None:
 
 def test_the_bound_is_in_standard_deviations() -> None:
     shift = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]])
-    kept = bounded(shift, 0.5, 2.0, Dense((2,)), torch.zeros(3, dtype=torch.long))
+    kept, length = bounded(shift, 0.5, 2.0, Dense((2,)), torch.zeros(3, dtype=torch.long))
+    torch.testing.assert_close(length, torch.tensor([10.0, 1.0, 0.0], dtype=torch.float64))
+    assert bounded(shift, 0.5, None, Dense((2,)), torch.zeros(3, dtype=torch.long))[0].equal(shift)
     torch.testing.assert_close(kept, torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]]))
     with pytest.raises(ValueError, match="not finite"):
         bounded(shift * torch.nan, 0.5, 2.0, Dense((2,)), torch.zeros(3, dtype=torch.long))

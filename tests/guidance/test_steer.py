@@ -43,8 +43,10 @@ def test_particles_write_what_a_training_writes(here: Path, capsys: Any) -> None
     run, out = here / "steer-a", capsys.readouterr().out
     found = summary(run)
     assert {f.name for f in run.iterdir()} >= {
-        "config.yaml", "command.txt", "metrics.csv", "summary.json", "before_after.png", "learning_curve.png",
+        "config.yaml", "command.txt", "metrics.csv", "summary.json", "before_after.png", "rewards.png",
     }  # fmt: skip
+    assert not (run / "learning_curve.png").exists()  # one round is no curve
+    assert "runs/steer-a/rewards.png" in out
     assert "T_full: p(x) exp(r(x) / 0.1) / Z, p the law of the samples of the base" in out
     assert (found["law"], found["particles"], found["populations"]) == ("T_full", 24, 1)
     assert (found["reward_queries"], found["network_evaluations"], found["samples"]) == (48, 24 * 4, 48)
@@ -70,6 +72,7 @@ def test_populations_give_an_error(here: Path) -> None:
 def test_best_of_n_is_its_own_task_too(here: Path) -> None:
     assert steered("task=best_of_n", "name=a") == 0
     assert steered("task=steer", "guidance=best_of_n", "name=a") == 0
+    assert (here / "steer-a" / "learning_curve.png").exists()
     one, other = summary(here / "best_of_n-a"), summary(here / "steer-a")
     for key in ("reward_before", "reward_after", "kl_bound_nats", "candidates", "reward_queries", "law", "samples"):
         assert one[key] == other[key]
@@ -159,6 +162,16 @@ def test_a_sampler_without_noise(guidance: str, here: Path) -> None:
             "values are of shape (1,), and samples of (1, 8, 8)",
         ),
         (["task=steer", "guidance=svdd"], "take 13 reward queries each, and there are 16"),
+        (["task=steer", "guidance=smc", "runtime=ddp_cpu"], "task=steer is one process's: runtime=cpu or runtime=gpu"),
+        (["task=best_of_n", "runtime=fsdp_cpu"], "task=best_of_n is one process's: runtime=cpu or runtime=gpu"),
+        (
+            ["task=steer", "guidance=smc", "guidance.lam={_target_: pgdlab.guidance.temperature.Target}"],
+            "none is given",
+        ),
+        (
+            ["task=steer", "guidance=smc", "guidance.lam={_target_: pgdlab.guidance.temperature.Target, ess: 0.5}"],
+            "guidance.lam asks 256 samples of the base first, of 16 reward queries",
+        ),
         (["task=steer", "guidance=smc", "budget.seconds=5"], "the budget of steering is reward queries"),
     ],
 )

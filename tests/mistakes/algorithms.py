@@ -140,7 +140,7 @@ MUTANTS = [
            "self.extras.tuned_deterministic", T_ROLLOUT),
     Mutant("tuned network takes the last step", ROLLOUT, "own = self.takes(h)", "own = True",
            T_ROLLOUT),
-    Mutant("estimates by the policy itself", ROLLOUT, "base = self.reference.estimate(", "base = self.policy.estimate(",
+    Mutant("estimates by the policy itself", ROLLOUT, "base = self.passes(self.reference,", "base = self.passes(self.policy,",
            T_ROLLOUT),
     Mutant("noise without the iteration", "rollout/noise.py", "[0, 0, i, iteration]", "[0, 0, i, 0]", "rollout/test_noise.py"),
     Mutant("noise by the row of the batch", "rollout/noise.py", "[0, 0, i, iteration], key=key)) for i in index]",

@@ -110,6 +110,21 @@ def best_of(base: Law, n: int) -> Law:
     return replace(base, mass=base.mass * (best / each.clamp(min=1e-300))[which])
 
 
+def soft_best_of(base: Law, reward: Callable[[Tensor], Tensor], lam: float, n: int) -> Law:
+    """Of n draws the one that is drawn with weights w = exp(r / lam): p(x) n E[w(x) / (w(x) + S)], S the sum of n - 1 others. By
+    1 / a = int e^(-t a) dt it is p(x) n int u e^-u phi(t)^(n-1) d log t, u = t w(x), phi(t) = E[e^(-t w)], by trapezoids."""
+    x = inside(base.nodes)
+    r = reward(x.reshape(-1, 1)).double().reshape(x.shape)
+    log_w = (r - r.max()) / lam
+    step, share = 0.5, torch.zeros_like(log_w)  # u e^-u is analytic: off by e^(-pi^2 / step)
+    for log_t in torch.arange(-30.0, -log_w.min().item() + 5.0, step, dtype=torch.float64):
+        u = (log_w + log_t).exp()
+        phi = base.mass @ (-u).exp().mean(1)
+        share += step * n * u * (-u).exp() * phi ** (n - 1)
+    boost = base.mass * share.mean(1)
+    return replace(base, mass=boost / boost.sum(), reward=(r * share).sum(1) / share.sum(1).clamp(min=1e-300))
+
+
 def leading_bias(base: Law, reward: Callable[[Tensor], Tensor], lam: float) -> float:
     """n times the bias of E[r] of one draw by n importance weights, to first order: -E[w^2 (r - E*[r])] / E[w]^2."""
     law, log_z = tilted(base, reward, lam)
