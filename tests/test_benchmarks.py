@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from benchmarks import card, fits, large, loops, peers_steer
+from benchmarks import card, fits, large, loops, peers_steer, pipelines
 from benchmarks.efficiency import cell, reached
 from benchmarks.passes import Call, networks
 from benchmarks.scaling import flops, words
@@ -225,3 +225,11 @@ def test_a_row_of_the_table_beside_trl() -> None:
         "| a | 0.001 | 0.625 (0.500 to 0.750) | 0.250 (0.250 to 0.250) | 15 | 1,000 (200) | 64 |"
     )
     assert peers_steer.line("a", 1e-3, [row, "Error: no"]) == "| a | 0.001 | failed: Error: no | | | | |"
+
+
+def test_a_row_of_the_table_of_pipelines() -> None:
+    """Rounding of fp32, in states and in pixels, and no more."""
+    _, name, kind, states, pixel, _ = (cell.strip() for cell in pipelines.line("SD3").split("|"))
+    assert (name, kind) == ("SD3", "`StableDiffusion3Pipeline`, `FlowMatchEulerDiscreteScheduler`")
+    assert 0 < float(states) < 2e-6
+    assert float(pixel) < 2e-5

@@ -54,6 +54,7 @@ class Domain(ABC):
     conditioning: Conditioning
     decoder: Decoder
     train_conditions: tuple[int, ...]  # what training and evaluation condition on, drawn uniformly
+    test_conditions: tuple[int, ...] = ()  # what training never sees and a run is measured on at its end
 
     @abstractmethod
     def base(self) -> Denoiser:

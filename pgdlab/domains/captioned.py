@@ -68,7 +68,8 @@ class LatentDenoiser(DiffusersDenoiser):
         self.parts = parts
 
     def save(self, folder: Path) -> str:
-        """A whole StableDiffusionPipeline in half precision, with the CLIPs and their preprocessing beside it."""
+        """A whole StableDiffusionPipeline in half precision, with the CLIPs and their preprocessing beside it; the
+        tokenizer and the text encoder are not repeated."""
         from diffusers import AutoencoderKL, StableDiffusionPipeline
         from transformers import CLIPTextModel
 
@@ -93,7 +94,9 @@ class LatentDenoiser(DiffusersDenoiser):
         config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
         for part in contrastive.SIZES:
             if (self.parts / part).is_dir():
-                shutil.copytree(self.parts / part, folder / part, dirs_exist_ok=True)
+                network, _ = contrastive.read(self.parts / part)
+                contrastive.save_beside(network, folder / part, part)
+                shutil.copy(self.parts / part / contrastive.PREPROCESSING, folder / part)
         example = f"image = pipe({self.conditioning.texts[0]!r}).images[0]" if self.conditioning.texts else ""
         return WHOLE.format(name=folder.name, example=example, without="")
 

@@ -156,6 +156,12 @@ class Diffusers(Domain):
         texts, _, train = self._texts
         return tuple(range(train) if self.split == "train" else range(train, len(texts)))
 
+    @property
+    def test_conditions(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The prompts that training never sees, while the split is train."""
+        texts, _, train = self._texts
+        return tuple(range(train, len(texts))) if self.split == "train" else ()
+
     @functools.cached_property
     def decoder(self) -> PipelineDecoder:  # type: ignore[override]
         """The pipeline's own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,9 @@ class Measured:
     figures: dict[str, Any]
 
 
-def measure(world: World, policy: Policy) -> Measured:
-    """plan.eval_samples fresh samples of a policy: reward, held-out reward, exact KL, the domain's metrics. In a closed loop as
+def measure(world: World, policy: Policy, conditions: Sequence[int] = ()) -> Measured:
+    """plan.eval_samples fresh samples of a policy: reward, held-out reward, exact KL, the domain's metrics; of these conditions,
+    the training's where none are given. In a closed loop as
     many episodes, the first one of each environment.
 
     kl_nats covers the stochastic steps (and rho); it is None where a deterministic step uses moved weights: such a
@@ -45,7 +47,7 @@ def measure(world: World, policy: Policy) -> Measured:
     noise = Noise(world.noise.seed, Stream.EVALUATE)
     ode = not policy.stochastic_steps
     compared = not ode and policy.trains_denoiser  # a frozen denoiser's KL is 0
-    request = evaluation_request(world, policy, noise, reference=compared, tuned_deterministic=ode)
+    request = evaluation_request(world, policy, noise, compared, tuned_deterministic=ode, conditions=conditions)
     collected = interaction_of(world).collect(world, request)
     trajectory = collected.trajectory
     rho = initial_kl(policy, world.reference, trajectory.cond).double()
@@ -114,6 +116,19 @@ def evaluate(world: World, checkpoint: Path) -> dict[str, Measured]:
                 working.say(f"evaluating {name}/{sampler}, {place}: {world.plan.eval_samples:,} samples")
                 results[f"{name}/{sampler}"] = measure(world, variant)
     return results
+
+
+@torch.no_grad()
+def unseen(world: World) -> dict[str, Measured]:
+    """The base and the policy as it is on the domain's test conditions, under the training sampler, named as evaluate() does;
+    empty for a domain without any."""
+    if not world.domain.test_conditions:
+        return {}
+    stochastic = bool(world.policy.stochastic_steps)
+    named = {"base": world.reference, "ema": world.policy}
+    samplers = {name: policy if stochastic else policy.with_kernel(ODE) for name, policy in named.items()}
+    kind = "sde" if stochastic else "ode"
+    return {f"{name}/{kind}": measure(world, policy, world.domain.test_conditions) for name, policy in samplers.items()}
 
 
 def load_weights(policy: Policy, state: dict[str, Tensor], path: Path) -> None:

@@ -31,15 +31,15 @@ def drawn(drawings: Mapping[str, Callable[[], list[Path]]]) -> tuple[list[Path],
     return files, failed
 
 
-def before_after(world: World, results: dict[str, Measured], folder: Path) -> Path:
+def before_after(world: World, results: dict[str, Measured], folder: Path, name: str = "before_after.png") -> Path:
     """before_after.png: the same noise through the base and through the tuned policy (averaged weights)."""
     kind = "sde" if "base/sde" in results else "ode"
     samples, cond = {}, results[f"base/{kind}"].trajectory.cond[:SHOWN]
-    for title, name in (("before", "base"), ("after", "ema")):
-        result = results[f"{name}/{kind}"]
+    for title, which in (("before", "base"), ("after", "ema")):
+        result = results[f"{which}/{kind}"]
         samples[f"{title}: reward {shown(result.figures['reward'])}"] = result.trajectory.sample[:SHOWN]
-    world.domain.show(samples, folder / "before_after.png", cond)
-    return folder / "before_after.png"
+    world.domain.show(samples, folder / name, cond)
+    return folder / name
 
 
 def domain_report(world: World, results: dict[str, Measured], folder: Path) -> list[Path]:

@@ -17,15 +17,18 @@ from pgdlab.world import World
 
 
 def evaluation_request(
-    world: World, policy: Policy, noise: Noise, reference: bool, tuned_deterministic: bool = False
-) -> Request:
-    """plan.eval_samples trajectories, conditions in turn; the same noise for the same seed, whatever the policy."""
+    world: World, policy: Policy, noise: Noise, reference: bool, tuned_deterministic: bool = False,
+    conditions: Sequence[int] = (),
+) -> Request:  # fmt: skip
+    """plan.eval_samples trajectories, conditions (the training's where none are given) in turn; the same noise for the same seed,
+    whatever the policy."""
     count, estimates = rows_of(world, world.plan.eval_samples), world.reward.needs_estimates()
     base = world.reference
     if policy.kernel != base.kernel:
         base = base.with_kernel(policy.kernel)
     return Request(
-        policy=policy, reference=base, noise=noise.of(0, range(count)), cond=in_turn(world.domain.train_conditions, count),
+        policy=policy, reference=base, noise=noise.of(0, range(count)),
+        cond=in_turn(conditions or world.domain.train_conditions, count),
         extras=Extras(reference=reference, estimates=estimates, tuned_deterministic=tuned_deterministic),
     )  # fmt: skip
 

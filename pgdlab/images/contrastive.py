@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -20,6 +21,7 @@ WORDS = 2048  # tokens of the vocabulary, at most, the bytes included
 FEWEST = 3  # times that a pair must be seen to be one token
 START, END = "<|startoftext|>", "<|endoftext|>"
 SPECIAL = {"bos": START, "eos": END, "pad": END}
+TOWER, WEIGHTS, PREPROCESSING = "text_model.", "model.safetensors", "preprocessor_config.json"
 SHIFT, ZOOM, NOISE = 4, 0.1, 0.05  # pixels, share, of [-1, 1]
 
 
@@ -82,7 +84,7 @@ def write_words(tokenizer: Any, folder: Path) -> None:
 def name_as_transformers_4(weights: Path) -> None:
     """Names a text tower's weights as transformers 4 does, which finds no others and draws them at random; 5 reads both."""
     state = load_file(weights)
-    named = {name if name.startswith("text_model.") else f"text_model.{name}": x for name, x in state.items()}
+    named = {name if name.startswith(TOWER) else f"{TOWER}{name}": x for name, x in state.items()}
     save_file(named, weights, metadata={"format": "pt"})
 
 
@@ -133,13 +135,53 @@ class Contrastive(Part):
 
 def read(folder: Path) -> tuple[Any, Any]:
     """A CLIPModel and its tokenizer, in fp32. Raises ValueError where they are missing or broken."""
-    from transformers import CLIPModel, CLIPTokenizer
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
     try:
-        network: Any = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-        return network.float().eval(), CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        network: Any
+        if (state := put_together(folder)) is not None:
+            network = CLIPModel(CLIPConfig.from_pretrained(folder, local_files_only=True))
+            network.load_state_dict(state)
+        else:
+            settings = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+            network, info = CLIPModel.from_pretrained(folder, **settings)
+            if lacking := sorted(map(str, info["missing_keys"])):  # which the library draws at random
+                raise ValueError(f"{len(lacking)} weights are missing, {lacking[0]} first")
+        return network.float().eval(), CLIPTokenizer.from_pretrained(words_of(folder), local_files_only=True)
     except Exception as error:  # whatever a damaged or foreign folder makes the library raise
         raise ValueError(f"there is no CLIP in {folder} ({error}): make it with task=clip") from error
+
+
+def put_together(folder: Path) -> dict[str, Tensor] | None:
+    """All weights of a CLIPModel whose folder lacks the text tower, which is the text encoder of the pipeline that it lies in.
+    None for one that is whole, and where either file is missing or damaged: whoever loads it then says so."""
+    own, tower = folder / WEIGHTS, folder.parent / "text_encoder" / WEIGHTS
+    if not (own.is_file() and tower.is_file()):
+        return None
+    try:
+        with safe_open(own, framework="pt") as file:
+            whole = any(name.startswith(TOWER) for name in file.keys())  # noqa: SIM118
+        return None if whole else load_file(own) | load_file(tower)
+    except SafetensorError:
+        return None
+
+
+def words_of(folder: Path) -> Path:
+    """The folder of a CLIP's tokenizer: its own, or that of the pipeline that it lies in where it has none."""
+    shared = folder.parent / "tokenizer"
+    return shared if shared.is_dir() and not (folder / "tokenizer_config.json").is_file() else folder
+
+
+def save_beside(network: Any, folder: Path, part: str) -> None:
+    """Writes a CLIP beside a pipeline, without the tokenizer, which is the pipeline's. clip/ is in half precision and lacks the
+    text tower, which is the pipeline's too; matrices of judge/ have eight bits, which moves its cosines by about 0.001."""
+    state = network.half().state_dict()
+    if part == "judge":
+        kept = {name: x.to(torch.float8_e4m3fn) if x.ndim > 1 else x for name, x in state.items()}
+    else:
+        kept = {name: x for name, x in state.items() if not name.startswith(TOWER)}
+    network.config.save_pretrained(folder)
+    save_file(kept, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def begun(pictures: Captioned, folder: Path, part: str) -> tuple[Any, Any]:

@@ -46,7 +46,7 @@ def fit(cfg: Config, domain: CaptionedPictures, name: str, sizes: dict[str, Any]
         network, tokenizer = contrastive.begun(pictures, domain.folder, name)
     ids = contrastive.tokens(tokenizer, list(pictures.captions))
     contrastive.write_words(tokenizer, folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(contrastive.preprocessing(pictures), indent=2) + "\n")
+    (folder / contrastive.PREPROCESSING).write_text(json.dumps(contrastive.preprocessing(pictures), indent=2) + "\n")
     with torch.random.fork_rng():
         torch.manual_seed(sizes["seed"])
         made = train(

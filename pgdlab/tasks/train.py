@@ -22,7 +22,7 @@ from pgdlab.config.runs import (  # fmt: skip
     write_json,
 )
 from pgdlab.config.signals import Stopped
-from pgdlab.evaluation.evaluate import Measured, headline, timed
+from pgdlab.evaluation.evaluate import Measured, headline, timed, unseen
 from pgdlab.evaluation.pictures import before_after, domain_report, drawn, learning_curve
 from pgdlab.evaluation.summary import sentence
 from pgdlab.training.build import build_module, device_of
@@ -37,6 +37,7 @@ READS = (
     "experiment", "domain", "policy", "initial", "reward", "heldout", "trainer", "penalty", "plan", "optimizer", "runtime",
     "logger", "budget", "divergence", "seed", "name",
 )  # fmt: skip
+UNSEEN = "before_after_unseen.png"
 RESUMES = ("reward.function", "heldout.function", "plan", "budget", "runtime", "logger")
 
 
@@ -75,17 +76,22 @@ def finish(cfg: Config, module: SteeringModule, trainer: lightning.Trainer, fold
     """Measures what was trained. The figures are on the disk before anything is drawn; summary.json comes last: it says that
     the run is finished."""
     world = module.world.to(device_of(cfg.nodes["runtime"]))  # Lightning leaves the policy on the CPU
-    results, seconds = timed(world, folder / LAST)
+    measuring = time.perf_counter()
+    results, _ = timed(world, folder / LAST)
+    new = unseen(world)
     summary = summarise(cfg, module, results) | {
         "samples": asked_for(module, trainer),
-        "evaluation_seconds": seconds,
+        "evaluation_seconds": time.perf_counter() - measuring,
         "seconds": time.perf_counter() - started,
     }
+    if new:
+        summary["unseen"] = headline(new)
     verdict = cfg.stated(Divergence, "divergence").verdict(rows(folder), summary)
     summary |= verdict.facts
     files, failed = drawn(
         {
             "before_after.png": lambda: [before_after(world, results, folder)],
+            UNSEEN: lambda: [before_after(world, new, folder, UNSEEN)] if new else [],
             "learning_curve.png": lambda: [learning_curve(folder)],
             "the domain's report": lambda: domain_report(world, results, folder),
         }

@@ -17,6 +17,7 @@ from transformers.utils import logging as of_transformers
 from pgdlab import cli
 from pgdlab.domains.captioned import CaptionedPictures
 from pgdlab.images import contrastive
+from pgdlab.rewards.text.clip import ClipScore
 from tests.images.test_captioned import COLOURS, pictures
 
 TINY = ["trainer.updates=2", "trainer.batch=4", "plan.iterations=1", "domain.size=32", "domain.pictures=all"]
@@ -74,17 +75,47 @@ def test_what_is_made_is_a_pipeline(made: Path) -> None:
 def test_an_older_transformers_reads_the_words(made: Path) -> None:
     """Version 4 reads vocab.json and merges.txt, and finds a text tower's weights under text_model alone."""
     base = made / "runs/pretrain-captioned/base"
-    for folder in (base / "tokenizer", base / "clip", base / "judge"):
-        model = json.loads((folder / "tokenizer.json").read_text())["model"]
-        assert json.loads((folder / "vocab.json").read_text()) == model["vocab"]
-        head, *merges = (folder / "merges.txt").read_text().splitlines()
-        assert head == "#version: 0.2"
-        pairs = [pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"]]
-        assert [pair.split(" ") for pair in merges] == pairs
-    tower, clip = (load_file(base / part / "model.safetensors") for part in ("text_encoder", "clip"))
+    folder = base / "tokenizer"
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    assert json.loads((folder / "vocab.json").read_text()) == model["vocab"]
+    head, *merges = (folder / "merges.txt").read_text().splitlines()
+    assert head == "#version: 0.2"
+    pairs = [pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"]]
+    assert [pair.split(" ") for pair in merges] == pairs
+    tower, clip = (load_file(part / "model.safetensors") for part in (base / "text_encoder", made / "base" / "clip"))
     assert tower
     for name, x in tower.items():
         torch.testing.assert_close(x.float(), clip[name].float(), rtol=1e-3, atol=1e-6)  # half precision
+
+
+def test_the_clips_are_put_together(made: Path, tmp_path: Path) -> None:
+    """The base's clip/ is read with the pipeline's text tower and words, both clips as they were up to rounding; where the tower
+    is damaged, or the folder lies elsewhere, the weights that are missing are named."""
+    base = made / "runs/pretrain-captioned/base"
+    images, texts = (
+        torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)),
+        ["red square", "blue square"] * 2,
+    )
+    for part, rounding in (("clip", 2e-3), ("judge", 5e-2)):  # of half precision, and of e4m3 with three bits
+        before, after = (
+            ClipScore(weights=str(place / part)).clip.cosines(images, texts) for place in (made / "base", base)
+        )
+        torch.testing.assert_close(after, before, rtol=0, atol=rounding)
+        network, words = contrastive.read(base / part)
+        assert {weight.dtype for weight in network.parameters()} == {torch.float32}
+        assert words("red square").input_ids == contrastive.read(made / "base" / part)[1]("red square").input_ids
+    matrices = load_file(base / "judge/model.safetensors").items()
+    assert {x.dtype for _, x in matrices if x.ndim > 1} == {torch.float8_e4m3fn}
+    alone = tmp_path / "clip"
+    shutil.copytree(base / "clip", alone)
+    with pytest.raises(ValueError, match="are missing, text_model"):
+        ClipScore(weights=str(alone))
+    (tmp_path / "text_encoder").mkdir()
+    (tmp_path / "text_encoder/model.safetensors").write_text("no weights")
+    with pytest.raises(ValueError, match="are missing, text_model"):
+        ClipScore(weights=str(alone))
+    with pytest.raises(ValueError, match="make it with task=clip"):
+        contrastive.read(alone)
 
 
 def test_it_is_steered_as_it_is(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

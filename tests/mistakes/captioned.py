@@ -119,6 +119,16 @@ MUTANTS = [
         T_DOMAIN,
         "goes_on",
     ),
+    Mutant("captioned: a clip without the pipeline's words", CLIPS, "| load_file(tower)", "| {}", T_DOMAIN, "together"),
+    Mutant("captioned: the judge in half precision", CLIPS, 'if part == "judge":', "if False:", T_DOMAIN, "together"),
+    Mutant(
+        "emoji: unseen prompts are those of training",
+        "evaluation/evaluate.py",
+        "measure(world, policy, world.domain.test_conditions)",
+        "measure(world, policy)",
+        T_EMOJI,
+        "export",
+    ),
     Mutant(
         "emoji: a card of a prefix",
         "diffusion/pipeline_files.py",

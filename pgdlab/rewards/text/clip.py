@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pgdlab.config.program import located
+from pgdlab.images.contrastive import words_of
 from pgdlab.rewards.base import Score
 from pgdlab.rewards.text.base import Prompted, require_images
 from pgdlab.rewards.text.networks import DType, Network, model, preprocessing, tokenizer
@@ -63,8 +65,9 @@ class Clip(Network):
     @classmethod
     def read(cls, weights: str, processor: str | None, *, device: str | None, dtype: DType) -> Clip:
         """A CLIPModel, and the tokenizer and preprocessing of `processor`, or of the same place."""
-        network, words = model("CLIPModel", weights), processor or weights
-        return cls(network, tokenizer("CLIPTokenizer", words), preprocessing(words), device=device, dtype=dtype)
+        network, place = model("CLIPModel", weights), processor or weights
+        words = tokenizer("CLIPTokenizer", str(words_of(located(place))) if located(place).is_dir() else place)
+        return cls(network, words, preprocessing(place), device=device, dtype=dtype)
 
 
 class InClip(Prompted):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pgdlab.config.program import extra, located
+from pgdlab.images.contrastive import put_together
 from pgdlab.rewards.guard import quoted
 from pgdlab.rewards.text.preprocessing import Preprocessing
 
@@ -88,8 +89,10 @@ def found(load: Callable[..., T], name: str, key: str, **settings: Any) -> T:
 
 
 def model(kind: str, name: str, key: str = "weights") -> Any:
-    """A model of a class of transformers. Raises ValueError where a weight of it is not in the checkpoint, which transformers
-    would fill with random numbers."""
+    """A model of a class of transformers; the text tower of a CLIP in a pipeline's folder may be the pipeline's. Raises
+    ValueError where a weight of it is not in the checkpoint, which transformers would fill with random numbers."""
+    if kind == "CLIPModel" and (state := put_together(located(name))) is not None:
+        return built(kind, found(transformers().CLIPConfig.from_pretrained, name, key), state, name, "float32", key)
     load = getattr(transformers(), kind).from_pretrained
     with quiet():
         network, info = found(load, name, key, output_loading_info=True, weights_only=True)
