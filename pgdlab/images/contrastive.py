@@ -143,8 +143,9 @@ def read(folder: Path) -> tuple[Any, Any]:
             network = CLIPModel(CLIPConfig.from_pretrained(folder, local_files_only=True))
             network.load_state_dict(state)
         else:
-            settings = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
-            network, info = CLIPModel.from_pretrained(folder, **settings)
+            settings: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+            loaded: Any = CLIPModel.from_pretrained(folder, **settings)
+            network, info = loaded
             if lacking := sorted(map(str, info["missing_keys"])):  # which the library draws at random
                 raise ValueError(f"{len(lacking)} weights are missing, {lacking[0]} first")
         return network.float().eval(), CLIPTokenizer.from_pretrained(words_of(folder), local_files_only=True)

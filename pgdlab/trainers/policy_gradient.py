@@ -202,10 +202,10 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
             first, more = self.initial_loss(experience, piece.rows, world)
             terms.append(first * scale)
             logs |= {f"initial_{name}": entry for name, entry in more.items()}
-        acted = pairs is not None or piece.rows is not None
-        if world.critic is not None and acted and experience.targets.shape[1]:
+        at = piece.rows if pairs is None else pairs
+        if world.critic is not None and at is not None and experience.targets.shape[1]:
             given = world.critic, experience.trajectory, experience.targets
-            off, more = fit_at_rows(*given, piece.rows) if pairs is None else fit_loss(*given, pairs)
+            off, more = fit_loss(*given, at) if isinstance(at, Pairs) else fit_at_rows(*given, at)
             terms.append(off / (piece.count * max(1, len(experience.trajectory.trained))))
             logs |= more
         own = 0
