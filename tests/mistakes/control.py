@@ -230,8 +230,8 @@ MUTANTS = [
     Mutant(
         "critic: not fitted where nothing is denoised",
         "trainers/policy_gradient.py",
-        "fit_at_rows(*given, piece.rows) if pairs is None",
-        "fit_at_rows(*given, piece.rows[:0]) if pairs is None",
+        "isinstance(at, Pairs) else fit_at_rows(*given, at)",
+        "isinstance(at, Pairs) else fit_at_rows(*given, at[:0])",
         T_CLOSED,
         "noise_tuning",
     ),
