@@ -154,6 +154,7 @@ def test_a_run_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     old policy reads the same observations."""
     monkeypatch.chdir(tmp_path)
     words = [QUICK, *TINY, "penalty=[path_kl,trust_region]", "initial=observed", "plan.checkpoint_every=1"]
+    words += ["optimizer.final_lr=1.0"]  # whose course is that of plan.iterations
     assert cli.main([*words, "name=whole", "plan.iterations=3"]) == 0
     assert cli.main([*words, "name=cut", "plan.iterations=1"]) == 0
     assert cli.main(["resume=runs/cut", "plan.iterations=3"]) == 0
