@@ -53,7 +53,12 @@ class Domain(ABC):
     space: Space
     conditioning: Conditioning
     decoder: Decoder
-    train_conditions: tuple[int, ...]  # what training and evaluation condition on, drawn uniformly
+    train_conditions: tuple[int, ...]  # what training conditions on, drawn uniformly
+
+    @property
+    def eval_conditions(self) -> tuple[int, ...]:
+        """What evaluation conditions on, in turn: those of training, unless a domain holds some out."""
+        return self.train_conditions
 
     @abstractmethod
     def base(self) -> Denoiser:
