@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from pgdlab.diffusion.conditioning import require_small
+from pgdlab.diffusion.conditioning import Conditioning, require_small
 from pgdlab.diffusion.space import Space
 from pgdlab.functional.gaussian import Gaussian
 
@@ -26,6 +26,9 @@ class InitialDistribution(nn.Module, ABC):
     @abstractmethod
     def forward(self, cond: Int[Tensor, " B"]) -> Gaussian:
         """mean and std, each (B, *D)."""
+
+    def meet(self, conditioning: Conditioning) -> None:
+        """Hears what the numbers of cond stand for, once, when the policy is built. Ignored by default."""
 
     def prior(self) -> Standard:
         """rho_pre, in this one's dtype and on its device."""
@@ -102,4 +105,40 @@ class Conditional(InitialDistribution):
     def forward(self, cond: Int[Tensor, " B"]) -> Gaussian:
         out = self.head(nn.functional.silu(self.embedding(cond)))
         mean, log_scale = out.reshape(len(cond), 2, *self.space.shape).unbind(1)
+        return self.gaussian(mean, log_scale, cond)
+
+
+class Informed(InitialDistribution):
+    """A network from what the conditioning tells of a condition (its tables of real numbers, in a row) to mean and scale, so that
+    conditions that were never trained on have theirs too; starts as the prior (zero last layer). hidden: its width; layers: how
+    many of that width. Made in meet(), which raises ValueError where nothing but numbers of conditions is told."""
+
+    def __init__(self, *, space: Space, num_conditions: int, std: float, hidden: int = 256, layers: int = 3) -> None:
+        super().__init__(space=space, num_conditions=num_conditions, std=std)
+        for name, given in (("hidden", hidden), ("layers", layers)):
+            if given < 1:
+                raise ValueError(f"{name} is {given}; it must be at least 1")
+        self.hidden, self.layers = hidden, layers
+
+    def meet(self, conditioning: Conditioning) -> None:
+        self.conditioning = conditioning
+        facts = self.facts(torch.zeros(1, dtype=torch.long)).shape[1]
+        if not facts:
+            raise ValueError(
+                "initial=informed reads what is told of a condition, and here that is its number alone: set initial=conditional"
+            )
+        inner = [layer for _ in range(self.layers - 1) for layer in (nn.Linear(self.hidden, self.hidden), nn.SiLU())]
+        head = nn.Linear(self.hidden, 2 * math.prod(self.space.shape))
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        self.network = nn.Sequential(nn.Linear(facts, self.hidden), nn.SiLU(), *inner, head)
+
+    def facts(self, cond: Int[Tensor, " B"]) -> Float[Tensor, "B F"]:
+        """The tables of real numbers, flattened."""
+        told = [x.flatten(1) for x in self.conditioning(cond).values() if x.is_floating_point()]
+        return torch.cat(told, 1) if told else torch.zeros(len(cond), 0, device=cond.device)
+
+    def forward(self, cond: Int[Tensor, " B"]) -> Gaussian:
+        facts = self.facts(cond).to(self.network[0].weight.dtype)  # type: ignore[arg-type]
+        mean, log_scale = self.network(facts).reshape(len(cond), 2, *self.space.shape).unbind(1)
         return self.gaussian(mean, log_scale, cond)

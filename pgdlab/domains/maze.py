@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,7 @@ from pgdlab.planning.conditions import TaskTable
 from pgdlab.planning.demonstrations import demonstrations
 from pgdlab.planning.maps import PILLARS, Map
 from pgdlab.planning.tasks import Tasks, drawn
+from pgdlab.rollout.trajectory import Samples
 
 SCHEDULER = {
     "_class_name": "DDPMScheduler",
@@ -46,7 +48,7 @@ class PlanDecoder(Decoder):
         super().__init__()
         self.register_buffer("basis", basis, persistent=False)
 
-    def decode(self, sample: Float[Tensor, "B N 2"]) -> Float[Tensor, "B W 2"]:
+    def decode(self, sample: Float[Tensor, "B N 2"]) -> Float[Tensor, "B P 2"]:
         return self.basis.to(sample.dtype) @ sample
 
 
@@ -66,7 +68,8 @@ class Maze(LabelledDomain):
     goal). map: rows of #, . and o, see pgdlab.planning.maps.Map. blocks: how many of the cells "o" are blocked in each task.
     apart: the least length of the shortest path from start to goal, in cells. layouts: tasks of training; unseen: tasks of
     evaluation; demonstrations: tasks without blocks, which the base is trained on. weights: a folder with config.json and
-    model.safetensors, or null for the base that ships. width, layers: of a network before pretraining.
+    model.safetensors, or null for the base that ships. executed: how many of the plans metrics() drives in MuJoCo (needs the extra
+    planning; without it they are left out, with a warning). width, layers: of a network before pretraining.
     """
 
     representation: Literal["waypoints", "sines"] = "waypoints"
@@ -77,6 +80,7 @@ class Maze(LabelledDomain):
     unseen: int = 512
     demonstrations: int = 20_000
     weights: str | None = None
+    executed: int = 0
     width: int = 256
     layers: int = 4
     name: str = field(default="maze", init=False)
@@ -84,7 +88,7 @@ class Maze(LabelledDomain):
     space: Pinned = field(init=False)
 
     def __post_init__(self) -> None:
-        for name, least in {"blocks": 0, "layouts": 1, "unseen": 1, "demonstrations": 2}.items():
+        for name, least in {"blocks": 0, "layouts": 1, "unseen": 1, "demonstrations": 2, "executed": 0}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         basis = sines() if self.representation == "sines" else torch.eye(WAYPOINTS, dtype=torch.float64)
@@ -121,10 +125,9 @@ class Maze(LabelledDomain):
     def build(self, **sizes: int) -> PinnedDenoiser:
         """A denoiser with untrained weights; sizes: in place of the domain's."""
         own = {"width": self.width, "layers": self.layers} | sizes
-        inner = PlanDenoiser(
-            self.space.shape, DiffusersSchedule(SCHEDULER), self.conditioning, self.conditioning.blocks.shape[1],
-            f"domain=maze domain.representation={self.representation}", **own,
-        )  # fmt: skip
+        words = f"domain=maze domain.representation={self.representation}"
+        basis = self.decoder.basis / SCALE
+        inner = PlanDenoiser(basis, DiffusersSchedule(SCHEDULER), self.conditioning, words, **own)
         return PinnedDenoiser(inner, self.space, self.conditioning)
 
     def fresh(self, generator: torch.Generator) -> PinnedDenoiser:
@@ -165,12 +168,37 @@ class Maze(LabelledDomain):
         rows = held if split == "test" else ~held
         return sample[rows], cond[rows]
 
+    @property
+    def drives(self) -> bool:
+        """Whether plans are executed. Warns where they were asked for and cannot be."""
+        from pgdlab.planning.execution import MISSING, installed
+
+        if self.executed and not installed():
+            warnings.warn(MISSING, stacklevel=2)
+        return bool(self.executed) and installed()
+
     def metrics(self, sample: Tensor, cond: Tensor) -> dict[str, float]:
         from pgdlab.planning.figures import figures
 
-        return figures(self.decoder(sample.detach()).cpu(), self.tasks, cond.cpu())
+        plan, cond = self.decoder(sample.detach()).cpu(), cond.cpu()
+        found = figures(plan, self.tasks, cond)
+        if self.drives:
+            from pgdlab.planning.execution import execute
+
+            found |= execute(plan[: self.executed], self.grid, self.tasks, cond[: self.executed]).figures()
+        return found
 
     def show(self, rows: dict[str, Tensor], path: Path, cond: Tensor | None = None) -> None:
         from pgdlab.planning.drawing import picture
 
         picture({title: self.decoder(sample.detach()).cpu() for title, sample in rows.items()}, self.grid, self.tasks, path, cond)
+
+    def report(self, groups: dict[str, Samples], folder: Path) -> list[Path]:
+        """execution.gif: the first plans of the last group, driven in MuJoCo; none where metrics() drives none."""
+        if not self.drives:
+            return []
+        from pgdlab.planning.animation import animation
+
+        last = groups[list(groups)[-1]]
+        plan = self.decoder(last.sample.detach()).cpu()
+        return [animation(plan, self.grid, self.tasks, last.cond.cpu(), folder / "execution.gif")]

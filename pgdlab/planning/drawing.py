@@ -17,7 +17,7 @@ CLEAR, TOUCHES = "#2a7f62", "#c8553d"
 
 
 def picture(
-    groups: dict[str, Float[Tensor, "B W 2"]], map_: Map, tasks: Tasks, path: Path, cond: Int[Tensor, " B"] | None = None
+    groups: dict[str, Float[Tensor, "B P 2"]], map_: Map, tasks: Tasks, path: Path, cond: Int[Tensor, " B"] | None = None
 ) -> None:
     """A grid of maps for every group: walls dark, blocks light, a plan that touches nothing green, else red. Without cond all
     plans of a group are drawn on one map without blocks."""
@@ -47,7 +47,7 @@ def picture(
     plt.close(figure)
 
 
-def draw(axis: object, plan: Float[Tensor, "W 2"], map_: Map, occupied: Tensor | None) -> None:
+def draw(axis: object, plan: Float[Tensor, "P 2"], map_: Map, occupied: Tensor | None) -> None:
     """One plan on its map."""
     ax: object = axis
     there = map_.walls if occupied is None else occupied

@@ -72,7 +72,7 @@ class Map:
 
 def clearance(points: Float[Tensor, "B N 2"], occupied: Bool[Tensor, "B H W"]) -> Float[Tensor, "B N"]:
     """The distance of points to the nearest occupied cell, below 0 inside of one (then minus the way out of it), at most 1: of
-    the nine cells around a point. Outside of the map all is occupied. Gradients pass; it is not smooth where two cells are
+    the nine cells around a point. Outside of the map it is minus the way back. Gradients pass; it is not smooth where two cells are
     as near."""
     height, width = occupied.shape[1:]
     there = torch.nn.functional.pad(occupied, (1, 1, 1, 1), value=True)
@@ -90,10 +90,11 @@ def clearance(points: Float[Tensor, "B N 2"], occupied: Bool[Tensor, "B H W"]) -
             distance = outside + torch.maximum(off_x, off_y).clamp_max(0)
             taken = there[batch, i + down + 1, j + right + 1]
             nearest = torch.where(taken, torch.minimum(nearest, distance), nearest)
-    return nearest
+    outside = torch.maximum(points[..., 0].abs() - width / 2, points[..., 1].abs() - height / 2)
+    return torch.where(outside > 0, -outside, nearest)
 
 
-def along(path: Float[Tensor, "B N 2"], between: int = 8) -> Float[Tensor, "B M 2"]:
+def along(path: Float[Tensor, "B N 2"], between: int = 4) -> Float[Tensor, "B M 2"]:
     """Points along the lines from waypoint to waypoint, `between` a line, and the last waypoint."""
     share = torch.arange(between, device=path.device, dtype=path.dtype)[:, None] / between
     lines = path[:, :-1, None] * (1 - share) + path[:, 1:, None] * share

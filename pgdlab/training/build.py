@@ -69,6 +69,7 @@ def build_policy_for(cfg: Config, domain: Domain, denoiser: Denoiser) -> Policy:
             std=denoiser.schedule.initial_std,
         )
         told = domain.conditioning
+        initial.meet(told)
         return cfg.make(
             Policy, "policy", denoiser=denoiser, space=domain.space, initial=initial, unconditional=told.unconditional
         )

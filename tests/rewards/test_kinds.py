@@ -31,12 +31,12 @@ def test_every_reward_says_what_it_takes() -> None:
     silent = {c.__name__ for c in shipped() if c.takes is None}
     assert silent == ANY
     kinds = {c.__module__.split(".")[2]: c.takes for c in shipped() if c.takes}
-    assert kinds == {"image": "images", "text": "images", "molecule": "molecules", "analytic": "points"}
+    assert kinds == {"image": "images", "text": "images", "molecule": "molecules", "analytic": "points", "plan": "plans"}
 
 
 def test_every_option_is_of_one_kind() -> None:
     """Those that ship, each once; a sum of images alone is one of images."""
-    found = [name for kind in ("images", "molecules", "points") for name in scoring(kind)]
+    found = [name for kind in ("images", "molecules", "points", "plans") for name in scoring(kind)]
     assert sorted(found) == sorted(options("reward").keys() - {"function", "preference"})
     assert {"target", "target_and_quality", "gated_jpeg"} <= set(scoring("images"))
     assert {"qed", "distinct", "xtb"} <= set(scoring("molecules"))
