@@ -20,8 +20,8 @@ LARGEST_WEIGHT = 5.0  # of the loss at a time
 
 
 class PinnedDenoiser(Denoiser):
-    """A denoiser around a denoiser that is told some rows of x0: they are put into the state, so that it sees them without noise, and
-    into its estimate. conditioning: gives them as "pinned", (P, K, W)."""
+    """A denoiser around a denoiser that is told some rows of x0: they are put into the state, so that it sees them without noise,
+    and into its estimate. conditioning: gives them as "pinned", (P, K, W)."""
 
     supports_unconditional = False  # without a condition there is nothing to put there
 
@@ -45,9 +45,9 @@ class PinnedDenoiser(Denoiser):
 
 
 class PlanDenoiser(NetworkDenoiser):
-    """A residual perceptron that gives out x0 itself. It sees the state, where its waypoints are, and of the conditioning "cells",
-    (P, C), and "blocks", (P, F): see ResidualMLP. basis: (W, R), waypoints from the rows of a sample. domain: the words of a
-    command that name it. width, layers: of the network."""
+    """A residual perceptron that gives out x0 itself. It sees the state, where its waypoints are, and of the conditioning
+    "cells", (P, C), and "blocks", (P, F): see ResidualMLP. basis: (W, R), waypoints from the rows of a sample. domain: the words
+    of a command that name it. width, layers: of the network."""
 
     supports_unconditional = False
     adapter_targets = ("first", "second", "told")

@@ -68,8 +68,8 @@ class Maze(LabelledDomain):
     goal). map: rows of #, . and o, see pgdlab.planning.maps.Map. blocks: how many of the cells "o" are blocked in each task.
     apart: the least length of the shortest path from start to goal, in cells. layouts: tasks of training; unseen: tasks of
     evaluation; demonstrations: tasks without blocks, which the base is trained on. weights: a folder with config.json and
-    model.safetensors, or null for the base that ships. executed: how many of the plans metrics() drives in MuJoCo (needs the extra
-    planning; without it they are left out, with a warning). width, layers: of a network before pretraining.
+    model.safetensors, or null for the base that ships. executed: how many of the plans metrics() drives in MuJoCo (needs the
+    extra planning; without it they are left out, with a warning). width, layers: of a network before pretraining.
     """
 
     representation: Literal["waypoints", "sines"] = "waypoints"
@@ -104,7 +104,11 @@ class Maze(LabelledDomain):
     @functools.cached_property
     def tasks(self) -> Tasks:
         """Those of training, then the unseen ones, then those of the demonstrations."""
-        parts = ((self.layouts, self.blocks, self.apart), (self.unseen, self.blocks, self.apart), (self.demonstrations, 0, 1.0))
+        parts = (
+            (self.layouts, self.blocks, self.apart),
+            (self.unseen, self.blocks, self.apart),
+            (self.demonstrations, 0, 1.0),
+        )
         return Tasks.joined([drawn(self.grid, *part, seed) for seed, part in enumerate(parts)])
 
     @functools.cached_property
@@ -191,7 +195,13 @@ class Maze(LabelledDomain):
     def show(self, rows: dict[str, Tensor], path: Path, cond: Tensor | None = None) -> None:
         from pgdlab.planning.drawing import picture
 
-        picture({title: self.decoder(sample.detach()).cpu() for title, sample in rows.items()}, self.grid, self.tasks, path, cond)
+        picture(
+            {title: self.decoder(sample.detach()).cpu() for title, sample in rows.items()},
+            self.grid,
+            self.tasks,
+            path,
+            cond,
+        )
 
     def report(self, groups: dict[str, Samples], folder: Path) -> list[Path]:
         """execution.gif: the first plans of the last group, driven in MuJoCo; none where metrics() drives none."""

@@ -1,1 +1,1 @@
-"""What a plan means to people who move things: maps, shortest paths, demonstrations, figures, pictures, execution in a simulator."""
+"""What a plan means to people who move things: maps, shortest paths, demonstrations, figures, pictures, execution."""

@@ -12,8 +12,8 @@ from pgdlab.planning.tasks import Tasks
 
 
 class TaskTable(Conditioning):
-    """Tells of each task "pinned": start and goal in the units of samples; "blocks": 1 for each cell that a block may be in and is
-    in; "cells": those of start and goal, one-hot over the free cells of the map. The condition that means "none" has zeros."""
+    """Tells of each task "pinned": start and goal in the units of samples; "blocks": 1 for each cell that a block may be in and
+    is in; "cells": those of start and goal, one-hot over the free cells of the map. The condition that means "none" has zeros."""
 
     pinned: Tensor
     blocks: Tensor

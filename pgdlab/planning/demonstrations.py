@@ -18,7 +18,9 @@ STIFF, DAMPED, STRONGEST = 6.0, 4.0, 4.0  # acceleration by distance and by spee
 REACHED = 0.35  # of a cell's centre: then the next one is aimed at
 
 
-def demonstrations(map_: Map, tasks: Tasks, waypoints: int, seed: int) -> tuple[Float[Tensor, "N W 2"], Int[Tensor, " N"]]:
+def demonstrations(
+    map_: Map, tasks: Tasks, waypoints: int, seed: int
+) -> tuple[Float[Tensor, "N W 2"], Int[Tensor, " N"]]:
     """Plans of the tasks, whose walls are the map's, `waypoints` points at equal distances along each, and the numbers of their
     tasks: those that keep the ball off all walls."""
     generator = np.random.default_rng(seed)
@@ -28,7 +30,9 @@ def demonstrations(map_: Map, tasks: Tasks, waypoints: int, seed: int) -> tuple[
         for pair in tasks.cells.tolist()
     ]
     centres = [map_.centre(torch.tensor(path)).numpy() for path in cells]
-    aims = [np.concatenate([c[1:-1], end[None]]) for c, end in zip(centres, tasks.ends[:, 1].double().numpy(), strict=True)]
+    aims = [
+        np.concatenate([c[1:-1], end[None]]) for c, end in zip(centres, tasks.ends[:, 1].double().numpy(), strict=True)
+    ]
     driven = followed(tasks.ends[:, 0].double().numpy(), aims)
     plans = torch.from_numpy(np.stack([resampled(path, waypoints) for path in driven])).float()
     plans[:, 0], plans[:, -1] = tasks.ends[:, 0], tasks.ends[:, 1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -17,7 +16,11 @@ CLEAR, TOUCHES = "#2a7f62", "#c8553d"
 
 
 def picture(
-    groups: dict[str, Float[Tensor, "B P 2"]], map_: Map, tasks: Tasks, path: Path, cond: Int[Tensor, " B"] | None = None
+    groups: dict[str, Float[Tensor, "B P 2"]],
+    map_: Map,
+    tasks: Tasks,
+    path: Path,
+    cond: Int[Tensor, " B"] | None = None,
 ) -> None:
     """A grid of maps for every group: walls dark, blocks light, a plan that touches nothing green, else red. Without cond all
     plans of a group are drawn on one map without blocks."""
@@ -28,11 +31,9 @@ def picture(
 
     shown = {title: plans[:MOST] for title, plans in groups.items()}
     each = 1 if cond is None else -(-max(len(plans) for plans in shown.values()) // COLUMNS)
-    columns = 1 if cond is None else COLUMNS
-    figure, axes = plt.subplots(
-        each * len(shown), columns, figsize=(1.5 * columns if columns > 1 else 4, (1.6 if columns > 1 else 4) * each * len(shown)),
-        squeeze=False,
-    )  # fmt: skip
+    columns, side = (1, 4.0) if cond is None else (COLUMNS, 1.55)
+    down = each * len(shown)
+    figure, axes = plt.subplots(down, columns, figsize=(side * columns, side * down), squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for group, (title, plans) in enumerate(shown.items()):

@@ -1,10 +1,11 @@
-"""Plans, executed in PointMaze (gymnasium-robotics, MuJoCo): a controller drives the ball along them. Needs the extra planning."""
+"""Plans, executed in PointMaze (gymnasium-robotics, MuJoCo): a controller drives the ball along them."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import importlib.util
+import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,8 @@ SPEED = 1.5  # cells a second along the plan
 PATIENCE = 1.0  # seconds after the plan's end
 SHARPNESS = 20.0  # a second: of the controller, critically damped
 MISSING = (
-    "plans cannot be executed: gymnasium_robotics is not installed (pip install -e '.[planning]'); domain.executed=0 does without"
+    "plans cannot be executed: gymnasium_robotics is not installed (pip install -e '.[planning]'); "
+    "domain.executed=0 does without"
 )
 
 
@@ -33,33 +35,38 @@ def installed() -> bool:
 
 @dataclass(frozen=True)
 class Execution:
-    """Of B plans: which reached the goal, which touched a wall or a block on the way, the simulator's steps (of .01 s) that the goal
-    took (or that were allowed), and where the ball was at each, one array a plan."""
+    """Of B plans: which reached the goal, which touched a wall or a block on the way, the simulator's steps (of .01 s) that the
+    goal took (or that were allowed), and where the ball was at each, one array a plan."""
 
     reached: Bool[Tensor, " B"]
     touched: Bool[Tensor, " B"]
     steps: Int[Tensor, " B"]
-    ways: list[Float[NDArray[np.float64], "S 2"]]
+    ways: list[Float[NDArray[np.float64], "_ 2"]]
 
     def figures(self) -> dict[str, float]:
-        """executed: the share that reached the goal and touched nothing on the way; reached: that reached it, sliding along walls or
-        not; execution_steps: the mean of those that reached it. The shares with _stderr."""
+        """executed: the share that reached the goal and touched nothing on the way; reached: that reached it, sliding along walls
+        or not; execution_steps: the mean of those that reached it. The shares with _stderr."""
         clean = (self.reached & ~self.touched).double()
         out: dict[str, float] = {}
         for name, each in (("executed", clean), ("reached", self.reached.double())):
             out[name] = each.mean().item()
             if len(each) > 1:
                 out[f"{name}_stderr"] = (each.std() / len(each) ** 0.5).item()
-        return out | ({"execution_steps": self.steps[self.reached].double().mean().item()} if self.reached.any() else {})
+        return out | (
+            {"execution_steps": self.steps[self.reached].double().mean().item()} if self.reached.any() else {}
+        )
 
 
 @functools.lru_cache(maxsize=4)
 def simulator(map_: Map) -> Any:
-    """PointMaze's ball on a map all of whose cells for blocks are blocks: which of them are there is set for each task, since to make
-    a simulator takes as long as some thousand steps. Raises ValueError without the extra."""
+    """PointMaze's ball on a map all of whose cells for blocks are blocks: which of them are there is set for each task, since to
+    make a simulator takes as long as some thousand steps. Raises ValueError without the extra."""
     if not installed():
         raise ValueError(MISSING)
-    with contextlib.redirect_stderr(None):  # gymnasium_robotics tells of other environments of its
+    with (
+        contextlib.redirect_stderr(io.StringIO()),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):  # it advertises other environments
         from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
 
     full = [[int(c in WALL + GAP) for c in row] for row in map_.rows]

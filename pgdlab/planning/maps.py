@@ -72,8 +72,8 @@ class Map:
 
 def clearance(points: Float[Tensor, "B N 2"], occupied: Bool[Tensor, "B H W"]) -> Float[Tensor, "B N"]:
     """The distance of points to the nearest occupied cell, below 0 inside of one (then minus the way out of it), at most 1: of
-    the nine cells around a point. Outside of the map it is minus the way back. Gradients pass; it is not smooth where two cells are
-    as near."""
+    the nine cells around a point. Outside of the map it is minus the way back. Gradients pass; it is not smooth where two cells
+    are as near."""
     height, width = occupied.shape[1:]
     there = torch.nn.functional.pad(occupied, (1, 1, 1, 1), value=True)
     column, row = points[..., 0] + width / 2, height / 2 - points[..., 1]

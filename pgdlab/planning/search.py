@@ -32,7 +32,9 @@ def edges(
     return tuple(np.concatenate(part) for part in zip(*found, strict=True))  # type: ignore[return-value]
 
 
-def distances(occupied: Bool[NDArray[np.bool_], "H W"], start: Cell, diagonal: bool = True) -> Float[NDArray[np.float64], "H W"]:
+def distances(
+    occupied: Bool[NDArray[np.bool_], "H W"], start: Cell, diagonal: bool = True
+) -> Float[NDArray[np.float64], "H W"]:
     """The length of the shortest path from a cell to every cell; inf where there is none."""
     from_, to, weight = edges(occupied, diagonal)
     size = occupied.size

@@ -1,4 +1,4 @@
-"""Tasks: a layout of blocks, a start and a goal. A table of them, drawn from a seed, is what the numbers of conditions stand for."""
+"""Tasks: a layout of blocks, a start and a goal. A table of them is what the numbers of conditions stand for."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Tasks:
 
 
 def drawn(map_: Map, count: int, blocks: int, apart: float, seed: int) -> Tasks:
-    """`count` tasks, each with its own layout of `blocks` blocks, and a start and a goal that are at least `apart` from each other
-    by the shortest path. Raises ValueError where a map has none: too many blocks, or cells that cannot be reached."""
+    """`count` tasks, each with its own layout of `blocks` blocks, and a start and a goal that are at least `apart` from each
+    other by the shortest path. Raises ValueError where a map has none: too many blocks, or cells that cannot be reached."""
     generator = np.random.default_rng(seed)
     if blocks > len(map_.cells(GAP)):
         raise ValueError(f"blocks is {blocks}; the map has {len(map_.cells(GAP))} cells for them, marked {GAP}")

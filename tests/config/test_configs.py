@@ -75,7 +75,9 @@ ELSEWHERE |= {"reward/red": "rewards/test_colour"}
 EMOJI = ("domain/emoji", "experiment/quickstart", "reward/emoji_clip", "reward/emoji_judge")
 EMOJI += tuple(f"experiment/emoji/{name}" for name in ("clip", "jpeg", "red", "compose", "adjoint_red"))
 MAZE = ("domain/maze", "experiment/pretrain/maze", "initial/informed")
-MAZE += tuple(f"experiment/maze/{name}" for name in ("best_of_n", "gradient", "initial", "joint", "ppo", "smc"))
+MAZE += tuple(
+    f"experiment/maze/{name}" for name in ("best_of_n", "gradient", "initial", "joint", "ppo", "quick", "smc")
+)
 ELSEWHERE |= dict.fromkeys(MAZE, "domains/test_maze")
 PLANS = ("collision_free", "collision_share", "depth", "safe_plan", "short")
 ELSEWHERE |= {f"reward/{name}": "rewards/test_plan" for name in PLANS}

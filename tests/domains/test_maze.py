@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -36,15 +38,24 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A pretraining of two updates, and what it wrote."""
     folder, before = tmp_path_factory.mktemp("maze"), Path.cwd()
     os.chdir(folder)
-    words = ["experiment=pretrain/maze", *SMALL, "domain.width=16", "domain.layers=1", "trainer.updates=2", "trainer.batch=4"]
+    os.environ.pop("PGDLAB_RUN", None)
+    words = [
+        "experiment=pretrain/maze",
+        *SMALL,
+        "domain.width=16",
+        "domain.layers=1",
+        "trainer.updates=2",
+        "trainer.batch=4",
+    ]
     assert cli.main([*words, "plan.iterations=1", "plan.eval_samples=4", "policy.steps=2", "trainer.probe=0"]) == 0
+    os.environ.pop("PGDLAB_RUN", None)
     yield folder / "runs" / "pretrain-maze"
     os.chdir(before)
 
 
 @pytest.mark.parametrize("kind", ["waypoints", "sines"])
 def test_plans_and_samples_are_each_others_inverse(kind: str) -> None:
-    """Of demonstrations as waypoints; as sines they keep their ends, and stay within the tenth of a cell that lets no ball touch."""
+    """Of demonstrations as waypoints; as sines they keep their ends and still touch nothing."""
     domain = small(representation=kind)
     sample, cond = domain.data("train")
     plan = domain.decoder(sample.double())
@@ -85,7 +96,7 @@ def test_training_and_evaluation_have_tasks_of_their_own() -> None:
 
 
 def test_the_base_is_blind_to_blocks_until_it_is_tuned(run: Path) -> None:
-    """Two tasks that differ in nothing but their blocks: the same estimate; another one once the layer that hears of them moves."""
+    """Two tasks that differ in nothing but blocks: the same estimate; another one once the layer that hears of them moves."""
     domain = small(weights=str(run / "base"))
     base = domain.base()
     told = base.conditioning
@@ -115,13 +126,15 @@ def test_the_loss_is_min_snr(run: Path) -> None:
 
 
 def test_a_missing_base_says_what_makes_one(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="cannot load the base of maze from .* experiment=pretrain/maze"):
+    with pytest.raises(ValueError, match=r"cannot load the base of maze from .* experiment=pretrain/maze"):
         small(weights=str(tmp_path)).base()
 
 
 @pytest.mark.parametrize("name", ["initial", "joint"])
 def test_a_run_trains_what_sees_the_blocks(run: Path, tmp_path: Path, name: str) -> None:
-    module = fitted(tmp_path, f"experiment=maze/{name}", *SMALL, *PLAN, f"domain.weights={run / 'base'}", "trainer.minibatches=1")
+    module = fitted(
+        tmp_path, f"experiment=maze/{name}", *SMALL, *PLAN, f"domain.weights={run / 'base'}", "trainer.minibatches=1"
+    )
     state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=False)["current_model_state"]
     blocks = "denoiser.denoiser.network.facts.2.weight"
     assert any(key.endswith("initial.network.0.weight") for key in state)
@@ -136,20 +149,30 @@ EXPERIMENTS = sorted(name for name in options("experiment") if name.startswith("
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_builds(run: Path, name: str) -> None:
-    cfg = compose([f"experiment={name}", *(w for w in SMALL if not (name == "maze/quick" and "layouts" in w)), f"domain.weights={run / 'base'}"])
-    world = build_world(cfg)
+    world = build_world(compose([f"experiment={name}", *SMALL, f"domain.weights={run / 'base'}"]))
     assert world.domain.name == "maze"
     assert world.reward.takes in ("plans", None)
 
 
-def test_steering_and_best_of_n_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a random base; the samples that are returned are of unseen tasks, and begin and end where they must."""
+def test_steering_runs(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Along the gradient of a reward, on unseen tasks."""
     monkeypatch.chdir(tmp_path)
-    sizes = [*SMALL, f"domain.weights={run / 'base'}", "policy.steps=3", "plan.samples=8", "plan.iterations=2", "plan.eval_samples=4"]
-    assert cli.main(["experiment=maze/gradient", *sizes, "name=gradient"]) == 0
-    assert cli.main(["experiment=maze/best_of_n", *sizes, "name=best"]) == 0
-    for name in ("gradient", "best"):
-        assert (tmp_path / "runs" / name / "before_after.png").stat().st_size > 5000
+    sizes = [
+        *SMALL,
+        f"domain.weights={run / 'base'}",
+        "policy.steps=3",
+        "plan.samples=8",
+        "plan.iterations=2",
+        "plan.eval_samples=4",
+    ]
+    os.environ.pop("PGDLAB_RUN", None)
+    assert cli.main(["experiment=maze/gradient", *sizes]) == 0
+    os.environ.pop("PGDLAB_RUN", None)
+    (folder,) = (tmp_path / "runs").iterdir()
+    found = json.loads((folder / "summary.json").read_text())
+    assert found["law"] == "none"
+    assert 0 < found["evaluations"]["steered/sde"]["collision"] < 1
+    assert (folder / "before_after.png").stat().st_size > 5000
 
 
 def straight(domain: Maze, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,9 +201,9 @@ def test_executions_touch_what_plans_touch(capfd: pytest.CaptureFixture[str]) ->
     k = int((~clear).nonzero()[0])
     ball = PointMazeEnv(maze_map=[[int(c) for c in row] for row in domain.tasks.occupied[rows[k]]]).point_env
     model = ball.model
-    walls = [i for i in range(model.ngeom) if model.geom(i).name.startswith("block_")]
+    walls = np.array([i for i in range(model.ngeom) if model.geom(i).name.startswith("block_")])
     ends = domain.tasks.ends[rows[k]].double().numpy()
-    reached, touched, way = execution.driven(ball, plans[k].double().numpy(), *ends, walls)  # type: ignore[arg-type]
+    reached, touched, way = execution.driven(ball, plans[k].double().numpy(), *ends, walls)
     assert (reached, touched) == (bool(found.reached[k]), True)
     assert (way == found.ways[k]).all()
 
@@ -193,11 +216,12 @@ def test_executed_plans_are_measured_and_shown(tmp_path: Path) -> None:
     (gif,) = domain.report({"base": Samples(sample[:2], cond[:2])}, tmp_path)
     with Image.open(gif) as shown:
         assert shown.n_frames > 10
-    assert domain.report({"base": Samples(sample[:2], cond[:2])}, tmp_path) == [gif]
     assert small().report({"base": Samples(sample[:2], cond[:2])}, tmp_path) == []
 
 
-def test_without_the_extra_executions_are_left_out_and_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_the_extra_executions_are_left_out_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(execution, "installed", lambda: False)
     domain = small(executed=2)
     sample, cond = domain.data("train")

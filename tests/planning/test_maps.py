@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -25,8 +27,17 @@ def test_cells_are_where_pointmaze_has_them() -> None:
 
 def test_clearances_by_hand() -> None:
     """The pillar is the square from -1/2 to 1/2; the outer walls begin at 3/2."""
-    points = torch.tensor([[[0.0, 0.0], [0.3, 0.0], [0.9, 0.0], [0.8, 0.9], [1.4, 1.0], [9.0, 0.0]]], dtype=torch.float64)
-    expected = [-0.5, -0.2, 0.4, 0.5, 0.1, -1.0]  # 0.8, 0.9 is .3 and .4 from the pillar's corner; (9, 0) is outside of all
+    points = torch.tensor(
+        [[[0.0, 0.0], [0.3, 0.0], [0.9, 0.0], [0.8, 0.9], [1.4, 1.0], [9.0, 0.0]]], dtype=torch.float64
+    )
+    expected = [
+        -0.5,
+        -0.2,
+        0.4,
+        0.5,
+        0.1,
+        -1.0,
+    ]  # 0.8, 0.9 is .3 and .4 from the pillar's corner; (9, 0) is outside of all
     got = clearance(points, ROOM.walls[None])[0]
     torch.testing.assert_close(got[:5], torch.tensor(expected[:5], dtype=torch.float64), rtol=0, atol=1e-12)
     assert got[5] == -6.5  # the map ends at 5/2
@@ -92,7 +103,7 @@ def test_random_paths_go_both_ways_round() -> None:
     generator = np.random.default_rng(0)
     paths = [random_path(WALLS, (1, 2), (3, 2), 1.5, generator) for _ in range(40)]
     assert all(p[0] == (1, 2) and p[-1] == (3, 2) for p in paths)
-    steps = [abs(a - c) + abs(b - d) for p in paths for (a, b), (c, d) in zip(p, p[1:], strict=False)]
+    steps = [abs(a - c) + abs(b - d) for p in paths for (a, b), (c, d) in itertools.pairwise(p)]
     assert set(steps) == {1}
     left = sum((2, 1) in p for p in paths)
     assert 8 <= left <= 32  # a fair coin of 40, six standard deviations less

@@ -24,7 +24,9 @@ def told() -> TaskTable:
     blocked = ROOM.walls.clone()
     blocked[2, 3] = True  # the square from 1/2 to 3/2 and from -1/2 to 1/2
     cells = torch.tensor([[[1, 2], [3, 2]]]).expand(2, -1, -1)
-    return TaskTable(ROOM, Tasks(torch.stack([ROOM.walls, blocked]), cells, ENDS.expand(2, -1, -1), torch.full((2,), 4.0)), 2.0)
+    return TaskTable(
+        ROOM, Tasks(torch.stack([ROOM.walls, blocked]), cells, ENDS.expand(2, -1, -1), torch.full((2,), 4.0)), 2.0
+    )
 
 
 def met(reward: PlanReward) -> PlanReward:
@@ -35,7 +37,11 @@ def met(reward: PlanReward) -> PlanReward:
 def test_a_table_tells_of_blocks_start_and_goal() -> None:
     out = told()(torch.tensor([0, 1, 2]))
     assert torch.equal(out["pinned"][0], ENDS / 2)
-    assert out["blocks"].tolist() == [[0] * 8, [0, 0, 0, 0, 1, 0, 0, 0], [0] * 8]  # row by row, the pillar is none of them
+    assert out["blocks"].tolist() == [
+        [0] * 8,
+        [0, 0, 0, 0, 1, 0, 0, 0],
+        [0] * 8,
+    ]  # row by row, the pillar is none of them
     assert out["cells"][0].tolist() == [[0, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1, 0]]
     assert not out["pinned"][2].any()
 

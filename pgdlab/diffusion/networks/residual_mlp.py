@@ -44,9 +44,7 @@ class ResidualMLP(nn.Module):
         super().__init__()
         self.first, self.last = nn.Linear(size, width), nn.Sequential(nn.LayerNorm(width), nn.Linear(width, out))
         self.time = nn.Sequential(nn.Linear(2 * WAVES, width), nn.SiLU(), nn.Linear(width, width))
-        self.facts = nn.Sequential(
-            nn.Linear(facts, width, bias=False), nn.SiLU(), nn.Linear(width, width, bias=False)
-        )
+        self.facts = nn.Sequential(nn.Linear(facts, width, bias=False), nn.SiLU(), nn.Linear(width, width, bias=False))
         nn.init.zeros_(self.facts[2].weight)  # type: ignore[arg-type]
         self.blocks = nn.ModuleList(Block(width) for _ in range(layers))
 

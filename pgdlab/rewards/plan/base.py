@@ -14,7 +14,7 @@ from pgdlab.rewards.base import Reward, Score
 
 
 class PlanReward(Reward):
-    """Of plans (B, W, 2) in cells. What the numbers of tasks stand for comes with meet(): without it score() raises ValueError."""
+    """Of plans (B, P, 2), in cells. What numbers of tasks stand for comes with meet(): without it score() raises ValueError."""
 
     takes = "plans"
     occupied: Tensor
