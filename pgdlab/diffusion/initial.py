@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pgdlab.diffusion.conditioning import Conditioning, require_small
@@ -139,6 +139,6 @@ class Informed(InitialDistribution):
         return torch.cat(told, 1) if told else torch.zeros(len(cond), 0, device=cond.device)
 
     def forward(self, cond: Int[Tensor, " B"]) -> Gaussian:
-        facts = self.facts(cond).to(self.network[0].weight.dtype)  # type: ignore[arg-type]
+        facts = self.facts(cond).to(self.network[0].weight.dtype)
         mean, log_scale = self.network(facts).reshape(len(cond), 2, *self.space.shape).unbind(1)
         return self.gaussian(mean, log_scale, cond)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -33,11 +34,11 @@ def animation(plan: Float[Tensor, "B P 2"], map_: Map, tasks: Tasks, cond: Int[T
     figure.tight_layout(pad=0.3)
     longest = max(len(way) for way in ways)
 
-    def frame(k: int) -> list[object]:
+    def frame(k: int) -> list[Any]:
         for ball, way in zip(balls, ways, strict=True):
             at = way[min(round(k * (longest - 1) / (FRAMES - 1)), len(way) - 1)]
             ball.set_data(at[:1], at[1:])
-        return list(balls)
+        return [*balls]
 
     FuncAnimation(figure, frame, frames=FRAMES, blit=False).save(path, writer=PillowWriter(fps=1000 // PAUSE))
     plt.close(figure)

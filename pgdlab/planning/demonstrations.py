@@ -26,8 +26,8 @@ def demonstrations(
     generator = np.random.default_rng(seed)
     walls = map_.walls.numpy()
     cells = [
-        random_path(walls, *(tuple(cell) for cell in pair), SPREAD, generator)  # type: ignore[misc]
-        for pair in tasks.cells.tolist()
+        random_path(walls, (start[0], start[1]), (goal[0], goal[1]), SPREAD, generator)
+        for start, goal in tasks.cells.tolist()
     ]
     centres = [map_.centre(torch.tensor(path)).numpy() for path in cells]
     aims = [

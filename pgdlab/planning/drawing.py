@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -48,15 +49,14 @@ def picture(
     plt.close(figure)
 
 
-def draw(axis: object, plan: Float[Tensor, "P 2"], map_: Map, occupied: Tensor | None) -> None:
+def draw(axis: Any, plan: Float[Tensor, "P 2"], map_: Map, occupied: Tensor | None) -> None:
     """One plan on its map."""
-    ax: object = axis
     there = map_.walls if occupied is None else occupied
     shade = map_.walls.double() + 0.45 * (there & ~map_.walls).double()
     half = map_.width / 2, map_.height / 2
-    ax.imshow(shade, extent=(-half[0], half[0], -half[1], half[1]), cmap="Greys", vmin=0, vmax=1.3)  # type: ignore[attr-defined]
+    axis.imshow(shade, extent=(-half[0], half[0], -half[1], half[1]), cmap="Greys", vmin=0, vmax=1.3)
     colour = TOUCHES if near(plan[None], there[None]).any() else CLEAR
-    ax.plot(plan[:, 0], plan[:, 1], color=colour, linewidth=1.2)  # type: ignore[attr-defined]
-    ax.scatter(*plan[[0, -1]].T, c=["white", colour], edgecolors=colour, s=14, zorder=3)  # type: ignore[attr-defined]
-    ax.set_xticks([])  # type: ignore[attr-defined]
-    ax.set_yticks([])  # type: ignore[attr-defined]
+    axis.plot(plan[:, 0], plan[:, 1], color=colour, linewidth=1.2)
+    axis.scatter(*plan[[0, -1]].T, c=["white", colour], edgecolors=colour, s=14, zorder=3)
+    axis.set_xticks([])
+    axis.set_yticks([])

@@ -61,7 +61,7 @@ def one(
     for _ in range(TRIES):
         occupied = map_.walls.numpy().copy()
         for k in generator.choice(len(gaps), blocks, replace=False) if blocks else ():
-            occupied[gaps[k]] = True
+            occupied[gaps[int(k)]] = True
         start = free[generator.integers(len(free))]
         if occupied[start]:
             continue
