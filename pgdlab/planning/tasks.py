@@ -62,7 +62,7 @@ def one(
         occupied = map_.walls.numpy().copy()
         for k in generator.choice(len(gaps), blocks, replace=False) if blocks else ():
             occupied[gaps[int(k)]] = True
-        start = free[generator.integers(len(free))]
+        start = free[int(generator.integers(len(free)))]
         if occupied[start]:
             continue
         far = distances(occupied, start)
