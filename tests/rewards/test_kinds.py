@@ -31,7 +31,13 @@ def test_every_reward_says_what_it_takes() -> None:
     silent = {c.__name__ for c in shipped() if c.takes is None}
     assert silent == ANY
     kinds = {c.__module__.split(".")[2]: c.takes for c in shipped() if c.takes}
-    assert kinds == {"image": "images", "text": "images", "molecule": "molecules", "analytic": "points", "plan": "plans"}
+    assert kinds == {
+        "image": "images",
+        "text": "images",
+        "molecule": "molecules",
+        "analytic": "points",
+        "plan": "plans",
+    }
 
 
 def test_every_option_is_of_one_kind() -> None:
