@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pgdlab.diffusion.conditioning import Conditioning, Observations, require_small
@@ -120,30 +120,41 @@ def refuse_observations(conditioning: Conditioning, setting: str) -> None:
     """Raises ValueError where conditions are no classes."""
     if isinstance(conditioning, Observations):
         raise ValueError(
-            f"{setting} has weights for each condition, and here conditions are observations: initial=observed"
+            f"{setting} has weights for each condition, and here conditions are observations: initial=informed"
         )
 
 
-class Observed(InitialDistribution):
-    """A small network from the observation to mean and scale; starts as the prior (zero last layer). With a frozen policy it is
-    what acts: the noise is the action   (after DSRL: Wagenmaker et al. 2025, arXiv:2506.15799, with a Gaussian in the place of a
-    box). hidden: its width; layers: how many of that width; scaled: whether the scale is trained too, not the mean alone.
+class Informed(InitialDistribution):
+    """A small network from what the conditioning tells of a condition (its tables of real numbers, in a row) to mean and scale;
+    starts as the prior (zero last layer). Conditions that were never trained on have theirs too. Of observations it is a policy:
+    where the denoiser is frozen the noise is the action   (after DSRL: Wagenmaker et al. 2025, arXiv:2506.15799, with a Gaussian
+    in the place of a box). hidden: its width; layers: how many of that width; scaled: whether the scale is trained too, not the
+    mean alone. Made in meet(), which raises ValueError where nothing but numbers of conditions is told.
     """
 
     def __init__(
         self, *, space: Space, num_conditions: int, std: float, hidden: int = 64, layers: int = 2, scaled: bool = True
     ) -> None:
         super().__init__(space=space, num_conditions=num_conditions, std=std)
+        for name, given in (("hidden", hidden), ("layers", layers)):
+            if given < 1:
+                raise ValueError(f"{name} is {given}; it must be at least 1")
         self.hidden, self.layers, self.scaled = hidden, layers, scaled
 
     def meet(self, conditioning: Conditioning) -> None:
-        if not isinstance(conditioning, Observations):
+        self.told = (conditioning,)  # in a tuple: no part of its own
+        facts = self.facts(torch.zeros(1, dtype=torch.long)).shape[1]
+        if not facts:
             raise ValueError(
-                "initial=observed sees observations, and here conditions are none: set initial=conditional"
+                "initial=informed reads what is told of a condition, and here that is its number alone: set initial=conditional"
             )
-        size = (1 + self.scaled) * math.prod(self.space.shape)
-        self.told, self.head = (conditioning,), Head(conditioning.width, size, self.hidden, self.layers)
+        self.head = Head(facts, (1 + self.scaled) * math.prod(self.space.shape), self.hidden, self.layers)
+
+    def facts(self, cond: Int[Tensor, " B"]) -> Float[Tensor, "B F"]:
+        """The tables of real numbers, flattened."""
+        told = [x.flatten(1) for x in self.told[0](cond).values() if x.is_floating_point()]
+        return torch.cat(told, 1) if told else torch.zeros(len(cond), 0, device=cond.device)
 
     def forward(self, cond: Int[Tensor, " B"]) -> Gaussian:
-        out = self.head(self.told[0](cond)["observation"]).reshape(len(cond), 1 + self.scaled, *self.space.shape)
+        out = self.head(self.facts(cond)).reshape(len(cond), 1 + self.scaled, *self.space.shape)
         return self.gaussian(out[:, 0], out[:, 1] if self.scaled else torch.zeros_like(out[:, 0]), cond)

@@ -70,3 +70,40 @@ class Dense(Space):
 
     def scales(self, log_scale: Float[Tensor, "P *D"]) -> Float[Tensor, "P *D"]:
         return log_scale
+
+
+@dataclass(frozen=True)
+class Pinned(Space):
+    """Rows of coordinates of which some are given, such as the first and the last waypoint of a plan: they have no noise, and
+    are no degrees of freedom. shape: (rows, width); pinned: the numbers of the rows that are given."""
+
+    shape: tuple[int, int]
+    pinned: tuple[int, ...]
+
+    def free(self, like: Tensor) -> Float[Tensor, "N 1"]:
+        """1 where a row is free, else 0."""
+        mask = torch.ones(self.shape[0], 1, dtype=like.dtype, device=like.device)
+        mask[list(self.pinned)] = 0
+        return mask
+
+    def pin(self, x: Float[Tensor, "P *D"], given: Float[Tensor, "P K W"]) -> Float[Tensor, "P *D"]:
+        """x with the given rows in their places."""
+        return x.index_copy(1, torch.tensor(self.pinned, device=x.device), given.to(x.dtype))
+
+    def project(self, noise: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, "P *D"]:
+        return noise * self.free(noise)
+
+    def squared_distance(self, x: Float[Tensor, "P *D"], y: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
+        return (squared_difference(x, y) * self.free(x)).flatten(1).sum(1, dtype=torch.float64)
+
+    def dof(self, cond: Tensor) -> Int[Tensor, " P"]:
+        return torch.full((len(cond),), (self.shape[0] - len(self.pinned)) * self.shape[1], device=cond.device)
+
+    def sum_over_dof(self, log_std: Float[Tensor, "P *D"], cond: Tensor) -> Float[Tensor, " P"]:
+        return (log_std * self.free(log_std)).flatten(1).sum(1, dtype=torch.float64)
+
+    def orbits(self) -> Int[Tensor, "*D"]:
+        return torch.arange(math.prod(self.shape)).reshape(self.shape)
+
+    def scales(self, log_scale: Float[Tensor, "P *D"]) -> Float[Tensor, "P *D"]:
+        return log_scale

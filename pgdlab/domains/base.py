@@ -53,8 +53,13 @@ class Domain(ABC):
     space: Space
     conditioning: Conditioning
     decoder: Decoder
-    train_conditions: tuple[int, ...]  # what training and evaluation condition on, drawn uniformly
+    train_conditions: tuple[int, ...]  # what training conditions on, drawn uniformly
     test_conditions: tuple[int, ...] = ()  # what training never sees and a run is measured on at its end
+
+    @property
+    def eval_conditions(self) -> tuple[int, ...]:
+        """What evaluation conditions on, in turn: those of training, unless a domain holds some out."""
+        return self.train_conditions
 
     @abstractmethod
     def base(self) -> Denoiser:

@@ -28,7 +28,7 @@ def evaluation_request(
         base = base.with_kernel(policy.kernel)
     return Request(
         policy=policy, reference=base, noise=noise.of(0, range(count)),
-        cond=in_turn(conditions or world.domain.train_conditions, count),
+        cond=in_turn(conditions or world.domain.eval_conditions, count),
         extras=Extras(reference=reference, estimates=estimates, tuned_deterministic=tuned_deterministic),
     )  # fmt: skip
 
@@ -40,7 +40,7 @@ def draw(
     """count samples of the world's policy, conditions (the domain's own) in turn; as in measure(), an ODE uses the tuned
     network."""
     extras = Extras(tuned_deterministic=not world.policy.stochastic_steps)
-    cond = in_turn(conditions or world.domain.train_conditions, count)
+    cond = in_turn(conditions or world.domain.eval_conditions, count)
     trajectory = rollout(
         world.policy, world.reference, noise.of(0, range(count)), cond,
         batch=world.capacity.rollout_batch, extras=extras,

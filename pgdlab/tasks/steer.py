@@ -129,7 +129,7 @@ def taken_over(world: World, run: Path) -> dict[str, int]:
 
 def source_of(world: World, policy: Policy) -> Source:
     """A slot for every sample of the evaluation, on its conditions and noise."""
-    cond = in_turn(world.domain.train_conditions, world.plan.eval_samples).to(world.device)
+    cond = in_turn(world.domain.eval_conditions, world.plan.eval_samples).to(world.device)
     return Source(world, policy, cond, Noise(world.noise.seed, Stream.EVALUATE))
 
 

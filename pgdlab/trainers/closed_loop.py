@@ -111,7 +111,7 @@ def refuse_closed_loop(world: World) -> None:
     if any(isinstance(part, Residual) for part in world.policy.modules()):
         raise ValueError(
             "a correction of the estimate does not see the observation: set policy=full or policy=lora, or policy=frozen with "
-            "initial=observed"
+            "initial=informed"
         )
     if world.penalties.reference_samples():
         raise ValueError("a penalty on the law of final samples is of one law, not of one an observation: leave it out")

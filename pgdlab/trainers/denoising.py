@@ -191,8 +191,8 @@ class Pretrain(DenoisingAlgorithm):
 
     def figures(self, world: World) -> dict[str, float]:
         """The domain's figures of `probe` samples; every process draws all of them."""
-        policy, train_conditions = world.policy, world.domain.train_conditions
-        cond = in_turn(train_conditions, self.probe).to(world.device)
+        policy, conditions = world.policy, world.domain.eval_conditions
+        cond = in_turn(conditions, self.probe).to(world.device)
         dropout = policy.training
         noise = Noise(world.noise.seed, Stream.EVALUATE)
         drawn = rollout(policy.eval(), policy, noise.of(0, range(self.probe)), cond, batch=world.capacity.rollout_batch)

@@ -70,8 +70,8 @@ def build_policy_for(cfg: Config, domain: Domain, denoiser: Denoiser) -> Policy:
             num_conditions=domain.conditioning.size,
             std=denoiser.schedule.initial_std,
         )
-        initial.meet(domain.conditioning)
         told = domain.conditioning
+        initial.meet(told)
         return cfg.make(
             Policy, "policy", denoiser=denoiser, space=domain.space, initial=initial, unconditional=told.unconditional
         )

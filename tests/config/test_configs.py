@@ -72,7 +72,6 @@ WITH |= {
     "domain/lqr": CONTROL[1:],
     "reward/paid": [word for word in CONTROL if word != "reward=paid"],
     "trainer/dppo": [word for word in CONTROL if word != "trainer=dppo"],
-    "initial/observed": CONTROL,
     **{f"experiment/control/{name}": CONTROL[-2:] for name in ("quick", "initial", "joint")},
 }
 ELSEWHERE = {"runtime/ddp_cpu": "test_processes", "runtime/ddp": "two GPUs", "logger/wandb": "test_loggers"}
@@ -92,6 +91,7 @@ OWN = ("domain/folder", "experiment/pretrain/folder", "experiment/folder/jpeg")
 OWN += ("domain/smiles", "experiment/pretrain/smiles", "experiment/smiles/valid")
 OWN += ("domain/diffusers", "experiment/diffusers/jpeg")
 OWN += ("domain/captioned", *(f"experiment/pretrain/captioned{task}" for task in ("", "_clip", "_autoencoder")))
+OWN += ("experiment/pretrain/maze",)
 KINDS = ("folder", "smiles", "diffusers", "captioned")
 ELSEWHERE |= {name: f"domains/test_{kind}" for kind in KINDS for name in OWN if kind in name}
 # of colour images, or of a base with prompts
@@ -99,6 +99,13 @@ ELSEWHERE |= {"reward/red": "rewards/test_colour"}
 EMOJI = ("domain/emoji", "experiment/quickstart", "reward/emoji_clip", "reward/emoji_judge")
 EMOJI += tuple(f"experiment/emoji/{name}" for name in ("clip", "jpeg", "red", "compose", "adjoint_red"))
 EMOJI += tuple(f"experiment/emoji/{name}_red" for name in ("draft", "smc", "gradient", "best_of_n"))
+MAZE = ("domain/maze", "experiment/pretrain/maze", "initial/informed")
+MAZE += tuple(
+    f"experiment/maze/{name}" for name in ("best_of_n", "gradient", "initial", "joint", "ppo", "quick", "smc")
+)
+ELSEWHERE |= dict.fromkeys(MAZE, "domains/test_maze")
+PLANS = ("collision_free", "collision_share", "depth", "safe_plan", "short")
+ELSEWHERE |= {f"reward/{name}": "rewards/test_plan" for name in PLANS}
 ELSEWHERE |= {"guidance/value": "guidance/test_learned"}
 ELSEWHERE |= dict.fromkeys(EMOJI, "domains/test_emoji")
 

@@ -10,7 +10,7 @@ import torch
 
 from pgdlab.control.linear import LinearQuadratic
 from pgdlab.diffusion.conditioning import ClassLabels, Observations
-from pgdlab.diffusion.initial import Observed, Standard
+from pgdlab.diffusion.initial import Informed, Standard
 from pgdlab.diffusion.kernels import DDIM, AtLeast
 from pgdlab.diffusion.policy import build_policy
 from pgdlab.diffusion.schedules import Cosine
@@ -36,7 +36,7 @@ def test_a_table_keeps_what_is_given_and_is_shared_by_copies() -> None:
 
 def test_rho_begins_as_the_prior_and_sees_the_observation() -> None:
     told = Observations(torch.randn(20, 3, generator=torch.Generator().manual_seed(0)))
-    rho = Observed(space=Dense((2, 1)), num_conditions=20, std=1.5)
+    rho = Informed(space=Dense((2, 1)), num_conditions=20, std=1.5)
     rho.meet(told)
     cond = torch.arange(20)
     assert torch.equal(rho(cond).mean, torch.zeros(20, 2, 1))
@@ -45,14 +45,14 @@ def test_rho_begins_as_the_prior_and_sees_the_observation() -> None:
         rho.head.last.weight.fill_(0.1)
     assert rho(cond).mean.std(0).min() > 0
     assert rho(cond).std.std(0).min() > 0
-    fixed = Observed(space=Dense((2, 1)), num_conditions=20, std=1.5, scaled=False)
+    fixed = Informed(space=Dense((2, 1)), num_conditions=20, std=1.5, scaled=False)
     fixed.meet(told)
     with torch.no_grad():
         fixed.head.last.weight.fill_(0.1)
     assert fixed(cond).mean.std(0).min() > 0
     assert fixed(cond).std.eq(1.5).all()
     with pytest.raises(ValueError, match="initial=conditional"):
-        Observed(space=Dense((1,)), num_conditions=3, std=1.0).meet(ClassLabels(3))
+        Informed(space=Dense((1,)), num_conditions=3, std=1.0).meet(ClassLabels(3))
 
 
 def test_a_floor_is_under_the_noise_and_not_under_the_mean() -> None:

@@ -153,7 +153,7 @@ def test_a_run_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Episodes, conditions and noise are keyed by the iteration; the checkpoint holds the normalisers. With a trust region, whose
     old policy reads the same observations."""
     monkeypatch.chdir(tmp_path)
-    words = [QUICK, *TINY, "penalty=[path_kl,trust_region]", "initial=observed", "plan.checkpoint_every=1"]
+    words = [QUICK, *TINY, "penalty=[path_kl,trust_region]", "initial=informed", "plan.checkpoint_every=1"]
     words += ["optimizer.final_lr=1.0"]  # whose course is that of plan.iterations
     assert cli.main([*words, "name=whole", "plan.iterations=3"]) == 0
     assert cli.main([*words, "name=cut", "plan.iterations=1"]) == 0
@@ -166,7 +166,7 @@ def test_a_run_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 REFUSED: list[tuple[list[str], str]] = [
-    (["initial=conditional"], "initial=observed"),
+    (["initial=conditional"], "initial=informed"),
     (["reward={_target_: tests.worlds.Bright}"], "set reward=paid"),
     (["plan.samples=45"], "must be a multiple of 10"),
     (["plan.group=2"], "set plan.group=1"),

@@ -1,0 +1,1 @@
+"""Rewards of plans: of paths past walls and blocks."""
