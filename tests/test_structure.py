@@ -23,8 +23,8 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 # A room may import from itself and from those before it. A room that is not listed fails the test until it has a place.
 ROOMS = (
     "functional", "processes", "guest", "config", "diffusion", "rollout", "oracle", "control", "images", "physics",
-    "molecules", "planning", "preferences", "penalties", "rewards", "domains", "world", "credit", "trainers", "guidance", "training",
-    "evaluation", "certificates", "comparison", "sweep", "tasks", "results", "cli", "api", "__init__", "__main__",
+    "molecules", "planning", "preferences", "penalties", "rewards", "domains", "world", "credit", "trainers", "guidance",
+    "training", "evaluation", "certificates", "comparison", "sweep", "tasks", "results", "cli", "api", "__init__", "__main__",
 )  # fmt: skip
 RANK = {room: rank for rank, room in enumerate(ROOMS)}
 AT_THE_ROOT = {"__init__", "__main__", "api", "cli", "guest", "processes", "results", "world"}

@@ -136,8 +136,8 @@ MUTANTS = [
     Mutant(
         "plans: the noise is not told of blocks",
         INITIAL,
-        "[x.flatten(1) for x in self.conditioning(cond).values() if",
-        "[x.flatten(1) for x in [*self.conditioning(cond).values()][:1] if",
+        "[x.flatten(1) for x in self.told[0](cond).values() if",
+        "[x.flatten(1) for x in [*self.told[0](cond).values()][:1] if",
         T_PINNED,
         "reads_what_is_told",
     ),

@@ -34,14 +34,16 @@ def test_every_reward_says_what_it_takes() -> None:
     fields = {("field", "Darcy flow"), ("field", "pendulum paths")}
     assert kinds == fields | {
         ("image", "images"), ("text", "images"), ("molecule", "molecules"), ("analytic", "points"), ("plan", "plans"),
+        ("environment", "actions"),
     }  # fmt: skip
+
+
+KINDS = ("images", "molecules", "points", "plans", "Darcy flow", "pendulum paths", "actions")
 
 
 def test_every_option_is_of_one_kind() -> None:
     """Those that ship, each once; a sum of images alone is one of images."""
-    found = [
-        name for kind in ("images", "molecules", "points", "plans", "Darcy flow", "pendulum paths") for name in scoring(kind)
-    ]
+    found = [name for kind in KINDS for name in scoring(kind)]
     assert sorted(found) == sorted(options("reward").keys() - {"function", "preference"})
     assert {"target", "target_and_quality", "gated_jpeg"} <= set(scoring("images"))
     assert {"qed", "distinct", "xtb"} <= set(scoring("molecules"))
