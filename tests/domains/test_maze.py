@@ -238,4 +238,7 @@ def test_pictures_show_each_plan_on_its_map(tmp_path: Path) -> None:
     sample, cond = domain.data("train")
     for name, given in (("own", cond[:3]), ("all", None)):
         domain.show({"before": sample[:3], "after": sample[:3]}, tmp_path / f"{name}.png", given)
-        assert (tmp_path / f"{name}.png").stat().st_size > 5000
+        with Image.open(tmp_path / f"{name}.png") as shown:
+            colours = {colour[:3] for _, colour in shown.convert("RGB").getcolors(maxcolors=2**20)}
+        assert (0x2A, 0x7F, 0x62) in colours  # of plans that touch nothing
+        assert (0xC8, 0x55, 0x3D) not in colours  # of those that do

@@ -104,7 +104,7 @@ MUTANTS = [
            "over_conditions"),
     Mutant("target: the pilot costs nothing", "tasks/steer.py", "    return queries - pilot", "    return queries", T_TARGET, "command_line"),
     Mutant("steer: runtimes of several processes are ignored", "tasks/steer.py", 'runtime.get("strategy", "auto") != "auto"', "False", T_STEER,
-           "refusals and ddp_cpu"),
+           "refusals"),
     Mutant("gradient: scaled by std", GRADIENT, "slope * (std**2).to(slope)", "slope * std.to(slope)", T_GRADIENT, "convention"),
     Mutant("gradient: divided by lam twice", SLOPES, "slope.gradient / self.lam", "slope.gradient / self.lam**2", T_GRADIENT, "path_kl"),
     Mutant("gradient: at the state itself for the next one", GRADIENT, "self.slopes.of_states(batch, after, h + 1,",

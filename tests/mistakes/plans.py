@@ -182,10 +182,10 @@ MUTANTS = [
         "touch_what_plans_touch",
     ),
     Mutant(
-        "plans: a picture of the wrong task",
+        "plans: pictures in which every plan touches",
         DRAWING,
-        "tasks.occupied[cond[k]]",
-        "tasks.occupied[cond[-1 - k * 99]]",
+        "colour = TOUCHES if",
+        "colour = TOUCHES if True or",
         T_MAZE,
         "pictures_show",
     ),
