@@ -191,7 +191,11 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
             logs |= {f"initial_{name}": entry for name, entry in more.items()}
         if world.critic is not None:
             given = world.critic, experience.trajectory, experience.targets
-            off, more = fit_at_rows(*given, piece.rows) if pairs is None else fit_loss(*given, pairs)
+            if pairs is not None:
+                off, more = fit_loss(*given, pairs)
+            else:
+                assert piece.rows is not None, "a pass has one of them"
+                off, more = fit_at_rows(*given, piece.rows)
             terms.append(off / (piece.count * max(1, len(experience.trajectory.trained))))
             logs |= more
         replays = 0 if pairs is None or experience.trajectory.has_graph else 2 if world.penalties.needs_old() else 1
