@@ -39,8 +39,8 @@ MUTANTS = [
     Mutant(
         "control: truncation is termination",
         LOOP,
-        "table(x.to(paid.device)) for x in (episodes.terminated, episodes.truncated)",
-        "table(x.to(paid.device)) for x in (episodes.terminated | episodes.truncated, episodes.truncated)",
+        "for x in (episodes.terminated, episodes.truncated)",
+        "for x in (episodes.terminated | episodes.truncated, episodes.truncated)",
         T_EPISODES,
         LEAK,
     ),
@@ -182,7 +182,7 @@ MUTANTS = [
         "self.done[rows, None].double() / self.of.limit",
         "0 * self.done[rows, None].double()",
         T_CLOSED,
-        "every_chain or ppo_reaches",
+        SEES,
     ),
     Mutant(
         "observations: those of the last rollout stay",
