@@ -205,15 +205,7 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
         at = piece.rows if pairs is None else pairs
         if world.critic is not None and at is not None and experience.targets.shape[1]:
             given = world.critic, experience.trajectory, experience.targets
-<<<<<<< HEAD
             off, more = fit_loss(*given, at) if isinstance(at, Pairs) else fit_at_rows(*given, at)
-=======
-            if pairs is not None:
-                off, more = fit_loss(*given, pairs)
-            else:
-                assert piece.rows is not None, "a pass has one of them"
-                off, more = fit_at_rows(*given, piece.rows)
->>>>>>> control
             terms.append(off / (piece.count * max(1, len(experience.trajectory.trained))))
             logs |= more
         own = 0
