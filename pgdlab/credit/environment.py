@@ -55,18 +55,11 @@ class Environment(Credit):
         with torch.no_grad():
             now, after = (value.at(cond).double() for cond in (trajectory.cond, episodes.after))
         paid = rewards.values.double().sum(1) - cost.sum(1)
-<<<<<<< HEAD
-        terminated, truncated = (table(x.to(paid.device)) for x in (episodes.terminated, episodes.truncated))
-        paid = paid.where(rewards.measured, now - self.gamma * after)  # of a failure: no error
-        rows = (table(paid), table(now), table(after), terminated, truncated)
-        gained = episodic_gae(*rows, self.gamma, self.gamma_lambda).flatten()
-=======
         ended, cut = (table(x.to(paid.device)) for x in (episodes.terminated, episodes.truncated))
         paid = paid.where(rewards.measured, now - self.gamma * after)  # of a failure: no error
         gained = episodic_gae(
             table(paid), table(now), table(after), ended, cut, self.gamma, self.gamma_lambda
         ).flatten()
->>>>>>> control
         target = now + gained
         # of its own chunk an action answers for what return_cost says; gained has all of it
         own = gained[:, None] + cost.sum(1, keepdim=True) - world.penalties.return_cost(trajectory)
