@@ -47,6 +47,10 @@ def test_a_failure_ends_its_episode_and_counts() -> None:
     assert not ended[1, 0]
     assert episodes.whole.tolist() == [True, False, False, True]
     assert episodes.reward.isfinite().all()
+    loop = Loop(of.environment, 4, 2, seed)
+    for _ in range(2):
+        loop.act(torch.zeros(4, 1, 1))
+    assert loop.number == [1, 2, 2, 1]  # episodes begun
 
 
 def test_failures_teach_nothing_and_too_many_stop_the_run() -> None:
