@@ -79,8 +79,9 @@ def test_the_page_needs_nothing_else(study: Path) -> None:
     assert all(re.match(r"data:image/(png|svg\+xml);base64,", image) for image in found.images)
     assert not re.search(r"url\(|@import|https?:", re.sub(r"base64,[^\"]*", "", text))
     svgs = [base64.b64decode(i.partition("base64,")[2]).decode() for i in found.images if "svg" in i]
-    # over all problems: means and profiles; each problem: scores, curves, two frontiers; one has best-of-n: delivered samples
-    assert len(svgs) == 2 + 2 * 4 + 1
+    # over all problems: means and profiles; each problem: scores, curves, two frontiers; one has best-of-n: delivered
+    # samples, and reward over KL
+    assert len(svgs) == 2 + 2 * 4 + 2
     assert all(svg.startswith("<svg") for svg in svgs)
     assert len(found.images) - len(svgs) == 4 + 2 + 1  # before and after of each method
 
@@ -157,7 +158,7 @@ def test_real_runs_are_compared_and_left_as_they_are(here: Path, capsys: Any) ->
     page_charts = (folder / "report.html").read_text().count("image/svg+xml")
     kinds = sorted(f.suffix for f in (folder / "figures").iterdir())
     assert kinds == [".pdf"] * page_charts + [".png"] * page_charts
-    assert page_charts == 6  # scores, queries, KL, equal KL, delivered samples, diversity
+    assert page_charts == 7  # scores, queries, KL, equal KL, delivered samples, reward over KL, diversity
     assert (folder / "report.md").read_text() in out
     assert str(Path("runs") / "compare-study" / "report.html") in out
     Checker((folder / "report.html").read_text())

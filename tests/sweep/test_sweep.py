@@ -216,7 +216,7 @@ def test_the_macros_for_hydra_write_what_wandb_writes(tmp_path: Path) -> None:
 
 def test_a_mistake_in_one_value_is_found_before_anything_starts(here: Path, capsys: Any) -> None:
     for key, given, said in [
-        ("trainer", ["reinforce", "popo"], "trainer is 'popo', which is not an option. Did you mean ppo"),
+        ("trainer", ["reinforce", "ppoo"], "trainer is 'ppoo', which is not an option. Did you mean ppo"),
         ("optimizer.lr", [0.1, "abc"], "optimizer.lr is 'abc'"),
         ("trainer.clip", [0.3], "trainer.clip"),  # of REINFORCE
     ]:
