@@ -166,7 +166,7 @@ class PolicyGradient(Algorithm[Experience, MicroBatch]):
         credited, measured = self.credit.assign(world, collected.trajectory, rewards), gather(rewards.measured)
         table = gather(credited.table)
         earned = gather(
-            returns_table(rewards) if credited.spread is None else credited.spread[:, None].expand_as(table)
+            returns_table(rewards) if credited.spread is None else credited.spread[:, None].expand_as(credited.table)
         )
         advantage, scale = advantages(table, measured, groups_of(world), self.baseline, self.scale, earned)
         if world.penalties.reference_samples():

@@ -236,3 +236,7 @@ MUTANTS = [
         "noise_tuning",
     ),
 ]
+MUTANTS.append(
+    Mutant("control: the spread of one process's rows", "trainers/policy_gradient.py", "expand_as(credited.table)", "expand_as(table)",
+           T_CLOSED, "all_processes")
+)  # fmt: skip

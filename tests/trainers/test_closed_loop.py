@@ -17,16 +17,18 @@ from pgdlab.evaluation.evaluate import measure
 from pgdlab.oracle.regulator import matrix
 from pgdlab.penalties.base import Penalties
 from pgdlab.penalties.path_kl import PathKL
+from pgdlab.processes import Processes
 from pgdlab.rewards.base import StepRewards
 from pgdlab.rollout.noise import Noise
 from pgdlab.rollout.trajectory import Trajectory
 from pgdlab.trainers.closed_loop import ClosedLoop
 from pgdlab.trainers.interaction import Request
+from pgdlab.trainers.ppo import PPO
 from pgdlab.training.build import build_module
 from pgdlab.training.fit import LAST, load
 from pgdlab.training.module import SteeringModule
 from tests.control.exact import run
-from tests.control.two_states import world
+from tests.control.two_states import collected, world
 from tests.worlds import fitted
 
 QUICK = "experiment=control/quick"
@@ -186,3 +188,18 @@ def test_what_does_not_go_with_an_environment_is_refused(words: list[str], says:
     given: Any = {word.partition("=")[0] for word in words}
     with pytest.raises(ValueError, match=says):
         build_module(compose([QUICK, *(w for w in TINY[:1] if w.partition("=")[0] not in given), *words]))
+
+
+def test_advantages_are_of_all_processes_and_scaled_by_their_own_spread() -> None:
+    """Two processes that have collected the same: each has the rows of both, and the objective is divided by the standard
+    deviation of GAE over them, not by that of rewards."""
+    of = world(50)
+    found = collected(of)
+    alone = PPO(credit=Credit(gamma=0.9), scale="batch_std", baseline="mean")
+    _, own, scale = alone.credited(of, found)
+    twice = replace(of, processes=Processes(0, 2, lambda x: torch.cat([x, x])), plan=replace(of.plan, samples=300))
+    _, both, of_both = alone.credited(twice, found)
+    torch.testing.assert_close(both, torch.cat([own, own]), rtol=1e-9, atol=1e-12)
+    gained = Credit(gamma=0.9).assign(of, found.trajectory, found.rewards).spread
+    assert scale == pytest.approx(1 / gained.std().item(), rel=1e-9)
+    assert of_both == pytest.approx(1 / torch.cat([gained, gained]).std().item(), rel=1e-9)
