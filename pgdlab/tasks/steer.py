@@ -155,7 +155,11 @@ def search(
         for logger in loggers:
             record(logger, row | unique | {"seconds": time.perf_counter() - started}, number)
             logger.save()
-    costs = {"reward_queries": best.queries, "network_evaluations": best.evaluations, "iterations": number}
+    costs: dict[str, Any] = {
+        "reward_queries": best.queries,
+        "network_evaluations": best.evaluations,
+        "iterations": number,
+    }
     if settling.lam is not None:
         costs |= {"lam": settling.lam, "pilot_queries": settling.queries}
     return best, costs | {"training_seconds": time.perf_counter() - started}
