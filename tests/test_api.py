@@ -322,7 +322,7 @@ MISTAKES = {
     "reward is given twice": lambda: pgdlab.train(reward=bright, overrides=["reward=jpeg"]),
     "heldout is given twice": lambda: pgdlab.train(heldout=bright, overrides=["heldout=null"]),
     "its own are": lambda: pgdlab.train(reward=lambda x: x),
-    "digits/poo.*Did you mean digits/ppo": lambda: pgdlab.train("digits/poo"),
+    "digits/pppo.*Did you mean digits/ppo": lambda: pgdlab.train("digits/pppo"),
     "plan.iteratoins": lambda: pgdlab.train(overrides=["plan.iteratoins=3"]),
     "must be an Algorithm": lambda: pgdlab.train(trainer="ppo"),
     "which has its experiment": lambda: pgdlab.train("digits/ppo", resume="runs/x"),

@@ -133,7 +133,7 @@ class Informed(InitialDistribution):
     """
 
     def __init__(
-        self, *, space: Space, num_conditions: int, std: float, hidden: int = 64, layers: int = 2, scaled: bool = True
+        self, *, space: Space, num_conditions: int, std: float, hidden: int = 256, layers: int = 3, scaled: bool = True
     ) -> None:
         super().__init__(space=space, num_conditions=num_conditions, std=std)
         for name, given in (("hidden", hidden), ("layers", layers)):

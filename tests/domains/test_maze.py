@@ -137,7 +137,7 @@ def test_a_run_trains_what_sees_the_blocks(run: Path, tmp_path: Path, name: str)
     )
     state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=False)["current_model_state"]
     blocks = "denoiser.denoiser.network.facts.2.weight"
-    assert any(key.endswith("initial.network.0.weight") for key in state)
+    assert any(key.endswith("initial.head.body.0.weight") for key in state)
     assert any(key.endswith(blocks) for key in state) == (name == "joint")
     assert set(module.world.domain.tasks.occupied[:8].flatten(1).sum(1).tolist()) == {49}
     row = module.history[-1]

@@ -20,9 +20,14 @@ SIZES = {"N": 8, "H": 4, "S": 3, "U": 2, "B": 8, "K": 2, "E": 2}
 REGRESSIONS = ["penalty=none", "trainer.updates=2", "trainer.batch=8"]
 WORDS: dict[str, list[str]] = {
     **{name: ["penalty=path_kl"] for name in ("reinforce", "adjoint_matching", "draft", "refl")},
-    **{name: ["penalty=path_kl", "trainer.epochs=2", "trainer.minibatches=2"] for name in ("ppo", "ddpo", "grpo")},
+    **{
+        name: ["penalty=path_kl", "trainer.epochs=2", "trainer.minibatches=2"]
+        for name in ("ppo", "ddpo", "grpo", "control_variate")
+    },
     "actor_critic": ["penalty=path_kl", "trainer.epochs=2", "trainer.minibatches=2"],
     "per_part": ["penalty=path_kl", "trainer.epochs=2", "trainer.minibatches=2"],
+    "grpo_guard": [],  # on flows
+    "dppo": [],  # in an environment
     "eager": ["penalty=none"],
     **dict.fromkeys(("rwr", "awm", "nft", "ram", "crd", "dgpo", "offline", "pretrain", "d3po"), REGRESSIONS),
     **{name: [*REGRESSIONS, "trainer.times=2"] for name in ("fpo", "dpo", "kto")},
@@ -45,7 +50,7 @@ def test_every_trainer_has_a_row() -> None:
     assert set(rows()) == set(options("trainer")) == set(WORDS)
 
 
-@pytest.mark.parametrize("name", [n for n in WORDS if n not in ("per_part", "pretrain")])
+@pytest.mark.parametrize("name", [n for n in WORDS if n not in ("per_part", "pretrain", "grpo_guard", "dppo")])
 def test_an_iteration_costs_what_the_page_says(name: str, tmp_path: Path) -> None:
     """Network rows without and with a gradient, decoded samples, reward queries; and the first two are what is written into
     `evaluations`. Passes are small, so that nothing is differentiated as it is sampled."""
