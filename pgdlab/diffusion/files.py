@@ -9,7 +9,9 @@ from typing import Any
 from torch import nn
 
 from pgdlab.config.runs import COMMAND
-from pgdlab.diffusion.denoisers import Denoiser
+from pgdlab.diffusion.conditioning import Conditioning
+from pgdlab.diffusion.denoisers import Denoiser, DiffusersDenoiser
+from pgdlab.diffusion.schedules import DiffusersSchedule
 
 
 def write_base(denoiser: Denoiser, folder: Path, facts: dict[str, Any], run: Path | None = None) -> None:
@@ -80,6 +82,31 @@ def read(network: nn.Module, folder: Path) -> None:
         ) from error
     except (OSError, SafetensorError) as error:
         raise ValueError(str(error)) from error
+
+
+def read_diffusers(
+    kind: Any, folder: Path, wanted: dict[str, Any], conditioning: Conditioning, *, name: str, again: str
+) -> DiffusersDenoiser:
+    """The network of a class of diffusers in unet/, with its scheduler/. wanted: what its configuration must have. name: of the
+    domain. Raises ValueError where it is missing, broken or another one, with what to do about it (`again`)."""
+    from safetensors import SafetensorError
+
+    try:
+        scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+        network, found = kind.from_pretrained(
+            folder, subfolder="unet", local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False,
+            output_loading_info=True,
+        )  # fmt: skip
+        schedule = DiffusersSchedule(scheduler)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"cannot load the base of {name} from {folder}: {error}. {again}") from error
+    has = {key: network.config.get(key) for key in wanted}
+    if has != wanted or found["missing_keys"] or found["unexpected_keys"]:
+        raise ValueError(
+            f"{folder} is no base of {name}: its network has {has}, {wanted} is wanted; "
+            f"{len(found['missing_keys'])} weights missing, {len(found['unexpected_keys'])} unknown. {again}"
+        )
+    return DiffusersDenoiser(network, schedule, conditioning).eval()
 
 
 def sizes(folder: Path) -> dict[str, Any]:

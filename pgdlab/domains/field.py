@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from pgdlab.config.program import ASSETS, program
 from pgdlab.diffusion.conditioning import Conditioning, NoLabels
 from pgdlab.diffusion.denoisers import DiffusersDenoiser
+from pgdlab.diffusion.files import read_diffusers
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.space import Dense
 from pgdlab.domains.base import LabelledDomain
@@ -77,25 +77,8 @@ class LawDomain(LabelledDomain):
         return DiffusersDenoiser(network, DiffusersSchedule(SCHEDULER), self.conditioning)
 
     def base(self) -> DiffusersDenoiser:
-        from safetensors import SafetensorError
-
         kind, sizes = self.network
         folder = ASSETS / self.name if self.weights is None else Path(self.weights).expanduser()
         again = f"Make it with `{program()} experiment=pretrain/{self.name}`, or name another in domain.weights"
-        try:
-            scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-            network, found = kind.from_pretrained(
-                folder, subfolder="unet", local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False,
-                output_loading_info=True,
-            )  # fmt: skip
-            schedule = DiffusersSchedule(scheduler)
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-            raise ValueError(f"cannot load the base of {self.name} from {folder}: {error}. {again}") from error
-        keys = ("in_channels", "out_channels", "sample_size")
-        has, wanted = ({k: at.get(k) for k in keys} for at in (network.config, sizes))
-        if has != wanted or found["missing_keys"] or found["unexpected_keys"]:
-            raise ValueError(
-                f"{folder} is no base of {self.name}: its network has {has}, {wanted} is wanted; "
-                f"{len(found['missing_keys'])} weights missing, {len(found['unexpected_keys'])} unknown. {again}"
-            )
-        return DiffusersDenoiser(network, schedule, self.conditioning).eval()
+        wanted = {key: sizes[key] for key in ("in_channels", "out_channels", "sample_size")}
+        return read_diffusers(kind, folder, wanted, self.conditioning, name=self.name, again=again)

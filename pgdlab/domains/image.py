@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from pgdlab.config.program import ASSETS, program
 from pgdlab.diffusion.conditioning import ClassLabels, Conditioning, NoLabels
 from pgdlab.diffusion.denoisers import DiffusersDenoiser
+from pgdlab.diffusion.files import read_diffusers
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.space import Dense, Space
 from pgdlab.domains.base import Decoder, LabelledDomain
@@ -131,28 +131,14 @@ class ImageDomain(LabelledDomain):
 
     def base(self) -> DiffusersDenoiser:
         from diffusers import UNet2DModel
-        from safetensors import SafetensorError
 
-        folder = self.folder_of_weights
         again = f"Make it with `{self.pretraining}`, or name another in domain.weights"
-        try:
-            scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-            network, found = UNet2DModel.from_pretrained(
-                folder, subfolder="unet", local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False,
-                output_loading_info=True,
-            )  # fmt: skip
-            schedule = DiffusersSchedule(scheduler)
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-            raise ValueError(f"cannot load the base of {self.name} from {folder}: {error}. {again}") from error
-        has = tuple(network.config[k] for k in ("in_channels", "out_channels", "sample_size", "num_class_embeds"))
-        # twice the channels out: it predicts its variance too
-        wanted = (self.colours, self.colours, self.size, self.embeddings)
-        if has != wanted or found["missing_keys"] or found["unexpected_keys"]:
-            raise ValueError(
-                f"{folder} is no base of {self.name}: (channels in and out, size, classes + 1) is {has}, {wanted} is wanted; "
-                f"{len(found['missing_keys'])} weights missing, {len(found['unexpected_keys'])} unknown. {again}"
-            )
-        return DiffusersDenoiser(network, schedule, self.conditioning).eval()
+        wanted = {  # twice the channels out: it predicts its variance too
+            "in_channels": self.colours, "out_channels": self.colours, "sample_size": self.size,
+            "num_class_embeds": self.embeddings,
+        }  # fmt: skip
+        folder = self.folder_of_weights
+        return read_diffusers(UNet2DModel, folder, wanted, self.conditioning, name=self.name, again=again)
 
     @functools.cached_property
     def _splits(self) -> dict[str, tuple[Tensor, Tensor]]:

@@ -224,4 +224,4 @@ def test_from_pictures_to_an_exported_model(tmp_path: Path, monkeypatch: pytest.
     filled(tmp_path / "birds", ("finch", "tit", "wren"))
     birds = [word.replace("pets", "birds") for word in tune]
     assert cli.main([*birds, "name=other"]) == 2
-    assert "(channels in and out, size, classes + 1)" in capsys.readouterr().err
+    assert "'num_class_embeds': 3}, " in capsys.readouterr().err

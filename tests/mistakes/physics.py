@@ -106,7 +106,7 @@ MUTANTS = [
         "laws: p with its mean", "domains/darcy.py", "p - p.mean((1, 2), keepdim=True)", "p", T_LAWS, "without_a_mean"
     ),
     Mutant("laws: held-out data are those of training", FIELD, "(HELD_OUT, 1)", "(HELD_OUT, 0)", T_LAWS, "held_out"),
-    Mutant("laws: a base of any size", FIELD, "if has != wanted or", "if", T_LAWS, "another_grid"),
+    Mutant("laws: a base of any size", "diffusion/files.py", "if has != wanted or", "if", T_LAWS, "another_grid"),
     Mutant(
         "laws: pairs with themselves",
         "functional/divergences.py",
