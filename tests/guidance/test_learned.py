@@ -230,9 +230,10 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no fitted value is given"):
         read(None)
     name = next(n for n in whole if n.startswith("value."))
-    save_file(whole | {name: whole[name] * torch.nan}, weights)
-    with pytest.raises(ValueError, match="not finite"):
-        read(tmp_path)
+    for broken in (torch.nan, torch.inf):
+        save_file(whole | {name: torch.full_like(whole[name], broken)}, weights)
+        with pytest.raises(ValueError, match="not finite"):
+            read(tmp_path)
     save_file({n: x for n, x in whole.items() if n != name}, weights)
     with pytest.raises(ValueError, match="damaged"):
         read(tmp_path)
