@@ -150,8 +150,10 @@ def draw_conditions(world: World, iteration: int) -> Int[Tensor, " N"]:
 
 
 def in_turn(conditions: Sequence[int], count: int) -> Int[Tensor, " N"]:
-    """The conditions one after another, from the first again after the last: the same number of each, whatever the seed."""
-    return torch.tensor(conditions)[torch.arange(count) % len(conditions)]
+    """The conditions one after another, from the first again after the last: the same number of each, whatever the seed. Where
+    there are more than count, some of all of them, evenly apart: lists are often sorted."""
+    total = len(conditions)
+    return torch.tensor(conditions)[torch.arange(count) * max(total, count) // count % total]
 
 
 def groups_of(world: World) -> Int[Tensor, " N"]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from pgdlab.diffusion.policy import ODE
 from pgdlab.evaluation.evaluate import Measured, described, headline, mean_and_error, measure
 from pgdlab.rewards.base import Reward, Score
+from pgdlab.trainers.interaction import in_turn
 from tests.worlds import POINTS, recorder
 
 
@@ -29,6 +30,13 @@ def test_the_error_covers_the_mean_as_often_as_it_says() -> None:
     rows = [mean_and_error("x", torch.randn(50, generator=g)) for _ in range(400)]
     inside = sum(abs(row["x"] or 0) < 1.96 * (row["x_stderr"] or 0) for row in rows) / 400
     assert inside == pytest.approx(0.945, abs=0.04)
+
+
+def test_few_samples_of_many_conditions_are_of_all_of_them_alike() -> None:
+    """In turn where each has its turn; else from the whole list, which may be sorted."""
+    assert in_turn((7, 8, 9), 7).tolist() == [7, 8, 9, 7, 8, 9, 7]
+    assert in_turn((7, 8, 9), 3).tolist() == [7, 8, 9]
+    assert in_turn(range(100, 110), 4).tolist() == [100, 102, 105, 107]
 
 
 def result(some: Measured, reward: list[float], known: list[bool]) -> Measured:

@@ -13,7 +13,7 @@ from pgdlab.training.build import build_world
 from pgdlab.training.fit import LAST, load, make_trainer
 from pgdlab.training.module import SteeringModule
 from pgdlab.training.sharding import FullyShardedStrategy, networks, refuse_sharding
-from tests.training.test_processes import ROOT, python, same_as_one
+from tests.training.test_processes import ROOT, last_words, python, same_as_one
 from tests.two_processes import RESUMED, SHARDED
 from tests.worlds import BRIGHT, POINTS, continued, distance, fitted, recorder, tiny
 
@@ -24,7 +24,7 @@ def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cut")
     fitted(folder / "one_first", *RESUMED, "plan.iterations=2", double=True)
     done = python("-m", "tests.two_processes", str(folder), "fsdp_cpu", cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, last_words(done)
     return folder
 
 
