@@ -101,7 +101,7 @@ MUTANTS = [
     Mutant("another group's condition", "trainers/interaction.py", "[:groups]].repeat_interleave(plan.group)",
            "[:groups]].repeat(plan.group)", T_CREDIT, "condition"),
     Mutant("the first of many conditions", "trainers/interaction.py", "* max(total, count) // count % total", "% total",
-           "tests/evaluation/test_evaluate.py", "few_samples"),
+           "evaluation/test_evaluate.py", "few_samples"),
     Mutant("reference passes that no penalty needs", GRADIENT,
            "compared = world.penalties.needs_reference() and", "compared =", T_PASSES, "coefficient"),
     Mutant("reference passes of a frozen denoiser", GRADIENT,
