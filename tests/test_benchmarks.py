@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from benchmarks import card, fits, large, loops, peers_steer, pipelines
+from benchmarks import card, fits, large, loops, peers_steer, pipelines, prompts
 from benchmarks.efficiency import cell, reached
 from benchmarks.passes import Call, networks
 from benchmarks.scaling import flops, words
@@ -38,6 +38,20 @@ def test_queries_to_a_level_by_hand() -> None:
     assert cell(runs[1:], "reward", 0.5) == "- (1 of 2)"  # of an even number the later one
     assert cell(runs, "reward", 0.7) == "- (0 of 3)"
     assert reached(run(0.9), "score", 0.5) == math.inf
+
+
+def test_what_drawing_prompts_by_their_spread_saves_by_hand() -> None:
+    """Spreads 1 and 3: even draws have a variance of (1 + 9) / 2 = 5, in proportion (1 + 3)^2 / 4 = 4; drawn 3 : 1 it is
+    (1 / (3/4) + 9 / (1/4)) / 4 = 28 / 3. Rows: 2 and 3 degrees of freedom."""
+    assert prompts.share({"a": 1.0, "b": 3.0}, {"a": 1.0, "b": 3.0}) == pytest.approx(4 / 5)
+    assert prompts.share({"a": 1.0, "b": 3.0}, {"a": 3.0, "b": 1.0}) == pytest.approx(28 / 3 / 5)
+    assert prompts.share({"a": 1.0, "b": 3.0}, {"a": 2.0, "b": 2.0}) == pytest.approx(1)
+    rows = [
+        {"number": "7", "samples": "3", "reward_std": "1.0"},
+        {"number": "7", "samples": "4", "reward_std": "2.0"},
+        {"number": "8", "samples": "1", "reward_std": ""},
+    ]
+    assert prompts.spreads(rows) == pytest.approx({"7": math.sqrt((2 * 1 + 3 * 4) / 5)})
 
 
 def test_the_sizes_of_a_scaling_run() -> None:
