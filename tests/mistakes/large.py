@@ -212,4 +212,20 @@ MUTANTS = [
         "training/test_optimizer.py",
         "not_heed",
     ),
+    Mutant(
+        "memory: a sweep's pass is thought to be larger than it is",
+        "rollout/sweep.py",
+        "capacity.shrink(len(gradient) - done",
+        "capacity.shrink(capacity.pass_size",
+        "rollout/test_sweep.py",
+        "halves_the_rows",
+    ),
+    Mutant(
+        "memory: a closed loop tries its size again in every chunk",
+        "trainers/closed_loop.py",
+        "                fewer=world.capacity.sample_fewer,\n",
+        "",
+        "trainers/test_closed_loop.py",
+        "later_chunks",
+    ),
 ]
