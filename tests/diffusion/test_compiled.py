@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
+from torch._inductor.codecache import PyCodeCache
 
 from pgdlab.diffusion.compiled import Compiled, repeated
 from pgdlab.diffusion.conditioning import ClassLabels
@@ -98,6 +101,28 @@ def test_a_compiled_policy_is_the_eager_one(tuning: Tuning, graphs: int) -> None
         torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
     assert set(network_of(compiled).rows) == {4}
     assert not sampled(compiled).sample.requires_grad
+
+
+def test_graphs_that_were_compiled_before_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In inductor's folder, as a later run finds them: no graph is made, the numbers are the same, and it takes less than half of
+    the processor time, the compilers' in it."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    found = []
+    for _ in range(2):
+        torch._dynamo.reset()
+        PyCodeCache.cache_clear()
+        some, before = policy(Full(), compiled_rows=4), os.times()
+        with torch.no_grad():
+            mean = some(torch.ones(4, 4), torch.zeros(4, dtype=torch.long), COND[:4]).mean
+        after, compiled = os.times(), cast(Compiled, some.denoiser)
+        spent = after.user - before.user + after.children_user - before.children_user
+        found.append((compiled.made, compiled.known, compiled.seconds, spent, mean))
+    (made, known, first, took, mean), (again, cached, second, less, same) = found
+    assert made > 0 == known
+    assert (again, cached) == (0, made)
+    assert less < took / 2
+    assert 0 < second < first
+    assert torch.equal(same, mean)
 
 
 def test_what_is_compiled() -> None:
