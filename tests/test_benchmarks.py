@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FluxPipeline
 
 from benchmarks import card, fits, items, large, loops, peers_steer, pipelines
 from benchmarks.efficiency import cell, reached
@@ -19,7 +19,7 @@ from benchmarks.scaling import flops, words
 from pgdlab.comparison.folders import Run
 from pgdlab.config.compose import compose
 from pgdlab.diffusion.conditioning import NoLabels
-from pgdlab.domains.base import Identity
+from pgdlab.domains.base import Domain, Identity
 from pgdlab.functional.gaussian import log_prob
 from pgdlab.rollout.sampler import rollout
 from pgdlab.training.build import build_module, build_world
@@ -142,6 +142,22 @@ def test_the_large_networks_have_the_published_sizes(size: large.Size, weights: 
     with torch.device("meta"):
         network = large.MODELS[size].make()
     assert sum(p.numel() for p in network.parameters()) == weights
+
+
+def test_the_large_samples_are_decoded() -> None:
+    """By a network of the published size; FLUX.1's states are unpacked as diffusers does it."""
+    with torch.device("meta"):
+        network = large.autoencoder(4)
+    assert sum(p.numel() for p in network.parameters()) == 83_653_863
+    packed = torch.randn(2, 16, 64)
+    torch.testing.assert_close(
+        large.unpacked(packed), FluxPipeline._unpack_latents(packed, 64, 64, vae_scale_factor=8), rtol=0, atol=0
+    )
+    image = large.Pictures(16)(packed[:1])
+    assert image.shape == (1, 3, 64, 64)
+    assert 0 <= image.min() < image.max() <= 1
+    domain = compose(card.SIZES["flux"]).make(Domain, "domain")
+    assert domain.decoder.gives == "images"
 
 
 def test_weights_that_are_filled_are_random_and_the_same_again() -> None:

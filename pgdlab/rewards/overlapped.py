@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ class Overlapped(Prefetch):
         half, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
 
         def call() -> Score:
-            card = torch.cuda.device(cond.device) if cond.is_cuda else nullcontext()
+            card: AbstractContextManager[Any] = torch.cuda.device(cond.device) if cond.is_cuda else nullcontext()
             with card, torch.no_grad(), torch.autocast(kind, dtype, enabled=half):
                 return self.reward.scored(sample, cond)
 
