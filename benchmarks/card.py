@@ -2,17 +2,18 @@
 
 Overrides of the run may be added, as in: python -m benchmarks.card plan.samples=32 --compiled none default
 
-Sampling, and whole iterations of PPO with a path KL, as `python run.py` makes them, on the device of `runtime`. size:
-`latent` is the conditional UNet of benchmarks/items.py on latents of 4x8x8; `sd`, `sdxl`, `sd3`, `flux` have the networks of
+Sampling, and whole iterations of PPO with a path KL, as `python run.py` makes them, on the device of `runtime`. size: `latent`
+is the conditional UNet of benchmarks/items.py on latents of 4x8x8; `sd`, `sdxl`, `sd3`, `flux` have the networks of
 benchmarks/large.py in bf16 under LoRA, untrained, and samples that are decoded and paid for their size as JPEG files. compiled:
-`none`, or the modes of torch.compile that are tried; reduce-overhead captures CUDA graphs. Operations are those of the network's
-passes, which torch's FlopCounterMode counts; the matrix rate is that of one large product of square matrices in the precision of
-the network. Compiling is not timed. Medians, quartiles in brackets. The parts of an iteration are waited for; replay is what is
-none of the others. The log-ratio is that of replay to sampling with the weights as they were, the largest of all steps of four samples.
-Memory: the most that a GPU has held. seconds: for so long instead of a number of rounds. peers: a table of iterations of ours and
-of the loops of benchmarks/loops.py instead, with the same weights, samples, steps, minibatches and optimiser steps, each for a
-third of that, in processor time on a CPU; ours is then `trainer=ddpo trainer.baseline=mean penalty=none`. Samples and steps of the
-large sizes are so many that an iteration is some 1.4e15 operations, for 10 seconds at a fifth of the rate of an H100.
+`none`, or the modes of torch.compile that are tried; reduce-overhead captures CUDA graphs. Operations are those of the
+network's passes, which torch's FlopCounterMode counts; the matrix rate is that of one large product of square matrices in the
+precision of the network. Compiling is not timed. Medians, quartiles in brackets. The parts of an iteration are waited for;
+replay is what is none of the others. The log-ratio is that of replay to sampling with the weights as they were, the largest of
+all steps of four samples. Memory: the most that a GPU has held. seconds: for so long instead of a number of rounds. peers: a
+table of iterations of ours and of the loops of benchmarks/loops.py instead, with the same weights, samples, steps, minibatches
+and optimiser steps, each for a third of that, in processor time on a CPU; ours is then `trainer=ddpo trainer.baseline=mean
+penalty=none`. Samples and steps of the large sizes are so many that an iteration is some 1.4e15 operations, for 10 seconds at a
+fifth of the rate of an H100.
 """
 
 from __future__ import annotations
