@@ -6,6 +6,7 @@ sd: the UNet of Stable Diffusion 1.5 at 512 pixels; sdxl: of SDXL at 1024; sd3: 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from benchmarks.items import CLASSES, Latent
 from pgdlab.diffusion.denoisers import DiffusersDenoiser
 from pgdlab.diffusion.schedules import DiffusersSchedule
 from pgdlab.diffusion.space import Dense, Space
+from pgdlab.domains.base import Decoder
 from pgdlab.domains.image import SCHEDULER
 
 BLOCK = 2**20 - 3  # numbers: no multiple of a layer's width, so that rows differ
@@ -112,6 +114,47 @@ def fill(network: nn.Module) -> None:
                 part.bias.zero_()
 
 
+def autoencoder(channels: int) -> Any:
+    """Of Stable Diffusion's layers; of 16 channels, as that of Stable Diffusion 3 and FLUX.1 has, without two convolutions."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4, layers_per_block=2,
+        up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=channels, use_quant_conv=channels == 4,
+        use_post_quant_conv=channels == 4,
+    )  # fmt: skip
+
+
+def unpacked(sample: Tensor) -> Tensor:
+    """Latents (B, C, S, S) of FLUX.1's states (B, S S / 4, 4 C), squares of two by two. Others as they are."""
+    if sample.ndim == 4:
+        return sample
+    side = math.isqrt(sample.shape[1])
+    squares = sample.reshape(len(sample), side, side, -1, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return squares.reshape(len(sample), -1, 2 * side, 2 * side)
+
+
+class Pictures(Decoder):
+    """Latents -> images eight times as wide, by an untrained autoencoder in bf16."""
+
+    gives = "images"
+    chunk = 4
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            with not_drawn():
+                self.network = autoencoder(channels)
+            self.network.encoder = None
+            fill(self.network)
+        self.network.to(torch.bfloat16).eval().requires_grad_(False)
+
+    def decode(self, sample: Tensor) -> Tensor:
+        found: Tensor = self.network.decode(unpacked(sample).to(torch.bfloat16), return_dict=False)[0]
+        return (found.float() / 2 + 0.5).clamp(0, 1)
+
+
 class Told(nn.Module):
     """A network with a table of what each prompt tells it, in its own dtype."""
 
@@ -148,7 +191,7 @@ class Told(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Large(Latent):
-    """States of a large model under ten prompts. weights: their dtype; adapters on them are fp32."""
+    """States of a large model under ten prompts, and images of them. weights: their dtype; adapters on them are fp32."""
 
     size: Size = "sd"
     weights: Literal["float32", "bfloat16"] = "bfloat16"
@@ -156,6 +199,7 @@ class Large(Latent):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "space", Dense(MODELS[self.size].sample))
+        object.__setattr__(self, "decoder", Pictures(4 if self.space.shape[0] == 4 else 16))
 
     def fresh(self, generator: torch.Generator) -> DiffusersDenoiser:
         with torch.random.fork_rng(devices=[]):

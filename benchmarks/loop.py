@@ -14,7 +14,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,6 +69,17 @@ class Clock(Profiler):
             self.end("collect" if action_name == COLLECT else "optimiser")
 
 
+def hook(trainer: Any, parts: Mapping[str, Iterable[torch.nn.Module | None]]) -> None:
+    """Has a trainer's Clock see the end of the optimiser's steps, and the calls of these modules as parts."""
+    clock = trainer.profiler
+    trainer.optimizers[0].register_step_post_hook(lambda *_: clock.end("optimiser"))
+    for part, modules in parts.items():
+        for module in modules:
+            if module is not None:
+                module.register_forward_pre_hook(lambda *_, part=part: clock.begin(part))
+                module.register_forward_hook(lambda *_, part=part: clock.end(part))
+
+
 class Rounds(Callback):
     """Counts the passes of the first iteration, then times floor and iteration in turn, and measures memory in the last one."""
 
@@ -79,12 +90,8 @@ class Rounds(Callback):
         self.memory = 0
 
     def on_train_start(self, trainer: Any, pl_module: SteeringModule) -> None:
-        clock, world = trainer.profiler, pl_module.world
-        trainer.optimizers[0].register_step_post_hook(lambda *_: clock.end("optimiser"))
-        for reward in (world.reward, world.heldout):
-            if reward is not None:
-                reward.register_forward_pre_hook(lambda *_: clock.begin("reward"))
-                reward.register_forward_hook(lambda *_: clock.end("reward"))
+        world = pl_module.world
+        hook(trainer, {"reward": (world.reward, world.heldout)})
         self.passes = Passes(networks(world))
 
     def on_train_epoch_start(self, trainer: Any, pl_module: SteeringModule) -> None:

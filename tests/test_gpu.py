@@ -137,6 +137,16 @@ def test_layout_and_offloading_leave_the_gradient(word: str, tmp_path: Path) -> 
     assert distance(other.gradients[0], plain.gradients[0]) < 1e-3
 
 
+def test_a_reward_in_a_thread_leaves_the_gradient(tmp_path: Path) -> None:
+    """The thread sees the samples when they are there."""
+    judge = "{_target_: tests.rewards.test_overlapped.Judge}"
+    kinds = judge, f"{{_target_: pgdlab.rewards.overlapped.Overlapped, reward: {judge}}}"
+    plain, other = (
+        fitted(tmp_path / str(k), *RUN, CARD, f"reward={kind}", "plan.rollout_batch=2") for k, kind in enumerate(kinds)
+    )
+    assert distance(other.gradients[0], plain.gradients[0]) < 1e-6
+
+
 def test_cut_weights_on_one_card_give_what_whole_ones_give(tmp_path: Path) -> None:
     """nccl, with a process; more than one card is another matter."""
     whole = fitted(tmp_path / "whole", *RUN, CARD)

@@ -19,10 +19,13 @@ class Compiled(Denoiser):
     one is filled up with copies of its last row, which are thrown away.
 
     A graph that is to be differentiated is another one than that of a forward alone, and rounds otherwise: sampling takes the
-    same as replay, and lets go of what it keeps. seconds: that the first pass took, compiling in it.
+    same as replay, and lets go of what it keeps. seconds: that the first pass took, compiling in it. made, known: graphs that
+    were compiled for it, and that inductor's cache had (the folder TORCHINDUCTOR_CACHE_DIR).
     """
 
     seconds: float = 0.0
+    made: int = 0
+    known: int = 0
 
     def __init__(self, denoiser: Denoiser, rows: int) -> None:
         super().__init__()
@@ -35,11 +38,13 @@ class Compiled(Denoiser):
             part.compile(dynamic=False)
 
     def forward(self, x: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, "P *D"]:
-        graph, started = torch.is_grad_enabled(), time.perf_counter()
+        graph, started, before = torch.is_grad_enabled(), time.perf_counter(), None if self.seconds else cache_counts()
         parts = zip(*(all_rows.split(self.rows) for all_rows in (x, t, cond)), strict=True)
         with torch.enable_grad():
             outs = [self.denoiser(*(filled(rows, self.rows) for rows in part))[: len(part[0])] for part in parts]
-        self.seconds = self.seconds or time.perf_counter() - started
+        if before is not None:
+            self.seconds = time.perf_counter() - started
+            self.made, self.known = (now - then for now, then in zip(cache_counts(), before, strict=True))
         return torch.cat(outs if graph else [out.detach() for out in outs])
 
     def loss(self, x: Float[Tensor, "P *D"], x0: Float[Tensor, "P *D"], t: Tensor, cond: Tensor) -> Float[Tensor, " P"]:
@@ -50,6 +55,13 @@ class Compiled(Denoiser):
 
     def save(self, folder: Path) -> str:
         return self.denoiser.save(folder)
+
+
+def cache_counts() -> tuple[int, int]:
+    """Graphs that inductor has compiled in this process, and that it has found in its cache."""
+    from torch._dynamo.utils import counters  # torch loads it with the first network that is compiled
+
+    return counters["inductor"]["fxgraph_cache_miss"], counters["inductor"]["fxgraph_cache_hit"]
 
 
 def filled(x: Tensor, rows: int) -> Tensor:

@@ -29,7 +29,12 @@ def offload(part: nn.Module, device: torch.device) -> None:
     HOOKS[part] = [part.register_forward_pre_hook(bring), part.register_forward_hook(put_back, always_call=True)]
 
 
-def refuse_offloading(device: torch.device) -> None:
-    """Raises ValueError where all is on the CPU already."""
+def refuse_offloading(device: torch.device, overlapped: bool) -> None:
+    """Raises ValueError where all is on the CPU already, and for rewards that do not rest while the policy samples."""
     if device.type == "cpu":
         raise ValueError("plan.offload is true, but the run is on the CPU, where all would rest: leave it false")
+    if overlapped:
+        raise ValueError(
+            "plan.offload is true, but the reward is Overlapped: it works while the policy samples, and would be moved then. "
+            "Take it out of Overlapped, or leave plan.offload false"
+        )

@@ -12,7 +12,7 @@ from torch import Tensor
 from pgdlab.diffusion.policy import Policy
 from pgdlab.functional.gaussian import kl_same_std
 from pgdlab.processes import is_cut
-from pgdlab.rollout.memory import halved, release
+from pgdlab.rollout.memory import Capacity, release
 from pgdlab.rollout.trajectory import Trajectory
 
 Cost = Callable[[Float[Tensor, " P"]], Float[Tensor, " P"]]
@@ -45,19 +45,21 @@ class Sweep:
     lean: bool
     cost: Cost | None = None
 
-    def carry(self, trajectory: Trajectory, gradient: Float[Tensor, "B *D"], *, down_to: int, rows: int) -> Adjoints:
-        """Back to the state of step `down_to`, `rows` trajectories at a time, half as many where memory runs out. The trajectory
-        must hold all states from there on (Extras.states). gradient: of the function in the final samples. Raises ValueError
-        where a product is not finite."""
+    def carry(
+        self, trajectory: Trajectory, gradient: Float[Tensor, "B *D"], *, down_to: int, capacity: Capacity
+    ) -> Adjoints:
+        """Back to the state of step `down_to`, as many trajectories at a time as a training pass has pairs, from now on half as
+        many where memory runs out. The trajectory must hold all states from there on (Extras.states). gradient: of the function
+        in the final samples. Raises ValueError where a product is not finite."""
         torch.clear_autocast_cache()  # torch before 2.10 uses weights again that were cast without a graph
         after = gradient.new_empty(len(gradient), len(trajectory.trained), *gradient.shape[1:])
         first, done, passed = torch.empty_like(gradient), 0, 0
         while done < len(gradient):
-            part, rest = slice(done, min(done + rows, len(gradient))), len(gradient) - done
+            part = slice(done, min(done + capacity.pass_size, len(gradient)))
             try:
                 passed += self._carry_rows(trajectory, gradient, part, down_to, after, first)
             except RuntimeError as error:
-                rows = halved(min(rows, rest), error, is_cut(self.policy))
+                capacity.shrink(len(gradient) - done, error, is_cut(self.policy))
             else:
                 done = part.stop
                 continue

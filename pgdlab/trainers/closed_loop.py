@@ -69,6 +69,7 @@ class ClosedLoop(Interaction):
             part = rollout(
                 request.policy, request.reference, noise.every(t, loop.chunks), cond[:, t],
                 batch=world.capacity.rollout_batch, trained=request.trained, extras=request.extras, sampler=request.sampler,
+                fewer=world.capacity.sample_fewer,
             )  # fmt: skip
             require_finite(part, request.policy, request.reference)
             loop.act(domain.decoder(part.sample).cpu())

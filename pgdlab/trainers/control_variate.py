@@ -84,7 +84,7 @@ class ControlVariate(Pathwise):
         cost = penalties.loss_term if penalties.needs_reference() else None
         sweep = Sweep(policy=world.policy, reference=world.reference, lean=False, cost=cost)
         slope = self.learned(world).slope(trajectory.sample, trajectory.cond)
-        return sweep.carry(trajectory, slope, down_to=down_to, rows=world.capacity.pass_size)
+        return sweep.carry(trajectory, slope, down_to=down_to, capacity=world.capacity)
 
     def completed(self, experience: Experience, collected: Collected, world: World) -> Pulled:
         """Then f hears the iteration's rewards, for the next one."""

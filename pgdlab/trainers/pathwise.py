@@ -52,7 +52,7 @@ class Pathwise(PolicyGradient):
     def swept(self, sweep: Sweep, world: World, collected: Collected, down_to: int) -> Adjoints:
         """Those of a sweep that begins with the gradient of the samples' rewards."""
         assert isinstance(collected, Differentiated)
-        return sweep.carry(collected.trajectory, collected.gradient, down_to=down_to, rows=world.capacity.pass_size)
+        return sweep.carry(collected.trajectory, collected.gradient, down_to=down_to, capacity=world.capacity)
 
     def refuse(self, world: World) -> None:
         super().refuse(world)

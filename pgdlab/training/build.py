@@ -23,6 +23,7 @@ from pgdlab.domains.base import Domain
 from pgdlab.penalties.base import Penalties, Penalty
 from pgdlab.rewards.base import NoReward, Reward
 from pgdlab.rewards.function import Function
+from pgdlab.rewards.overlapped import Overlapped
 from pgdlab.rollout.noise import Noise
 from pgdlab.rollout.offload import refuse_offloading
 from pgdlab.rollout.plan import Plan
@@ -136,11 +137,11 @@ def targets(node: Any) -> list[str]:
 def build_world(cfg: Config, denoiser: Denoiser | None = None) -> World:
     """Everything that an algorithm works with; denoiser: instead of the domain's pretrained one."""
     device, plan = device_of(cfg.nodes["runtime"]), plan_of(cfg)
-    if plan.offload:
-        refuse_offloading(device)
     domain = cfg.make(Domain, "domain")
     reward = reward_for(cfg, "reward", domain) or NoReward()  # a pretraining asked none
     heldout = reward_for(cfg, "heldout", domain)
+    if plan.offload:
+        refuse_offloading(device, any(isinstance(m, Overlapped) for r in (reward, heldout) if r for m in r.modules()))
     policy = build_policy_for(cfg, domain, denoiser or domain.base())
     require_rows(policy, domain)
     return World(

@@ -39,8 +39,9 @@ def network(world: World) -> Iterator[Check]:
     """Of diffusers' networks, in the run's precision."""
     parts = list(world.policy.modules())
     if compiled := [part for part in parts if isinstance(part, Compiled)]:
-        took = sum(part.seconds for part in compiled)
-        yield Check("compiled", "ok", f"the first passes took {took:.1f} s, compiling in them")
+        took, made, known = (sum(getattr(part, name) for part in compiled) for name in ("seconds", "made", "known"))
+        message = f"the first passes took {took:.1f} s, compiling in them: {made} graphs were made, {known} cached"
+        yield Check("compiled", "ok", message)
     elif any(isinstance(part, (DiffusersDenoiser, PipelineDenoiser)) for part in parts):
         yield from attention(world)
 

@@ -77,6 +77,7 @@ WITH |= {
 ELSEWHERE = {"runtime/ddp_cpu": "test_processes", "runtime/ddp": "two GPUs", "logger/wandb": "test_loggers"}
 ELSEWHERE |= {"runtime/fsdp_cpu": "test_sharding", "runtime/fsdp": "two GPUs"}
 ELSEWHERE |= {"logger/tensorboard": "test_loggers", "logger/mlflow": "test_loggers", "reward/function": "test_api"}
+ELSEWHERE |= {"reward/overlapped": "rewards/test_overlapped"}
 ELSEWHERE |= {f"annotator/{name}": "preferences/test_page" for name in ("page", "simulated")}
 ELSEWHERE |= dict.fromkeys(("preferences/ensemble", "reward/preference"), "preferences/test_tasks")
 # what needs weights

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
+from torch._inductor.codecache import PyCodeCache
 
 from pgdlab.diffusion.compiled import Compiled, repeated
 from pgdlab.diffusion.conditioning import ClassLabels
@@ -98,6 +100,24 @@ def test_a_compiled_policy_is_the_eager_one(tuning: Tuning, graphs: int) -> None
         torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
     assert set(network_of(compiled).rows) == {4}
     assert not sampled(compiled).sample.requires_grad
+
+
+def test_graphs_that_were_compiled_before_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In inductor's folder, as a later run finds them: no graph is made, and the numbers are the same."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    found = []
+    for _ in range(2):
+        torch._dynamo.reset()
+        PyCodeCache.cache_clear()
+        some = policy(Full(), compiled_rows=4)
+        with torch.no_grad():
+            mean = some(torch.ones(4, 4), torch.zeros(4, dtype=torch.long), COND[:4]).mean
+        compiled = cast(Compiled, some.denoiser)
+        found.append((compiled.made, compiled.known, mean))
+    (made, known, mean), (again, cached, same) = found
+    assert made > 0 == known
+    assert (again, cached) == (0, made)
+    assert torch.equal(same, mean)
 
 
 def test_what_is_compiled() -> None:

@@ -9,6 +9,7 @@ T_SHARDING, T_PROCESSES, T_COMPILED = (
     "diffusion/test_compiled.py",
 )
 T_OFFLOAD = "rollout/test_offload.py"
+T_OVERLAPPED = "rewards/test_overlapped.py"
 T_STATES, T_NETWORK = "rollout/test_bf16_states.py", "training/test_checks_network.py"
 
 MUTANTS = [
@@ -175,8 +176,8 @@ MUTANTS = [
     Mutant(
         "compiled: the time of the last pass",
         "diffusion/compiled.py",
-        "self.seconds = self.seconds or time.perf_counter() - started",
-        "self.seconds = time.perf_counter() - started",
+        "None if self.seconds else cache_counts()",
+        "cache_counts()",
         T_NETWORK,
         "compiling",
     ),
@@ -211,5 +212,61 @@ MUTANTS = [
         "if False:",
         "training/test_optimizer.py",
         "not_heed",
+    ),
+    Mutant(
+        "memory: a sweep's pass is thought to be larger than it is",
+        "rollout/sweep.py",
+        "capacity.shrink(len(gradient) - done",
+        "capacity.shrink(capacity.pass_size",
+        "rollout/test_sweep.py",
+        "halves_the_rows",
+    ),
+    Mutant(
+        "memory: a closed loop tries its size again in every chunk",
+        "trainers/closed_loop.py",
+        "                fewer=world.capacity.sample_fewer,\n",
+        "",
+        "trainers/test_closed_loop.py",
+        "later_chunks",
+    ),
+    Mutant(
+        "compiled: what is found and what is made change places",
+        "diffusion/compiled.py",
+        'return counters["inductor"]["fxgraph_cache_miss"], counters["inductor"]["fxgraph_cache_hit"]',
+        'return counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"]',
+        T_COMPILED,
+        "compiled_before",
+    ),
+    Mutant(
+        "overlapped: nothing begins early",
+        "rewards/overlapped.py",
+        "for start in range(0, whole, self.batch):",
+        "for start in range(0, 0, self.batch):",
+        T_OVERLAPPED,
+        "while_the_next",
+    ),
+    Mutant(
+        "overlapped: answers are taken in order, whatever was asked",
+        "rewards/overlapped.py",
+        "if torch.equal(under, cond) and same(known, sample):",
+        "if True:",
+        T_OVERLAPPED,
+        "not_shown",
+    ),
+    Mutant(
+        "overlapped: the thread has a precision of its own",
+        "rewards/overlapped.py",
+        "torch.autocast(kind, dtype, enabled=half)",
+        "torch.autocast(kind, dtype, enabled=False)",
+        T_OVERLAPPED,
+        "precision",
+    ),
+    Mutant(
+        "overlapped: batches of an iteration before are left",
+        "rewards/overlapped.py",
+        "            self.left, self.begun = [], []",
+        "            self.begun = []",
+        T_OVERLAPPED,
+        "not_shown",
     ),
 ]

@@ -17,6 +17,7 @@ from tests.worlds import BRIGHT, POINTS, QUICK, graphs, tiny
 
 ANY = {  # what wraps other rewards, or looks at nothing
     "Reward", "Prefetch", "NoReward", "Named", "Sum", "Product", "Gate", "EveryStep", "Shaped", "Function", "Preference",
+    "Overlapped",
 }  # fmt: skip
 
 
@@ -44,7 +45,7 @@ KINDS = ("images", "molecules", "points", "plans", "Darcy flow", "pendulum paths
 def test_every_option_is_of_one_kind() -> None:
     """Those that ship, each once; a sum of images alone is one of images."""
     found = [name for kind in KINDS for name in scoring(kind)]
-    assert sorted(found) == sorted(options("reward").keys() - {"function", "preference"})
+    assert sorted(found) == sorted(options("reward").keys() - {"function", "overlapped", "preference"})
     assert {"target", "target_and_quality", "gated_jpeg"} <= set(scoring("images"))
     assert {"qed", "distinct", "xtb"} <= set(scoring("molecules"))
     assert scoring("points") == ["above", "quadratic"]

@@ -17,6 +17,7 @@ from pgdlab.diffusion.space import Dense
 from pgdlab.domains.points import Gaussian
 from pgdlab.functional.gaussian import kl_same_std
 from pgdlab.oracle import linear_gaussian
+from pgdlab.rollout.memory import Capacity
 from pgdlab.rollout.sampler import Extras, rollout
 from pgdlab.rollout.sweep import Sweep
 from pgdlab.rollout.trajectory import Trajectory
@@ -86,7 +87,7 @@ def test_the_full_adjoint_is_autograd_through_the_unrolled_chain(steps: int, qui
     trajectory = sampled(policy, reference)
     expected = unrolled(policy, reference, trajectory, cost)
     sweep = Sweep(policy=policy, reference=reference, lean=False, cost=(lambda kl: LAM * kl) if cost else None)
-    found = sweep.carry(trajectory, expected[-1], down_to=0, rows=2)
+    found = sweep.carry(trajectory, expected[-1], down_to=0, capacity=Capacity(pass_size=2))
     torch.testing.assert_close(found.first, expected[0], rtol=1e-12, atol=1e-12)
     for k, h in enumerate(trajectory.trained):
         torch.testing.assert_close(found.after[:, k], expected[h + 1], rtol=1e-12, atol=1e-12)
@@ -100,7 +101,9 @@ def test_the_lean_adjoint_is_autograd_through_the_reference_at_the_policys_state
     policy, reference = chain(1, steps, 0.0), chain(2, steps, 0.0)
     trajectory = sampled(policy, reference)
     expected = unrolled(reference, reference, trajectory, cost=False)
-    found = Sweep(policy=policy, reference=reference, lean=True).carry(trajectory, expected[-1], down_to=0, rows=9)
+    found = Sweep(policy=policy, reference=reference, lean=True).carry(
+        trajectory, expected[-1], down_to=0, capacity=Capacity(pass_size=9)
+    )
     torch.testing.assert_close(found.first, expected[0], rtol=1e-12, atol=1e-12)
     for k, h in enumerate(trajectory.trained):
         torch.testing.assert_close(found.after[:, k], expected[h + 1], rtol=1e-12, atol=1e-12)
@@ -111,12 +114,15 @@ def test_a_sweep_may_end_at_the_first_step_that_is_asked_for() -> None:
     policy, reference = chain(1, 6, 0.0), chain(2, 6, 0.0)
     trajectory = sampled(policy, reference)
     whole = unrolled(policy, reference, trajectory, cost=False)
-    found = Sweep(policy=policy, reference=reference, lean=False).carry(trajectory, whole[-1], down_to=3, rows=9)
+    found = Sweep(policy=policy, reference=reference, lean=False).carry(
+        trajectory, whole[-1], down_to=3, capacity=Capacity(pass_size=9)
+    )
     torch.testing.assert_close(found.first, whole[3], rtol=1e-12, atol=1e-12)
     assert found.rows == 5 * 3
 
 
-def test_memory_that_runs_out_halves_the_rows() -> None:
+def test_memory_that_runs_out_halves_the_rows_once() -> None:
+    """The next sweep begins with the rows that were left."""
     policy, reference = chain(1, 4, 0.0), chain(2, 4, 0.0)
     trajectory, asked = sampled(policy, reference), []
 
@@ -127,18 +133,31 @@ def test_memory_that_runs_out_halves_the_rows() -> None:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return super().back(x, h, cond, a)
 
-    gradient = torch.ones(5, 2, dtype=torch.float64)
-    small = Small(policy=policy, reference=reference, lean=True).carry(trajectory, gradient, down_to=0, rows=9)
-    large = Sweep(policy=policy, reference=reference, lean=True).carry(trajectory, gradient, down_to=0, rows=9)
+    gradient, left = torch.ones(5, 2, dtype=torch.float64), Capacity(pass_size=9)
+    sweep = Small(policy=policy, reference=reference, lean=True)
+    with pytest.warns(UserWarning, match="memory has run out") as said:
+        small = sweep.carry(trajectory, gradient, down_to=0, capacity=left)
+    large = Sweep(policy=policy, reference=reference, lean=True).carry(
+        trajectory, gradient, down_to=0, capacity=Capacity(pass_size=9)
+    )
     torch.testing.assert_close(small.after, large.after, rtol=1e-12, atol=1e-12)
-    assert asked[:2] == [5, 3]
+    assert [str(one.message).partition(":")[0] for one in said] == [
+        f"memory has run out in a pass of {rows} rows" for rows in (5, 3)
+    ]
+    assert asked == [5, 3, *[2] * 8, *[1] * 4]  # of 4 steps each
+    assert left.pass_size == 2
+    asked.clear()
+    sweep.carry(trajectory, gradient, down_to=0, capacity=left)
+    assert max(asked) == 2
 
 
 def test_what_is_not_finite_is_said() -> None:
     policy = chain(1, 4, 0.0)
     gradient = torch.full((5, 2), torch.inf, dtype=torch.float64)
     with pytest.raises(ValueError, match="not finite once it is carried back"):
-        Sweep(policy=policy, reference=policy, lean=True).carry(sampled(policy, policy), gradient, down_to=0, rows=9)
+        Sweep(policy=policy, reference=policy, lean=True).carry(
+            sampled(policy, policy), gradient, down_to=0, capacity=Capacity(pass_size=9)
+        )
 
 
 class Affine(Denoiser):
@@ -179,7 +198,7 @@ def test_at_the_optimum_the_mean_adjoint_is_the_slope_of_the_value(eta: float, l
     )  # fmt: skip
     gradient = slope - 2 * trajectory.sample @ curvature
     sweep = Sweep(policy=policy, reference=reference, lean=lean, cost=None if lean else lambda kl: LAM * kl)
-    found = sweep.carry(trajectory, gradient, down_to=0, rows=rows)
+    found = sweep.carry(trajectory, gradient, down_to=0, capacity=Capacity(pass_size=rows))
     for k, h in enumerate(trajectory.trained):
         value, x = best.functions[h + 1], trajectory.states[:, h + 1]
         off = found.after[:, k] - (2 * x @ value.p[0] + value.q[0])

@@ -43,6 +43,26 @@ def request(module: SteeringModule, rows: range) -> Request:
 
 
 @torch.no_grad()
+def test_memory_that_runs_out_makes_later_chunks_smaller_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four environments, room for two rows: it runs out in the first of ten chunks, and in no other."""
+    module = build_module(compose([QUICK]))
+    denoiser, asked = module.policy.denoiser, []
+    whole = type(denoiser).forward
+
+    def narrow(self: Any, x: Any, t: Any, cond: Any) -> Any:
+        asked.append(len(x))
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return whole(self, x, t, cond)
+
+    monkeypatch.setattr(type(denoiser), "forward", narrow)
+    with pytest.warns(UserWarning, match="memory has run out in a pass of 4 rows"):
+        ClosedLoop().collect(module.world, request(module, range(40)))
+    assert [rows for rows in asked if rows > 2] == [4]
+    assert module.world.capacity.rollout_batch == 2
+
+
+@torch.no_grad()
 def test_every_chain_sees_the_observation_before_it_and_no_other_process() -> None:
     """Four regulators of ten steps: the observation of a row is the one that the row before led to; the reward is that of the
     action it took; two environments alone, as a second process has them, do the same as among four."""

@@ -12,7 +12,7 @@ import weakref
 from abc import abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, UInt8
@@ -23,6 +23,7 @@ from pgdlab.rewards.guard import quoted
 from pgdlab.rewards.text.base import Prompted, colour, require_images
 
 REMEMBERED = 10_000
+T = TypeVar("T")
 
 
 class Threads:
@@ -41,9 +42,9 @@ class Threads:
         for _ in range(workers):
             waiting.put(None)
 
-    def submit(self, call: Callable[..., float], *given: Any) -> Future[float]:
+    def submit(self, call: Callable[..., T], *given: Any) -> Future[T]:
         """A call, begun as soon as a thread is free."""
-        future: Future[float] = Future()
+        future: Future[T] = Future()
         self.waiting.put((future, call, given))
         return future
 
