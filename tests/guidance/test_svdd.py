@@ -119,6 +119,17 @@ def test_costs_of_a_beam(scored: Any, queries: int, rows: int) -> None:
         how.require(source, 5 * queries - 1)
 
 
+def test_lines_of_a_beam_begin_apart_and_the_best_of_them_is_returned() -> None:
+    """Two candidates, a beam of 3, chosen once, at state 3 of 4: what is returned began with the noise of row 0, 2 or 4 of its
+    slot, and not always with the same."""
+    source = tiny_source(slots=30, reward=OnALine("linear", 0.0))
+    found = next(iter(SVDD(candidates=2, beam=3, greedy=True, scored=(0.75,)).steer(source, 10**6)))
+    starts = torch.stack([next(source.noise.steps(k, range(30), 1, (2,))).double() for k in range(6)], 1)
+    began = (starts == found.trajectory.initial[:, None]).all(2)
+    assert (began.sum(1) == 1).all()
+    assert set(began.nonzero()[:, 1].tolist()) == {0, 2, 4}
+
+
 def test_one_candidate_is_the_base_bit_for_bit() -> None:
     source = tiny_source(slots=5)
     found = next(iter(SVDD(candidates=1).steer(source, 10**6)))

@@ -93,7 +93,7 @@ MUTANTS = [
     Mutant("guidance: a beam keeps the best of each state", "guidance/svdd.py", "return psi.reshape(shape).argsort(dim=1, descending=True, stable=True)[:, :width]",
            "return psi.reshape(len(psi) // self.together, width, -1).argmax(2) + self.together // width * torch.arange(width)", T_SVDD, "beam"),
     Mutant("guidance: a beam begins with one state", "guidance/svdd.py", "heads = own + copies * torch.arange(width, device=states.device)",
-           "heads = own + 0 * torch.arange(width, device=states.device)", T_SVDD, "beam"),
+           "heads = own + 0 * torch.arange(width, device=states.device)", T_SVDD, "begin_apart"),
     Mutant("guidance: SVDD softly where it is greedy", "guidance/svdd.py", "        if self.how.greedy:\n", "        if False:\n",
            T_SVDD, "simulation"),
     Mutant("guidance: the training before costs nothing", "tasks/steer.py", 'before["queries"] + asked + costs["reward_queries"]',
