@@ -14,12 +14,14 @@ from torch import Tensor
 
 from pgdlab.credit.critic import Perceptron
 from pgdlab.credit.fitted import facts_of, save
+from pgdlab.diffusion.analytic import Mixture
 from pgdlab.diffusion.initial import Standard
 from pgdlab.diffusion.kernels import DDIM
 from pgdlab.diffusion.policy import Policy
 from pgdlab.domains.points import Gaussian, GaussianMixture
 from pgdlab.guidance.base import EstimateReward, Guidance, Potential, Source
 from pgdlab.guidance.best_of_n import BestOfN
+from pgdlab.guidance.gradient import Gradient
 from pgdlab.guidance.learned import LearnedValue
 from pgdlab.guidance.metropolis import Metropolis
 from pgdlab.guidance.search import Search
@@ -157,6 +159,9 @@ def methods(suite: Steering, line: Line, run: Path) -> Iterator[Method]:
     for form in ("tilted", "next", "own"):
         guided = ValueGuidance(lam=lam, potential=learned, form=form)
         yield Method(f"value, {form}", 1, "attainable", guided)
+    for shift in ("next", "own", "score") if line.reward.differentiable else ():
+        along = Gradient(lam=lam, form=shift, bound=None)
+        yield Method(f"gradient, {shift}", 1, along.law, along)
 
 
 @dataclass(frozen=True)
@@ -190,9 +195,17 @@ def exact_laws(line: Line) -> tuple[dict[str, Law], float]:
     full, _ = laws.tilted(base, line.value, line.lam)
     best = attainable(GridProblem(reference=line.world.reference, reward=line.value, lam=line.lam, tolerance=5e-3))
     guided = laws.chain_law(line.world.reference, line.value, best.mean)
-    return {"base": base, "T_full": full, "T_rho": full, "attainable": guided}, laws.leading_bias(
-        base, line.value, line.lam
-    )
+    known = {"base": base, "T_full": full, "T_rho": full, "attainable": guided, "T_data": tilted_data(line, base)}
+    return known, laws.leading_bias(base, line.value, line.lam)
+
+
+def tilted_data(line: Line, base: Law) -> Law:
+    """T_data: the data's own law, tilted."""
+    data = line.world.domain.base()
+    assert isinstance(data, Mixture)
+    parts = torch.distributions.Normal(data.means[:, 0], data.spread[:, 0].sqrt())
+    mass = parts.log_prob(base.nodes[:, None]).exp() @ data.weights
+    return laws.tilted(replace(base, mass=mass / mass.sum()), line.value, line.lam)[0]
 
 
 def fitted(line: Line, seed: int, run: Path) -> None:
@@ -223,13 +236,13 @@ def measured(suite: Steering, problem: str, line: Line, method: Method, known: d
 def drawn(suite: Steering, line: Line, method: Method) -> tuple[Float[Tensor, "R n"], Float[Tensor, "R n"]]:
     """Weighted populations: of particles all n, of the others the one that is returned."""
     guidance = method.guidance
-    slots = max(20, suite.draws // (2 if isinstance(guidance, ValueGuidance) else method.n))
+    slots = max(20, suite.draws // (2 if isinstance(guidance, (ValueGuidance, Gradient)) else method.n))
     source = Source(line.world, line.world.reference, conditions(slots), Noise(suite.seed, Stream.EVALUATE))
     if isinstance(guidance, SMC):
         guidance.refuse(source)
         found = guidance.population(source, method.n, slots)
         return found.trajectory.sample.double().reshape(slots, method.n), normalised(found.log_weight)
-    queries = slots * method.n * (STEPS if isinstance(guidance, SVDD) else 1)
+    queries = slots * method.n * (STEPS + 1 if isinstance(guidance, (SVDD, Gradient)) else 1)
     *_, kept = guidance.steer(source, queries)
     sample = kept.trajectory.sample.double()
     return sample, torch.ones_like(sample)

@@ -185,7 +185,7 @@ def charted(problem: Problem, look: dict[str, Style]) -> list[Picture]:
     drawn: list[tuple[Chart | str | None, str, str]] = [
         (charts.scores(problem, look) if problem.ranked else None, dots, "scores"),
         (charts.efficiency(problem, look), learning, "queries"),
-        (charts.frontier(problem, look, "kl_nats", "nats from the base"), "What it costs in KL; dashed: no KL known.", "kl"),
+        (charts.frontier(problem, look, "kl_nats", "nats from the base"), "What it costs in KL of whole paths; dashed: not known.", "kl"),
         (charts.at_equal_kl(problem, look), "Reward while training at equal KL; dotted: as far as all came.", "equal-kl"),
         (costs(problem, look), queries, "delivered"),
         (law_kl(problem, look), "Reward over KL. Full: of whole paths; hollow: of the law aimed at, or a bound.", "law-kl"),

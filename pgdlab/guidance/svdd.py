@@ -1,4 +1,4 @@
-"""SVDD: of several next states one is chosen, at every step."""
+"""SVDD and beam search: of several next states one, or the best few, are chosen, at every step."""
 
 from __future__ import annotations
 
@@ -36,11 +36,14 @@ class SVDD(Tilt):
     eta) T_rho is far from T_full. It has no weights that would mend a wrong potential, and a wrong one stays wrong with more
     candidates. The step to a state that is not scored is the base's.
 
-    scored: the states among whose candidates is chosen, as shares of the chain, the sample's is 1; "all": those that a step with
-    noise leads to.
+    beam: states of a slot that go on at once, each with so many next ones; the best of all of them, of whatever state, are kept,
+    and at the last choice one. It takes greedy: drawn by exp(psi), lines would be tilted anew at every step, and the weights of
+    particles are what undoes that. scored: the states among whose candidates is chosen, as shares of the chain, the sample's is
+    1; "all": those that a step with noise leads to.
     """
 
     candidates: int = 4
+    beam: int = 1
     greedy: bool = False
     potential: Potential = field(default_factory=EstimateReward)
     scored: tuple[float, ...] | Literal["all"] = "all"
@@ -49,6 +52,13 @@ class SVDD(Tilt):
         super().__post_init__()
         if self.candidates < 1:
             raise ValueError(f"candidates is {self.candidates}; it must be at least 1, which is the base")
+        if self.beam < 1:
+            raise ValueError(f"beam is {self.beam}; it must be at least 1")
+        if self.beam > 1 and not self.greedy:
+            raise ValueError(
+                f"beam is {self.beam}, and states are drawn: a beam keeps the best. Set guidance.greedy=true, or take "
+                "guidance=smc, which draws among lines and weighs them"
+            )
         if self.scored != "all" and not all(0 < share <= 1 for share in self.scored):
             raise ValueError(f"scored is {self.scored}; it must hold shares of the chain, above 0 and at most 1")
 
@@ -82,60 +92,65 @@ class SVDD(Tilt):
         self.refuse(source)
         states, slots = self.states(source), len(source.cond)
         last = source.policy.steps in states
-        asked = self.candidates * ((len(states) - last) * self.potential.asks + last) + (not last)
+        asked = self.beam * self.candidates * ((len(states) - last) * self.potential.asks + last) + (not last)
         if queries < slots * asked:
             raise ValueError(
                 f"{slots} samples (plan.eval_samples) take {asked} reward queries each, and there are {queries}: lower them, "
-                "guidance.candidates or guidance.scored, or raise plan.iterations"
+                "guidance.candidates, guidance.beam or guidance.scored, or raise plan.iterations"
             )
 
     @torch.no_grad()
     def steer(self, source: Source, queries: int) -> Iterator[Steered]:
         self.require(source, queries)
-        states, slots, m, world = self.states(source), len(source.cond), self.candidates, source.world
+        states, slots, world = self.states(source), len(source.cond), source.world
+        each = self.beam * self.candidates
         before = [h for h in states if h < source.policy.steps]
-        whole = len(before) < len(states)  # the sample is chosen among m too
-        loop = Choice(self, source, before)
+        whole = len(before) < len(states)  # the sample is chosen too
+        loop = Choice(self, source, before, source.policy.steps if whole else max(before, default=0))
         request = source.request(
-            Interleaved(source.noise, range(slots), m), source.cond.repeat_interleave(m), self.ratio, loop
+            Interleaved(source.noise, range(slots), each), source.cond.repeat_interleave(each), self.ratio, loop
         )
         found = rollout(
             request.policy, request.reference, request.noise, request.cond, batch=world.capacity.rollout_batch,
             extras=request.extras, sampler=loop,
         )  # fmt: skip
-        heads = torch.arange(slots, device=found.cond.device) * m
+        heads = torch.arange(slots, device=found.cond.device) * each
         found = found if whole else found.rows(heads)
         paid = guarded(world.reward, decoded(world, found), world.plan.max_failed)
         value = torch.where(paid.measured, paid.total, -torch.inf)
         if whole:
-            rows = heads + loop.chosen(value.double() / self.temperature, found, source.policy.steps, 0)
+            rows = heads + loop.chosen(value.double() / self.temperature, found, source.policy.steps, 0, 1)[:, 0]
             found, value = found.rows(rows), value[rows]
-        bound = {} if source.tuned else {"kl_bound_nats": len(states) * selection_bound(m)}
+        bound = {} if source.tuned or self.beam > 1 else {"kl_bound_nats": len(states) * selection_bound(each)}
         yield Steered(found, value, loop.queries + paid.queries, loop.evaluated, {"unscored": loop.unscored, **bound})
 
 
 class Choice(Sampler):
-    """The loop of a rollout whose rows i m .. i m + m - 1 are candidates of slot i: one of them is chosen, and they all go on as
-    copies of it."""
+    """The loop of a rollout with beam x candidates rows a slot, one after another: of the candidates as many as the beam is wide
+    are chosen, one after the last choice, and all rows go on as copies of them."""
 
-    def __init__(self, how: SVDD, source: Source, states: list[int]) -> None:
-        self.how, self.source, self.states, self.together = how, source, states, how.candidates
-        self.weighed = how.ratio and source.tuned  # by the densities, where nothing is scored too
+    def __init__(self, how: SVDD, source: Source, states: list[int], last: int) -> None:
+        self.how, self.source, self.states, self.last = how, source, states, last
+        self.together = how.beam * how.candidates
+        self.weighed = how.ratio and source.tuned and not how.greedy  # by the densities, where nothing is scored too
         self.queries = self.unscored = self.evaluated = self.slots = 0
 
     def advance(self, batch: Batch, states: Float[Tensor, "B *D"], h: int) -> Float[Tensor, "B *D"]:
-        m = self.together
-        slots = len(states) // m
-        heads = torch.arange(slots, device=states.device) * m
+        width = self.how.beam if h < self.last else 1
+        copies = self.together // width
+        slots = len(states) // self.together
+        own = torch.arange(slots, device=states.device)[:, None] * self.together
+        heads = own + copies * torch.arange(width, device=states.device)
         x0 = batch.estimate(states, h, batch.cond) if h in self.states else None
         if x0 is not None or (self.weighed and h > 0):
             zero = torch.zeros(len(states), dtype=torch.float64, device=states.device)
             psi = zero if x0 is None else self.psi(batch, states, x0, h)
-            heads = heads + self.chosen(psi, batch.out, h, self.slots)
-        head = x0[heads] if x0 is not None else batch.estimate(states[heads], h, batch.cond[heads])
-        rows = heads.repeat_interleave(m)
+            heads = own + self.chosen(psi, batch.out, h, self.slots, width)
+        best = heads.flatten()
+        head = x0[best] if x0 is not None else batch.estimate(states[best], h, batch.cond[best])
+        rows = best.repeat_interleave(copies)
         batch.keep(rows)
-        after = batch.step(states[rows], h, head.repeat_interleave(m, 0))
+        after = batch.step(states[rows], h, head.repeat_interleave(copies, 0))
         if h == batch.policy.steps - 1:
             self.slots += slots
             self.evaluated += batch.evaluated
@@ -148,13 +163,14 @@ class Choice(Sampler):
         self.unscored += int((~found.measured).sum())
         return torch.where(found.measured, found.value.double() / self.how.temperature, -torch.inf)
 
-    def chosen(self, psi: Float[Tensor, " P"], trajectory: Trajectory, h: int, first: int) -> Int[Tensor, " S"]:
-        """The candidate that each slot goes on with. first: the number of the first slot."""
+    def chosen(
+        self, psi: Float[Tensor, " P"], trajectory: Trajectory, h: int, first: int, width: int
+    ) -> Int[Tensor, "S W"]:
+        """The candidates that each slot goes on with. first: the number of the first slot."""
         shape = (-1, self.together)
         if self.how.greedy:
-            return psi.reshape(shape).argmax(1)
+            return psi.reshape(shape).argsort(dim=1, descending=True, stable=True)[:, :width]
         weight = normalised(
             (psi - log_ratio(trajectory, h)).reshape(shape)
         )  # of the ratio all but the last step is shared
-        u = self.source.noise.uniform(h, range(first, first + len(weight)), 1).to(weight)
-        return at(weight, u)[:, 0]
+        return at(weight, self.source.noise.uniform(h, range(first, first + len(weight)), 1).to(weight))

@@ -18,12 +18,15 @@ from pgdlab.certificates.steering import (
     Steering,
     exact_laws,
     measured,
+    methods,
     rates,
     steering_table,
+    tilted_data,
 )  # fmt: skip
 from pgdlab.guidance.best_of_n import BestOfN
 from pgdlab.guidance.smc import SMC
 from pgdlab.guidance.soft_best_of_n import SoftBestOfN
+from pgdlab.oracle.grid import law as laws
 from pgdlab.tasks import certify
 from tests.guidance.lines import PROBLEMS as LINES
 
@@ -56,6 +59,43 @@ def test_methods_are_held_against_their_own_law() -> None:
     assert soft.reward == pytest.approx(0.406, abs=2 * soft.half)
     assert particles.reward == pytest.approx(0.486, abs=2 * particles.half)
     assert leading < 0  # too low a reward
+
+
+def even(line: Any) -> laws.Law:
+    """The grid of laws, and no law in particular."""
+    nodes = laws.line()
+    return laws.Law(nodes, torch.full_like(nodes, 1 / len(nodes)), laws.averaged(line.value, nodes))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gauss, linear", 2.0), ("gauss, quadratic", -0.36), ("gauss, indicator", 0.914), ("mixture, linear", 1.098),
+        ("mixture, quadratic", -0.152), ("mixture, indicator", 0.924),
+    ],
+)  # fmt: skip
+def test_the_tilt_of_the_data(name: str, expected: float) -> None:
+    """E[r] by another program, to its three decimals. GQ by hand: N(0, 1) exp(-(x - 2)^2 / .5) is N(8 / 5, 1 / 5), whose mean
+    reward is -(.4^2 + .2)."""
+    line = PROBLEMS[name]()
+    assert tilted_data(line, even(line)).expected == pytest.approx(expected, abs=1.5e-3)
+
+
+def test_gradients_are_held_against_the_law_that_each_form_names() -> None:
+    """GQ, r(x0hat) for psi: -.185 (own), -.150 (next) and -.050 (score) by another program on a grid; to be seen against -.509,
+    the attainable law, and -.360, the tilt of the data."""
+    line, suite = PROBLEMS["gauss, quadratic"](), Steering(draws=8192)
+    known = {"attainable": even(line), "T_data": tilted_data(line, even(line))}
+    ways = {m.name: m for m in methods(suite, line, Path("nowhere")) if m.name.startswith("gradient")}
+    assert {name: m.law for name, m in ways.items()} == {
+        "gradient, next": "attainable", "gradient, own": "attainable", "gradient, score": "T_data",
+    }  # fmt: skip
+    for form, expected in (("next", -0.150), ("own", -0.185), ("score", -0.050)):
+        cell = measured(suite, "GQ", line, ways[f"gradient, {form}"], known)
+        assert cell.runs == 4096
+        assert cell.reward == pytest.approx(expected, abs=2 * cell.half + 5e-4)
+    assert cell.exact == pytest.approx(-0.36, abs=1.5e-3)
+    assert not [m for m in methods(suite, PROBLEMS["gauss, indicator"](), Path("nowhere")) if m.name.startswith("grad")]
 
 
 def test_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,10 @@ MUTANTS = [
     Mutant("law: n too many", LAW, "best = above**n", "best = above ** (n + 1)", T_LAW, "best_of_n"),
     Mutant("law: softly, one more draw", LAW, "phi ** (n - 1)", "phi**n", T_LAW, "soft_best"),
     Mutant("law: a bias of another sign", LAW, "return -(base.mass @ square)", "return (base.mass @ square)", T_LAW, "leading"),
+    Mutant("certificate of steering: the chain's samples for the data", CERTIFICATE, "replace(base, mass=mass / mass.sum())", "base",
+           T_CERTIFICATE, "tilt_of_the_data"),
+    Mutant("certificate of steering: all gradients against one law", CERTIFICATE, "1, along.law, along)", '1, "attainable", along)',
+           T_CERTIFICATE, "each_form_names"),
     Mutant("certificate of steering: best-of-n against the tilt", CERTIFICATE, 'laws.best_of(known["base"], method.n)',
            'known["T_full"]', T_CERTIFICATE, "own_law"),
 ]  # fmt: skip
