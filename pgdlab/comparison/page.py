@@ -181,11 +181,12 @@ def charted(problem: Problem, look: dict[str, Style]) -> list[Picture]:
     dots = "Dots are seeds, bars the interquartile mean and its interval"
     dots += "; what is below -0.5 is cut." if problem.scale == "optimum" else "."
     learning = "Reward while training, 95 % interval over seeds; dots: evaluated afterwards."
+    paths = "What it costs in KL of whole paths; dashed: not known."
     queries = "Reward at the queries of a delivered sample; line: a training's, for 10,000 to 100 of them."
     drawn: list[tuple[Chart | str | None, str, str]] = [
         (charts.scores(problem, look) if problem.ranked else None, dots, "scores"),
         (charts.efficiency(problem, look), learning, "queries"),
-        (charts.frontier(problem, look, "kl_nats", "nats from the base"), "What it costs in KL of whole paths; dashed: not known.", "kl"),
+        (charts.frontier(problem, look, "kl_nats", "nats from the base"), paths, "kl"),
         (charts.at_equal_kl(problem, look), "Reward while training at equal KL; dotted: as far as all came.", "equal-kl"),
         (costs(problem, look), queries, "delivered"),
         (law_kl(problem, look), "Reward over KL. Full: of whole paths; hollow: of the law aimed at, or a bound.", "law-kl"),

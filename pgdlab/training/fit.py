@@ -34,7 +34,7 @@ from pgdlab.training.module import SteeringModule
 from pgdlab.training.prompt_table import PromptTable
 from pgdlab.training.sharding import FullyShardedStrategy, refuse_sharding
 from pgdlab.training.sheets import ContactSheets, require_pictures
-from pgdlab.training.watch import Watch, lost_process
+from pgdlab.training.watch import Watch, lost_process, of_an_exchange
 
 __all__ = ["LAST", "fit", "load", "make_trainer", "over", "ready", "require_base", "require_fit"]
 
@@ -102,7 +102,7 @@ def fit(
     except OSError as error:
         raise ValueError(f"{error}; {checkpoint.advice()}") from error
     except RuntimeError as error:
-        if trainer.world_size > 1 and (lost := lost_process(trainer)):
+        if trainer.world_size > 1 and of_an_exchange(error) and (lost := lost_process(trainer)):
             raise ValueError(f"{lost}; {checkpoint.advice()}") from error
         raise
     except SystemExit as end:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback
 
 PERIOD = (
@@ -62,7 +63,7 @@ class Watch(Callback):
 
     def part(self, word: bytes) -> None:
         """Takes leave of the others: where nothing is wrong, or where it has been said what is."""
-        for link in self.links.values():
+        for link in [*self.links.values()]:  # watch() takes out those that have taken leave
             with contextlib.suppress(OSError):
                 link.sendall(word)
                 link.shutdown(socket.SHUT_WR)
@@ -153,6 +154,11 @@ def ended(processes: Sequence[subprocess.Popen[bytes]]) -> str:
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             return f"the process of rank {rank} ended ({how})"
     return ""
+
+
+def of_an_exchange(error: RuntimeError) -> bool:
+    """Whether it is the processes' exchange that failed: gloo's errors have no class of their own."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
 def lost_process(trainer: lightning.Trainer, seconds: float = 2.0) -> str:

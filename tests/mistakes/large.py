@@ -118,6 +118,22 @@ MUTANTS = [
         "end_of_a_connection",
     ),
     Mutant(
+        "watch: two that end at once",
+        "training/watch.py",
+        "in [*self.links.values()]:",
+        "in self.links.values():",
+        "training/test_watch.py",
+        "at_once",
+    ),
+    Mutant(
+        "watch: any fault is a lost process",
+        "training/watch.py",
+        'torch.distributed.DistError) or "gloo" in str(error)',
+        "RuntimeError)",
+        "training/test_watch.py",
+        "failed_exchange",
+    ),
+    Mutant(
         "watch: strangers are let in",
         "training/watch.py",
         "if secrets.compare_digest(said[:SECRET], secret):",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 import threading
+from typing import Any
 
 import pytest
+import torch
 
 from pgdlab.training import watch
-from pgdlab.training.watch import DONE, SECRET, TOLD, lost, reached, received
+from pgdlab.training.watch import DONE, SECRET, TOLD, Watch, lost, of_an_exchange, reached, received
 
 KEY = bytes(range(SECRET))
 
@@ -43,6 +45,38 @@ def test_a_connection_that_breaks_is_a_loss(three: dict[int, tuple[socket.socket
     three[1][0].shutdown(socket.SHUT_RD)
     assert lost(own) == (1, False)
     assert lost({}) == (None, False)
+
+
+class Interrupted(socket.socket):
+    """A connection that is looked at, by the thread that does, while something is being sent."""
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        assert lost(self.links) == (None, False)
+        super().sendall(data, flags)
+
+    links: dict[int, socket.socket]
+
+
+def test_two_that_end_at_once_take_leave_of_each_other(three: dict[int, tuple[socket.socket, socket.socket]]) -> None:
+    """The other's word has come and is read while ours is being said."""
+    own = Watch(lambda: "")
+    own.links = {1: Interrupted(fileno=three[1][0].detach()), 2: three[2][0]}
+    own.links[1].links = own.links  # type: ignore[attr-defined]
+    three[1][1].sendall(DONE)
+    own.part(DONE)
+    assert own.links.keys() == {2}
+    assert [three[rank][1].recv(2) for rank in (1, 2)] == [DONE, DONE]
+
+
+def test_a_failed_exchange_is_told_from_other_faults() -> None:
+    for error in (
+        torch.distributed.DistBackendError("NCCL error"),
+        RuntimeError(
+            "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1"
+        ),
+    ):
+        assert of_an_exchange(error)
+    assert not of_an_exchange(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
 def test_strangers_are_not_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
