@@ -81,8 +81,8 @@ MUTANTS = [
     Mutant(
         "laws: the residual's other sign",
         R_DARCY,
-        "Score(-(size + SMALLEST).log10()",
-        "Score((size + SMALLEST).log10()",
+        "Score(-(off + SMALLEST).log10()",
+        "Score((off + SMALLEST).log10()",
         T_FIELD,
         "pressure_of_zero",
     ),
@@ -97,11 +97,22 @@ MUTANTS = [
     Mutant(
         "laws: the drift is not paid for",
         R_PENDULUM,
-        "-(drift + defect + SMALLEST)",
-        "-(defect + SMALLEST)",
+        "self.relative else drift + defect",
+        "self.relative else defect",
         T_FIELD,
         "pendulum_by_hand",
     ),
+    Mutant(
+        "laws: a calm pendulum is paid", PENDULUM, "defect(path) / path.norm(dim=1).mean(1)", "defect(path)", T_FIELD, "calmer"
+    ),
+    Mutant(
+        "laws: an even field is paid", R_DARCY, "off = relative if self.relative", "off = size if self.relative", T_FIELD,
+        "evener",
+    ),
+    Mutant(
+        "laws: a unit of K is paid", DARCY, "norm((p - even / mean)", "norm((p - even)", T_FIELD, "evener",
+    ),
+    Mutant("laws: waves without their norm", DARCY, "np.where(k, 2, 1)", "np.where(k, 2, 2)", T_DARCY, "sparse_solver"),
     Mutant(
         "laws: p with its mean", "domains/darcy.py", "p - p.mean((1, 2), keepdim=True)", "p", T_LAWS, "without_a_mean"
     ),

@@ -14,27 +14,34 @@ SMALLEST = 1e-12  # what a residual or an error of 0 counts as
 
 
 class DarcyResidual(Reward):
-    """-log10 of the mean over cells of |-div(K grad p) - f|, of fields (B, 2, S, S) of log K and p; part "residual".
+    """-log10 of how far fields (B, 2, S, S) of log K and p are off the law, in the data's own stencil; parts "residual" and
+    "relative".
 
-    gradients: false: numpy's, a black box; true: the same in torch, whose gradient may be followed. Not measured where log K or
-    p is not finite, or too large for fp64.
+    relative: true: as a pressure, over what K does to the pressure (darcy.relative_residual), which smoother fields do not make
+    smaller; false: the mean over cells of |-div(K grad p) - f|, which they do. gradients: false: numpy's, a black box; true: the
+    same in torch, whose gradient may be followed. Not measured where log K or p is not finite, or too large for fp64, nor, of
+    the first, where p is that of an even K.
     """
 
     takes = "Darcy flow"
 
-    def __init__(self, *, gradients: bool = False) -> None:
+    def __init__(self, *, relative: bool = True, gradients: bool = False) -> None:
         super().__init__()
-        self.differentiable = gradients
+        self.relative, self.differentiable = relative, gradients
 
     def score(self, sample: Float[Tensor, "B 2 S S"], cond: Tensor) -> Score:
         if self.differentiable:
-            found = darcy.residual_with_gradient(*sample.unbind(1))
+            fields = sample.unbind(1)
+            each, relative = darcy.residual_with_gradient(*fields), darcy.relative_residual(*fields)
         else:
             log_k, p = sample.detach().cpu().numpy().swapaxes(0, 1)
             with np.errstate(all="ignore"):  # what is not finite is not measured
-                found = torch.from_numpy(darcy.residual(log_k, p)).to(sample.device)
-        size = found.abs().mean((1, 2))
-        return Score(-(size + SMALLEST).log10(), size.detach().isfinite(), {"residual": size.detach()})
+                found = darcy.residual(log_k, p), darcy.relative_residual(log_k, p)
+            each, relative = (torch.from_numpy(x).to(sample.device) for x in found)
+        size = each.abs().mean((1, 2))
+        off = relative if self.relative else size
+        parts = {"residual": size.detach(), "relative": relative.detach()}
+        return Score(-(off + SMALLEST).log10(), off.detach().isfinite(), parts)
 
 
 class DarcySolved(Reward):
