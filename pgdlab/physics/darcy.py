@@ -96,12 +96,13 @@ def waves(size: int) -> tuple[Float[Array, "S S"], Float[Array, "S S"]]:
     return rows, factor
 
 
-def relative_residual(log_k: Any, p: Any) -> Any:
-    """What the residual is worth in pressure, over what K does to the pressure: ||L^-1 R|| / ||p - q||, (*B, S, S) -> (*B),
-    numpy's or torch's (then with gradients). L and q are stencil and pressure of an even K, the geometric mean of the field's own.
+def relative_residual(log_k: Any, p: Any, effect: bool = False) -> Any:
+    """What the residual is worth in pressure, over the pressure: ||L^-1 R|| / ||p||, (*B, S, S) -> (*B), numpy's or torch's (then
+    with gradients). effect: over what K does to it, ||L^-1 R|| / ||p - q||. L and q are stencil and pressure of an even K, the
+    geometric mean of the field's own.
 
-    Neither rough nor small fields change its unit: it is the same for K c and p / c, and where K is nearly even for log K and
-    p - q times c. Not finite where p is q.
+    What is rough does not weigh more, as it does in R, and both are the same for K c and p / c. Where K is nearly even the second
+    is the same for log K and p - q times c; not finite where p is q.
     """
     exact, norm = (torch, torch.linalg.norm) if isinstance(p, Tensor) else (np, np.linalg.norm)
     rows, factor = waves(p.shape[-1])
@@ -110,7 +111,8 @@ def relative_residual(log_k: Any, p: Any) -> Any:
         rows, factor, even = (torch.from_numpy(x).to(p) for x in (rows, factor, even))
     mean = exact.exp(log_k.mean((-2, -1)))[..., None, None]
     wrong = rows.T @ (rows @ left @ rows.T / factor) @ rows / mean
-    return norm(wrong.reshape(*p.shape[:-2], -1), axis=-1) / norm((p - even / mean).reshape(*p.shape[:-2], -1), axis=-1)
+    whole = p - even / mean if effect else p
+    return norm(wrong.reshape(*p.shape[:-2], -1), axis=-1) / norm(whole.reshape(*p.shape[:-2], -1), axis=-1)
 
 
 def solve(log_k: Float[Array, "S S"]) -> Float[Array, "S S"]:
