@@ -73,8 +73,8 @@ MUTANTS = [
     Mutant(
         "laws: a black box that says it is none",
         R_DARCY,
-        "self.differentiable = gradients",
-        "self.differentiable = True",
+        "self.over, self.differentiable = over, gradients",
+        "self.over, self.differentiable = over, True",
         T_FIELD,
         "both_forms",
     ),
@@ -103,14 +103,28 @@ MUTANTS = [
         "pendulum_by_hand",
     ),
     Mutant(
-        "laws: a calm pendulum is paid", PENDULUM, "defect(path) / path.norm(dim=1).mean(1)", "defect(path)", T_FIELD, "calmer"
+        "laws: a calm pendulum is paid",
+        PENDULUM,
+        "defect(path) / path.norm(dim=1).mean(1)",
+        "defect(path)",
+        T_FIELD,
+        "calmer",
     ),
     Mutant(
-        "laws: an even field is paid", R_DARCY, "relative_residual(log_k, p, effect)", "relative_residual(log_k, p)", T_FIELD,
+        "laws: an even field is paid",
+        R_DARCY,
+        "relative_residual(log_k, p, effect)",
+        "relative_residual(log_k, p)",
+        T_FIELD,
         "evener",
     ),
     Mutant(
-        "laws: a unit of K is paid", DARCY, "whole = p - even / mean", "whole = p - even", T_FIELD, "evener",
+        "laws: a unit of K is paid",
+        DARCY,
+        "whole = p - even / mean",
+        "whole = p - even",
+        T_FIELD,
+        "evener",
     ),
     Mutant("laws: waves without their norm", DARCY, "np.where(k, 2, 1)", "np.where(k, 2, 2)", T_DARCY, "sparse_solver"),
     Mutant(

@@ -92,7 +92,9 @@ def test_a_calmer_pendulum_pays_by_its_sums_and_not_relatively() -> None:
     small = 0.1 * (pendulum.draw(3, seed=0) + 0.02 * torch.randn(3, 2, 64, dtype=torch.float64, generator=g))
     sums, relative = PendulumResidual(relative=False), PendulumResidual()
     assert (sums.score(0.1 * small, COND).value - sums.score(small, COND).value).min() > 0.99
-    torch.testing.assert_close(relative.score(0.1 * small, COND).value, relative.score(small, COND).value, rtol=0.02, atol=0)
+    torch.testing.assert_close(
+        relative.score(0.1 * small, COND).value, relative.score(small, COND).value, rtol=0.02, atol=0
+    )
 
 
 def test_no_even_permeability_fakes_the_judge() -> None:

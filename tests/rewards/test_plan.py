@@ -75,10 +75,13 @@ def test_a_long_step_through_a_wall_crosses_as_much() -> None:
     cells, seen at 0, +-.4 and +-.8 from the middle: .4 (.35 + .75 + .35) = .58, while the mean depth falls to a third."""
     reward, plans, cond = met(Crossing(margin=0.25)), torch.stack([ROUND, THROUGH, HURRIED]), torch.tensor([0, 0, 0])
     assert reward.score(plans, cond).value.tolist() == pytest.approx([0, -1.3125, -1.33])
-    assert met(Crossing(margin=0.25, deepest=0.0)).score(plans, cond).value.tolist() == pytest.approx([0, -0.5625, -0.58])
+    assert met(Crossing(margin=0.25, deepest=0.0)).score(plans, cond).value.tolist() == pytest.approx(
+        [0, -0.5625, -0.58]
+    )
     depth = met(Depth(margin=0.25)).score(plans, cond).value
     assert depth[2] > depth[1] / 3
-    given = (THROUGH + 0.1 * torch.randn(3, 5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    noise = torch.randn(3, 5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    given = (THROUGH + 0.1 * noise).requires_grad_()
     assert reward.differentiable
     assert torch.autograd.gradcheck(lambda x: reward.score(x, COND).value, (given,), eps=1e-7, atol=1e-5)
     with pytest.raises(ValueError, match="margin is 0"):
