@@ -227,4 +227,4 @@ class DiffusersSchedule(Schedule):
         return torch.cat([times.long(), torch.tensor([-1])])
 
     def spread(self, u: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
-        return (u * self.train_times).long()
+        return (u * self.train_times).long().clamp_max(self.train_times - 1)  # in fp32 u is rounded to 1 at times

@@ -107,6 +107,9 @@ class Multiplier(Guidance):
     def costs(self, world: World, trajectory: Trajectory) -> Valued:
         """c of samples, fp64."""
         if isinstance(self.cost, Reward):
+            for part in self.cost.modules():
+                if isinstance(part, Reward):
+                    part.meet(world.domain.conditioning)
             paid = guarded(self.cost.to(world.device), decoded(world, trajectory), world.plan.max_failed)
             return Valued(paid.total.double(), paid.measured, paid.queries)
         assert self.constraint is not None

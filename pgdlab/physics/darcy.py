@@ -8,6 +8,7 @@ face is the harmonic mean of its two cells' K times the difference of their p. f
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,6 +82,37 @@ def residual_with_gradient(log_k: Float[Tensor, "B S S"], p: Float[Tensor, "B S 
     right = p.diff(dim=2) * 2 / (resistance[:, :, 1:] + resistance[:, :, :-1])
     out = -pad(down, (0, 0, 1, 1)).diff(dim=1) - pad(right, (1, 1)).diff(dim=2)
     return out - torch.from_numpy(source(log_k.shape[-1])).to(out)
+
+
+@functools.cache
+def waves(size: int) -> tuple[Float[Array, "S S"], Float[Array, "S S"]]:
+    """Orthonormal cosines, a row each, that no flux leaves, and what the stencil of K = 1 multiplies their products by; inf for
+    the constant, which it makes 0."""
+    k, at = np.arange(size), (np.arange(size) + 0.5) / size
+    rows = np.cos(np.pi * k[:, None] * at) * np.sqrt(np.where(k, 2, 1) / size)[:, None]
+    each = 4 * size**2 * np.sin(np.pi * k / size / 2) ** 2
+    factor = each[:, None] + each
+    factor[0, 0] = np.inf
+    return rows, factor
+
+
+def relative_residual(log_k: Any, p: Any, effect: bool = False) -> Any:
+    """What the residual is worth in pressure, over the pressure: ||L^-1 R|| / ||p||, (*B, S, S) -> (*B), numpy's or torch's (then
+    with gradients). effect: over what K does to it, ||L^-1 R|| / ||p - q||. L and q are stencil and pressure of an even K, the
+    geometric mean of the field's own.
+
+    What is rough does not weigh more, as it does in R, and both are the same for K c and p / c. Where K is nearly even the second
+    is the same for log K and p - q times c; not finite where p is q.
+    """
+    exact, norm = (torch, torch.linalg.norm) if isinstance(p, Tensor) else (np, np.linalg.norm)
+    rows, factor = waves(p.shape[-1])
+    even, left = solve(np.zeros(p.shape[-2:])), (residual_with_gradient if exact is torch else residual)(log_k, p)
+    if exact is torch:
+        rows, factor, even = (torch.from_numpy(x).to(p) for x in (rows, factor, even))
+    mean = exact.exp(log_k.mean((-2, -1)))[..., None, None]
+    wrong = rows.T @ (rows @ left @ rows.T / factor) @ rows / mean
+    whole = p - even / mean if effect else p
+    return norm(wrong.reshape(*p.shape[:-2], -1), axis=-1) / norm(whole.reshape(*p.shape[:-2], -1), axis=-1)
 
 
 def solve(log_k: Float[Array, "S S"]) -> Float[Array, "S S"]:

@@ -58,6 +58,12 @@ def defect(path: Float[Tensor, "B 2 T"]) -> Float[Tensor, " B"]:
     return (path[..., 1:] - advance(path[..., :-1])).norm(dim=1).mean(1)
 
 
+def relative_residual(path: Float[Tensor, "B 2 T"]) -> Float[Tensor, " B"]:
+    """drift over the mean energy plus defect over the mean distance from rest, which a smaller swing does not make smaller; not
+    finite for a path at rest."""
+    return drift(path) / energy(path).mean(1) + defect(path) / path.norm(dim=1).mean(1)
+
+
 def relative_error(path: Float[Tensor, "B 2 T"]) -> Float[Tensor, " B"]:
     """||x - x*|| / ||x*||, x* integrated again from the first state of x; not finite where that is at rest, or not finite."""
     exact = integrate(path[..., 0], path.shape[-1])

@@ -102,10 +102,11 @@ EMOJI += tuple(f"experiment/emoji/{name}" for name in ("clip", "jpeg", "red", "c
 EMOJI += tuple(f"experiment/emoji/{name}_red" for name in ("draft", "smc", "gradient", "best_of_n"))
 MAZE = ("domain/maze", "experiment/pretrain/maze", "initial/informed")
 MAZE += tuple(
-    f"experiment/maze/{name}" for name in ("best_of_n", "gradient", "initial", "joint", "ppo", "quick", "smc")
+    f"experiment/maze/{name}" for name in ("best_of_n", "draft", "gradient", "initial", "joint", "multiplier")
 )
+MAZE += tuple(f"experiment/maze/{name}" for name in ("ppo", "quick", "smc"))
 ELSEWHERE |= dict.fromkeys(MAZE, "domains/test_maze")
-PLANS = ("collision_free", "collision_share", "depth", "safe_plan", "short")
+PLANS = ("collision_free", "collision_share", "crossing", "depth", "safe_plan", "short")
 ELSEWHERE |= {f"reward/{name}": "rewards/test_plan" for name in PLANS}
 ELSEWHERE |= {"guidance/value": "guidance/test_learned"}
 ELSEWHERE |= dict.fromkeys(EMOJI, "domains/test_emoji")

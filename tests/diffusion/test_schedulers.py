@@ -266,3 +266,11 @@ def test_times_between_the_integers_are_refused() -> None:
     assert schedule.times(12).tolist() == [*range(11, -1, -1), -1]
     with pytest.raises(ValueError, match=r"4 steps do not lie on 4 whole times"):
         schedule.times(4)
+
+
+def test_times_of_training_stay_below_the_end() -> None:
+    """(127 + u) / 128 in fp32 is 1 for the largest u: time T would be the final one, which has no noise to learn from."""
+    largest = torch.tensor(1 - 2**-24)
+    u = torch.stack([torch.tensor(0.0), torch.tensor(0.9994), (127 + largest) / 128])
+    assert u[2] == 1
+    assert DiffusersSchedule(settings("DDPMScheduler")).spread(u).tolist() == [0, T - 1, T - 1]

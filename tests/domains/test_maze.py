@@ -154,8 +154,9 @@ def test_every_experiment_builds(run: Path, name: str) -> None:
     assert world.reward.takes in ("plans", None)
 
 
-def test_steering_runs(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Along the gradient of a reward, on unseen tasks."""
+@pytest.mark.parametrize("name", ["gradient", "multiplier"])
+def test_steering_runs(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Along the gradient of a reward, or by particles whose share in walls has a limit, on unseen tasks."""
     monkeypatch.chdir(tmp_path)
     sizes = [
         *SMALL,
@@ -166,7 +167,8 @@ def test_steering_runs(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "plan.eval_samples=4",
     ]
     os.environ.pop("PGDLAB_RUN", None)
-    assert cli.main(["experiment=maze/gradient", *sizes]) == 0
+    own = {"gradient": [], "multiplier": ["guidance.limit=0.9", "guidance.particles.particles=2"]}[name]
+    assert cli.main([f"experiment=maze/{name}", *sizes, *own]) == 0
     os.environ.pop("PGDLAB_RUN", None)
     (folder,) = (tmp_path / "runs").iterdir()
     found = json.loads((folder / "summary.json").read_text())

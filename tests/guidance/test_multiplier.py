@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from pgdlab.diffusion.conditioning import Conditioning
 from pgdlab.guidance.best_of_n import candidates
 from pgdlab.guidance.constraints import Box, Known
 from pgdlab.guidance.multiplier import Multiplier, multiplier
 from pgdlab.guidance.smc import SMC
 from pgdlab.rewards.base import Score
+from pgdlab.rewards.combine import Sum
 from tests.guidance.lines import OnALine, source_of
 from tests.guidance.test_smc import tiny_source
 from tests.guidance.test_tuned import VAR
@@ -105,6 +107,22 @@ def test_a_cost_that_is_a_reward() -> None:
     assert torch.equal(a.trajectory.sample, b.trajectory.sample)
     assert (b.queries, b.figures["cost_queries"], cost.asked, a.figures["cost_queries"]) == (2000, 2000, 2000, 0)
     assert "mean of c, OnALine" in other.aims_at(source_of("GL", 2))
+
+
+class Told(OnALine):
+    """A cost that hears what conditions stand for."""
+
+    heard: tuple[Conditioning, ...] = ()
+
+    def meet(self, conditioning: Conditioning) -> None:
+        self.heard = (conditioning,)
+
+
+def test_a_cost_and_the_costs_in_it_hear_what_conditions_stand_for() -> None:
+    source, own = source_of("GL", 3), Told("linear", 0.0)
+    found = candidates(source, source.noise.of(0, range(3))).trajectory
+    Multiplier(constraint=None, cost=Sum(rewards={"own": own})).costs(source.world, found)
+    assert [type(x) for x in own.heard] == [type(source.world.domain.conditioning)]
 
 
 class Picky(OnALine):

@@ -29,6 +29,8 @@ MUTANTS = [
     Mutant("chain: a class inherits clipping", SCHEDULES, 'if fields.get("clip_sample") else None',
            'if fields.get("clip_sample", True) else None', T_SCHEDULERS, "inherit"),
     Mutant("chain: time T is looked up", SCHEDULES, "if times[0] >= self.train_times or", "if", T_SCHEDULERS, "outside"),
+    Mutant("chain: trained at a time without noise", SCHEDULES, ".long().clamp_max(self.train_times - 1)", ".long()",
+           T_SCHEDULERS, "below_the_end"),
     Mutant("chain: fixed_large is dropped", KERNELS, "if schedule.large_variance and self.eta:", "if False:",
            T_SCHEDULERS, "followed_or_refused and DDPMScheduler"),
     Mutant("chain: large noise at time 0", KERNELS, "forward_var.sqrt() * (t > 0)", "forward_var.sqrt()",

@@ -140,6 +140,8 @@ MUTANTS = [
            T_MULTIPLIER, "is_returned"),
     Mutant("multiplier: what has no cost keeps its weight", MULTIPLIER, "found.log_weight.masked_fill(~known, -torch.inf)", "found.log_weight",
            T_MULTIPLIER, "without_a_cost"),
+    Mutant("multiplier: a cost that knows no tasks", MULTIPLIER, "part.meet(world.domain.conditioning)", "pass", T_MULTIPLIER,
+           "hear_what"),
     Mutant("multiplier: below 0", MULTIPLIER, "max(0.0, mu + over", "(mu + over", T_MULTIPLIER, "of_a_gaussian"),
     Mutant("multiplier: no limit is too low", MULTIPLIER, "if least >= limit:", "if False:", T_MULTIPLIER, "refusals"),
     Mutant("delivery: break-even with the wrong sign", DELIVERY, "self.once + samples * self.each", "self.once - samples * self.each",

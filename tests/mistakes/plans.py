@@ -166,6 +166,14 @@ MUTANTS = [
         "values_by_hand",
     ),
     Mutant(
+        "plans: a long step crosses less",
+        COLLISION,
+        " / 2 * points.diff(dim=1).norm(dim=2)",
+        " / 2",
+        T_PLAN,
+        "long_step",
+    ),
+    Mutant(
         "plans: depth without its margin",
         COLLISION,
         "(self.margin - clearance(along(plan), occupied))",

@@ -98,6 +98,18 @@ def points8() -> np.ndarray:
     return at[:, None] - at
 
 
+def test_the_waves_solve_an_even_permeability_as_the_sparse_solver_does() -> None:
+    """Data are off by 0. Where K is even R = L q of an added pressure q, so that all by which p differs is wrong: 1."""
+    rows, factor = darcy.waves(16)
+    even = darcy.solve(np.zeros((16, 16)))
+    np.testing.assert_allclose(rows.T @ (rows @ darcy.source(16) @ rows.T / factor) @ rows, even, atol=1e-13)
+    log_k, p = darcy.draw(3, 16, seed=0).numpy().swapaxes(0, 1)
+    assert darcy.relative_residual(log_k, p).max() < 1e-11
+    added = rng().standard_normal((3, 16, 16))
+    added -= added.mean((1, 2), keepdims=True)
+    np.testing.assert_allclose(darcy.relative_residual(0 * log_k, even + added, effect=True), 1, rtol=1e-9)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -1e4])
 def test_what_cannot_be_solved_raises_and_is_not_known(bad: float) -> None:
     log_k, p = darcy.draw(2, 8, seed=0).numpy().swapaxes(0, 1)

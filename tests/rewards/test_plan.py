@@ -10,7 +10,7 @@ from pgdlab.planning.conditions import TaskTable
 from pgdlab.planning.maps import Map
 from pgdlab.planning.tasks import Tasks
 from pgdlab.rewards.plan.base import PlanReward
-from pgdlab.rewards.plan.collision import CollisionFree, CollisionShare, Depth, Short
+from pgdlab.rewards.plan.collision import CollisionFree, CollisionShare, Crossing, Depth, Short
 
 ROOM = Map(("#####", "#ooo#", "#o#o#", "#ooo#", "#####"))
 ENDS = torch.tensor([[0.0, 1.0], [0.0, -1.0]])
@@ -65,6 +65,27 @@ def test_depth_by_hand_and_by_finite_differences() -> None:
     plans = (THROUGH + 0.1 * torch.randn(3, 5, 2, dtype=torch.float64, generator=g)).requires_grad_()
     assert reward.differentiable
     assert torch.autograd.gradcheck(lambda x: reward.score(x, COND).value, (plans,), eps=1e-7, atol=1e-5)
+
+
+HURRIED = torch.tensor([[0.0, 1.0], [0.0, 0.9], [0.0, 0.8], [0.0, -0.8], [0.0, -1.0]], dtype=torch.float64)
+
+
+def test_a_long_step_through_a_wall_crosses_as_much() -> None:
+    """Straight through: a triangle of height .75 (half the pillar and the margin) over 1.5 cells, area .5625. In one step of 1.6
+    cells, seen at 0, +-.4 and +-.8 from the middle: .4 (.35 + .75 + .35) = .58, while the mean depth falls to a third."""
+    reward, plans, cond = met(Crossing(margin=0.25)), torch.stack([ROUND, THROUGH, HURRIED]), torch.tensor([0, 0, 0])
+    assert reward.score(plans, cond).value.tolist() == pytest.approx([0, -1.3125, -1.33])
+    assert met(Crossing(margin=0.25, deepest=0.0)).score(plans, cond).value.tolist() == pytest.approx(
+        [0, -0.5625, -0.58]
+    )
+    depth = met(Depth(margin=0.25)).score(plans, cond).value
+    assert depth[2] > depth[1] / 3
+    noise = torch.randn(3, 5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    given = (THROUGH + 0.1 * noise).requires_grad_()
+    assert reward.differentiable
+    assert torch.autograd.gradcheck(lambda x: reward.score(x, COND).value, (given,), eps=1e-7, atol=1e-5)
+    with pytest.raises(ValueError, match="margin is 0"):
+        Crossing(margin=0.0)
 
 
 def test_a_reward_needs_its_tasks() -> None:

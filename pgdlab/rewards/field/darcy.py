@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -14,27 +16,35 @@ SMALLEST = 1e-12  # what a residual or an error of 0 counts as
 
 
 class DarcyResidual(Reward):
-    """-log10 of the mean over cells of |-div(K grad p) - f|, of fields (B, 2, S, S) of log K and p; part "residual".
+    """-log10 of how far fields (B, 2, S, S) of log K and p are off the law, in the data's own stencil; part "residual", its mean
+    over cells, and the chosen one.
 
-    gradients: false: numpy's, a black box; true: the same in torch, whose gradient may be followed. Not measured where log K or
-    p is not finite, or too large for fp64.
+    over: "pressure": the residual as a pressure, over the pressure (darcy.relative_residual), which roughness does not lower or
+    raise; "effect": over what K does to the pressure, which evener fields do not lower; "cells": the mean over cells of
+    |-div(K grad p) - f|, which both do. gradients: false: numpy's, a black box; true: the same in torch, whose gradient may be
+    followed. Not measured where log K or p is not finite, or too large for fp64, nor where what it is over is 0.
     """
 
     takes = "Darcy flow"
 
-    def __init__(self, *, gradients: bool = False) -> None:
+    def __init__(self, *, over: Literal["pressure", "effect", "cells"] = "pressure", gradients: bool = False) -> None:
         super().__init__()
-        self.differentiable = gradients
+        self.over, self.differentiable = over, gradients
 
     def score(self, sample: Float[Tensor, "B 2 S S"], cond: Tensor) -> Score:
+        effect = self.over == "effect"
         if self.differentiable:
-            found = darcy.residual_with_gradient(*sample.unbind(1))
+            fields = sample.unbind(1)
+            each, relative = darcy.residual_with_gradient(*fields), darcy.relative_residual(*fields, effect)
         else:
             log_k, p = sample.detach().cpu().numpy().swapaxes(0, 1)
             with np.errstate(all="ignore"):  # what is not finite is not measured
-                found = torch.from_numpy(darcy.residual(log_k, p)).to(sample.device)
-        size = found.abs().mean((1, 2))
-        return Score(-(size + SMALLEST).log10(), size.detach().isfinite(), {"residual": size.detach()})
+                found = darcy.residual(log_k, p), darcy.relative_residual(log_k, p, effect)
+            each, relative = (torch.from_numpy(x).to(sample.device) for x in found)
+        size = each.abs().mean((1, 2))
+        parts = {"residual": size.detach()} | ({} if self.over == "cells" else {self.over: relative.detach()})
+        off = size if self.over == "cells" else relative
+        return Score(-(off + SMALLEST).log10(), off.detach().isfinite(), parts)
 
 
 class DarcySolved(Reward):
