@@ -21,6 +21,7 @@ from pgdlab.control.demonstrations import demonstrate
 from pgdlab.planning.point_maze import PointMaze
 from pgdlab.training.build import build_module
 from pgdlab.training.fit import LAST, load
+from tests.worlds import fitted
 
 SMALL = ["domain.demonstrations=5", "domain.environment.limit=80", "policy.steps=2"]
 TUNED = [
@@ -89,6 +90,17 @@ def test_bases_are_read(folder: Path) -> None:
     assert domain.conditioning.mean[[0, 1, 4, 5]].abs().max() < 3
     assert not torch.equal(own.decoder.mean, domain.decoder.mean)
     assert (ASSETS / "pointmaze" / "model.safetensors").stat().st_size < 1_000_000
+
+
+def test_the_noise_of_the_frozen_clone_is_tuned(tmp_path: Path) -> None:
+    """Its weights stay, those of rho move."""
+    module = fitted(tmp_path, "experiment=control/noise", *TUNED, "plan.iterations=1")
+    policy, reference = module.world.policy, module.world.reference
+    assert not policy.trains_denoiser
+    assert module.history[-1]["kl_nats"] == 0  # of the rollout before its updates
+    assert sum(p.numel() for p in policy.initial.parameters() if p.requires_grad) > 0
+    base = dict(reference.denoiser.named_parameters())
+    assert all(torch.equal(p, base[name]) for name, p in policy.denoiser.named_parameters())
 
 
 def test_demonstrations_are_bounded() -> None:
