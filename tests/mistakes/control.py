@@ -285,14 +285,6 @@ MUTANTS += [
         "seeds",
     ),
     Mutant(
-        "pointmaze: the way through the walls",
-        MAZE,
-        "((i - 1, j), (i, j - 1), (i, j + 1), (i + 1, j)) if not walls[n]]",
-        "((i - 1, j), (i, j - 1), (i, j + 1), (i + 1, j))]",
-        T_GYM,
-        "expert",
-    ),
-    Mutant(
         "pointmaze: the speed is not damped",
         MAZE,
         "- self.damping * speed",
