@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -60,3 +61,8 @@ class Environment(ABC):
     def best(self, observation: Float[Tensor, "R O"]) -> Float[Tensor, " R"] | None:
         """The largest expected return of an episode that begins with the observation, where it is known exactly."""
         return None
+
+    def report(self, ways: dict[str, list[Float[Tensor, "_ O"]]], folder: Path) -> list[Path]:
+        """Writes what people want to see of episodes: their observations at first and after each chunk, of policies in the same
+        environments (name -> an episode each). The files; none by default."""
+        return []

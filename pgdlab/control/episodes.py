@@ -24,7 +24,7 @@ class Episodes:
     terminated: the process ended in it. truncated: it would have gone on; the last one of what was collected, and the one before
     a failure, among them. The next four are of the first episode of each environment, which is over in T chunks: its return,
     its environment steps, whether it reached a goal, whether nothing failed in it. steps: of the environments, in all. best: the
-    largest expected return of those episodes, where it is known.
+    largest expected return of those episodes, where it is known. seen: the first observations, and those after each chunk.
     """
 
     chunks: int
@@ -40,6 +40,7 @@ class Episodes:
     steps: int
     has_goal: bool
     best: Float[Tensor, " N"] | None
+    seen: Float[Tensor, "N T1 O"]
 
     def figures(self, gather: Callable[[Tensor], Tensor], device: torch.device) -> dict[str, float]:
         """Means over the whole first episodes of all processes, NaN where there is none. gather: as in Processes."""
@@ -54,6 +55,11 @@ class Episodes:
     def table(self, x: Tensor) -> Tensor:
         """(B, ...) as (N, T, ...)."""
         return x.unflatten(0, (-1, self.chunks))
+
+    def ways(self) -> list[Float[Tensor, "_ O"]]:
+        """The first episode of each environment: its observations at first and after each chunk."""
+        last = self.table((self.terminated | self.truncated | ~self.measured).int()).argmax(1)
+        return [seen[: end + 2] for seen, end in zip(self.seen, last.tolist(), strict=True)]
 
 
 def regret(best: Float[Tensor, " N"], returns: Float[Tensor, " N"]) -> dict[str, float]:
@@ -79,7 +85,7 @@ class Loop:
         self.returns = torch.zeros(count, dtype=torch.float64)
         self.length = torch.zeros(count, dtype=torch.long)
         self.begin(torch.arange(count))
-        self.best = environment.best(self.observation)
+        self.best, self.start = environment.best(self.observation), self.observation
 
     def begin(self, rows: Int[Tensor, " R"]) -> None:
         """New episodes in these environments. Raises ValueError where they begin with what is not finite."""
@@ -141,5 +147,5 @@ class Loop:
             chunks=self.chunks, reward=columns["reward"].flatten(), after=after, terminated=terminated.flatten(),
             truncated=truncated.flatten(), measured=~failed.flatten(), returns=self.returns, length=self.length,
             success=self.success, whole=self.whole, steps=self.steps, has_goal=self.environment.has_goal,
-            best=self.best,
+            best=self.best, seen=torch.stack([self.start, *self.afters], 1),
         )  # fmt: skip

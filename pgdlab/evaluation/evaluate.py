@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pgdlab.control.episodes import Episodes
 from pgdlab.diffusion.policy import ODE, Policy
 from pgdlab.evaluation.samples import evaluation_request
 from pgdlab.processes import alone
@@ -28,12 +29,13 @@ from pgdlab.world import World
 
 @dataclass(frozen=True)
 class Measured:
-    """Samples of one policy and what they are worth, per sample and on the whole."""
+    """Samples of one policy and what they are worth, per sample and on the whole. episodes: of an environment."""
 
     trajectory: Trajectory
     reward: Tensor
     measured: Tensor
     figures: dict[str, Any]
+    episodes: Episodes | None = None
 
 
 def measure(world: World, policy: Policy, conditions: Sequence[int] = ()) -> Measured:
@@ -76,7 +78,7 @@ def measured(
         figures |= described("heldout", held.total[held.measured])
     figures |= {"failed": 1 - rewards.measured.double().mean().item()}
     figures |= {"kl_nats": kl_nats} | world.domain.metrics(trajectory.sample, trajectory.cond)
-    return Measured(trajectory, reward, known, figures)
+    return Measured(trajectory, reward, known, figures, rewards.episodes)
 
 
 def mean_and_error(name: str, values: Tensor) -> dict[str, float | None]:

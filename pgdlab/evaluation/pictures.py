@@ -43,12 +43,16 @@ def before_after(world: World, results: dict[str, Measured], folder: Path, name:
 
 
 def domain_report(world: World, results: dict[str, Measured], folder: Path) -> list[Path]:
-    """The domain's own files of the base and of the tuned policy (averaged weights)."""
-    kind, groups = "sde" if "base/sde" in results else "ode", {}
-    for title, name in (("base", "base"), ("tuned", "ema")):
-        result = results[f"{name}/{kind}"]
-        reward = result.reward.where(result.measured, torch.nan) if world.environment is None else None  # an episode's
-        groups[title] = Samples(result.trajectory.sample, result.trajectory.cond, reward)
+    """The domain's own files of the base and of the tuned policy (averaged weights), or its environment's."""
+    kind = "sde" if "base/sde" in results else "ode"
+    chosen = {title: results[f"{name}/{kind}"] for title, name in (("base", "base"), ("tuned", "ema"))}
+    if world.environment is not None:
+        ways = {title: result.episodes.ways() for title, result in chosen.items() if result.episodes is not None}
+        return world.environment.report(ways, folder)
+    groups = {
+        title: Samples(r.trajectory.sample, r.trajectory.cond, r.reward.where(r.measured, torch.nan))
+        for title, r in chosen.items()
+    }
     return world.domain.report(groups, folder)
 
 
@@ -68,18 +72,20 @@ def rewards(results: Mapping[str, Measured], folder: Path) -> Path:
 
 
 def learning_curve(folder: Path) -> Path:
-    """learning_curve.png: reward (and held-out reward) and KL against reward queries, from metrics.csv; where none was asked the
-    loss against iterations."""
+    """learning_curve.png: reward (and held-out reward) and KL against reward queries, from metrics.csv; of an environment return,
+    success and KL against its steps; where none was asked the loss against iterations."""
     if not any("reward" in row for row in rows(folder)):
         return curves(folder, "iteration", "iterations", {"loss": ["train/loss"]})
-    titles = {"reward": ["reward", "heldout"], "nats from the base": ["path_kl_nats", "initial_kl_nats"]}
-    return curves(folder, "queries", "reward queries", titles)
+    nats = {"nats from the base": ["path_kl_nats", "initial_kl_nats"]}
+    if any("return" in row for row in rows(folder)):
+        return curves(folder, "queries", "environment steps", {"return": ["return"], "success": ["success"]} | nats)
+    return curves(folder, "queries", "reward queries", {"reward": ["reward", "heldout"]} | nats)
 
 
 def pretraining_curve(folder: Path) -> Path:
     """learning_curve.png: the loss, and the metrics of samples drawn on the way, against seconds, from metrics.csv."""
     titles = {
-        "loss": ["train/denoising_loss"], "share of the samples": ["probe/valid", "probe/vun"],
+        "loss": ["train/denoising_loss", "probe/denoising_loss"], "share of the samples": ["probe/valid", "probe/vun"],
         "KID": ["probe/kid", "probe/kid_random"],
     }  # fmt: skip
     return curves(folder, "seconds", "seconds of training", titles)
@@ -95,7 +101,9 @@ def curves(folder: Path, key: str, label: str, titles: dict[str, list[str]]) -> 
             for name in names:
                 points = [(r[key], r[name]) for r in course if name in r]
                 dot = "o" if len(points) < 20 else None  # a line through one point cannot be seen
-                axis.plot(*zip(*points, strict=True), label=name.split("/")[-1], marker=dot)
+                short = name.split("/")[-1]
+                alone = sum(other.endswith(f"/{short}") for other in names) < 2
+                axis.plot(*zip(*points, strict=True), label=short if alone else name, marker=dot)
             axis.set(xlabel=label, ylabel=title)
             axis.legend(frameon=False)
     return folder / "learning_curve.png"

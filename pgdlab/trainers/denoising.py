@@ -169,7 +169,8 @@ class Pretrain(DenoisingAlgorithm):
     """Denoising score matching on the domain's training data (Ho et al. 2020, arXiv:2006.11239, eq. 14).
 
     probe: samples drawn before every probe_every-th iteration from the weights as they are, always with the same noise; the
-    domain's figures of them are logged as probe/<name>. 0 for none.
+    domain's figures of them are logged as probe/<name>, and the loss of as many held-out ones as probe/denoising_loss. 0 for
+    none.
     """
 
     dropout = True
@@ -190,11 +191,23 @@ class Pretrain(DenoisingAlgorithm):
         return Samples(x0.to(world.device), cond, weight, iteration, logs)
 
     def figures(self, world: World) -> dict[str, float]:
-        """The domain's figures of `probe` samples; every process draws all of them."""
+        """The domain's figures of `probe` samples, and the loss on held-out data; every process draws all of them."""
         policy, conditions = world.policy, world.domain.eval_conditions
         cond = in_turn(conditions, self.probe).to(world.device)
         dropout = policy.training
         noise = Noise(world.noise.seed, Stream.EVALUATE)
         drawn = rollout(policy.eval(), policy, noise.of(0, range(self.probe)), cond, batch=world.capacity.rollout_batch)
+        figures = world.domain.metrics(drawn.sample, drawn.cond) | {"denoising_loss": self.held_out(world)}
         policy.train(dropout)
-        return {f"probe/{name}": x for name, x in world.domain.metrics(drawn.sample, drawn.cond).items()}
+        return {f"probe/{name}": x for name, x in figures.items()}
+
+    @torch.no_grad()
+    def held_out(self, world: World) -> float:
+        """The denoising loss of the first `probe` samples of the test split, always at the same times and with the same noise."""
+        x0, cond = (part[: self.probe] for part in labelled(world.domain).data("test"))
+        g = Noise(world.noise.seed, Stream.EVALUATE).generator(0)
+        t = self.drawn_times(world.policy, torch.rand(len(x0), generator=g))
+        noise = world.policy.space.project(torch.randn(x0.shape, generator=g), cond)
+        x0, cond, t, noise = (part.to(world.device) for part in (x0, cond, t, noise))
+        denoiser = world.policy.denoiser
+        return denoiser.loss(noisy(denoiser, x0, t, noise.to(x0.dtype)), x0, t, cond).mean().item()

@@ -92,7 +92,7 @@ OWN = ("domain/folder", "experiment/pretrain/folder", "experiment/folder/jpeg")
 OWN += ("domain/smiles", "experiment/pretrain/smiles", "experiment/smiles/valid")
 OWN += ("domain/diffusers", "experiment/diffusers/jpeg")
 OWN += ("domain/captioned", *(f"experiment/pretrain/captioned{task}" for task in ("", "_clip", "_autoencoder")))
-OWN += ("experiment/pretrain/maze",)
+OWN += ("experiment/pretrain/maze", "experiment/pretrain/pointmaze")
 KINDS = ("folder", "smiles", "diffusers", "captioned")
 ELSEWHERE |= {name: f"domains/test_{kind}" for kind in KINDS for name in OWN if kind in name}
 # of colour images, or of a base with prompts
@@ -106,6 +106,13 @@ MAZE += tuple(
 )
 MAZE += tuple(f"experiment/maze/{name}" for name in ("ppo", "quick", "smc"))
 ELSEWHERE |= dict.fromkeys(MAZE, "domains/test_maze")
+POINTMAZE = (
+    "domain/pointmaze",
+    "experiment/pretrain/pointmaze",
+    "experiment/control/pointmaze",
+    "experiment/control/noise",
+)
+ELSEWHERE |= dict.fromkeys(POINTMAZE, "domains/test_pointmaze")
 PLANS = ("collision_free", "collision_share", "crossing", "depth", "safe_plan", "short")
 ELSEWHERE |= {f"reward/{name}": "rewards/test_plan" for name in PLANS}
 ELSEWHERE |= {"guidance/value": "guidance/test_learned"}

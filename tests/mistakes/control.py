@@ -240,3 +240,80 @@ MUTANTS.append(
     Mutant("control: the spread of one process's rows", "trainers/policy_gradient.py", "expand_as(credited.table)", "expand_as(table)",
            T_CLOSED, "all_processes")
 )  # fmt: skip
+
+GYM, MAZE, T_GYM = "control/gymnasium.py", "planning/point_maze.py", "control/test_gymnasium.py"
+MUTANTS += [
+    Mutant(
+        "gymnasium: every episode begins alike",
+        GYM,
+        "reset(seed=int(seed.integers(2**31)))",
+        "reset(seed=0)",
+        T_GYM,
+        "seeds",
+    ),
+    Mutant(
+        "gymnasium: an episode's seed is its simulator's",
+        GYM,
+        "reset(seed=int(seed.integers(2**31)))",
+        "reset()",
+        T_GYM,
+        "seeds",
+    ),
+    Mutant("gymnasium: what raises is a step like any other", GYM, "told[k, 4] = 1", "told[k, 4] = 0", T_GYM, "raises"),
+    Mutant(
+        "gymnasium: a cut is an end",
+        GYM,
+        "(float(reward), terminated, truncated,",
+        "(float(reward), terminated or truncated, truncated,",
+        T_GYM,
+        "kept_apart",
+    ),
+    Mutant(
+        "gymnasium: actions beyond the bounds",
+        GYM,
+        "np.clip(action, box.low, box.high).astype(box.dtype)",
+        "action.astype(box.dtype)",
+        T_GYM,
+        "kept_apart or raises",
+    ),
+    Mutant(
+        "gymnasium: simulators are not given back",
+        GYM,
+        "weakref.finalize(self, environment.idle.extend, simulators)",
+        "pass",
+        T_GYM,
+        "seeds",
+    ),
+    Mutant(
+        "pointmaze: the speed is not damped",
+        MAZE,
+        "- self.damping * speed",
+        "- 0 * speed",
+        T_GYM,
+        "expert",
+    ),
+    Mutant(
+        "pointmaze: the noise is beyond the bounds",
+        MAZE,
+        "(push.clamp(-1, 1) + self.expert_noise * noise).clamp(-1, 1)",
+        "(push.clamp(-1, 1) + self.expert_noise * noise)",
+        "domains/test_pointmaze.py",
+        "bounded",
+    ),
+    Mutant(
+        "episodes: a way goes on into the next episode",
+        EPISODES,
+        "last = self.table((self.terminated | self.truncated | ~self.measured).int()).argmax(1)",
+        "last = self.table((self.terminated | self.truncated | ~self.measured).int()).argmax(1) + 1",
+        T_GYM,
+        "kept_apart",
+    ),
+    Mutant(
+        "pretraining: the validation loss is that of the training data",
+        "trainers/denoising.py",
+        'labelled(world.domain).data("test"))',
+        'labelled(world.domain).data("train"))',
+        "trainers/test_denoising.py",
+        "held_out_loss",
+    ),
+]

@@ -101,7 +101,7 @@ def made_up(kl: list[list[float]], reward: list[float]) -> tuple[Trajectory, Ste
     episodes = Episodes(
         chunks=rows, reward=torch.tensor(reward).double(), after=cond, terminated=last, truncated=no, measured=yes,
         returns=torch.zeros(1), length=torch.ones(1).long(), success=yes[:1], whole=yes[:1], steps=rows, has_goal=False,
-        best=None,
+        best=None, seen=torch.zeros(1, rows + 1, 1),
     )  # fmt: skip
     values = torch.stack([torch.zeros(rows).double(), torch.tensor(reward).double()], 1)
     return trajectory, StepRewards(values, zero.double(), yes, {}, episodes=episodes)

@@ -112,7 +112,8 @@ def test_probes_are_drawn_where_asked_and_disturb_nothing() -> None:
 
     probing = replace(probing, domain=Counting())
     logs = [algorithm.collect(probing, i).logs for i in range(5)]
-    assert [sorted(row) for row in logs] == [[], [], ["probe/mean"], [], ["probe/mean"]]
+    both = ["probe/denoising_loss", "probe/mean"]
+    assert [sorted(row) for row in logs] == [[], [], both, [], both]
     assert logs[2] == logs[4]  # the same noise, and nothing was trained
     assert asked == [6, 6]
     a, b = (
@@ -120,6 +121,33 @@ def test_probes_are_drawn_where_asked_and_disturb_nothing() -> None:
     )
     assert torch.equal(a.noise, b.noise)
     assert torch.equal(a.rows, b.rows)
+
+
+def test_the_held_out_loss_is_of_the_first_test_samples_alone() -> None:
+    """A denoiser that says (1, 2) to everything: its loss on test samples (1, 2) is 0 at all times, whatever is in the training
+    data and beyond the first six. On (1, 5) it is the mean of 9 / 2 over sigma squared, from above 9 / 2 at sigma 1."""
+    point = torch.tensor([1.0, 2.0], dtype=torch.float64)
+
+    class Recalling(GaussianDenoiser):
+        def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+            return point.expand_as(x)
+
+    class Far(TinyDomain):
+        shift = 0.0
+
+        def data(self, split: str) -> tuple[Tensor, Tensor]:
+            near = point + torch.tensor([0.0, self.shift])
+            rows = torch.cat([near.repeat(6, 1), torch.full((4, 2), 9.0, dtype=torch.float64)])
+            return (rows if split == "test" else rows + 7), torch.arange(10) % 2
+
+    policy = tiny_policy()
+    policy.denoiser = Recalling(policy.denoiser.schedule)
+    domain = Far()
+    world, algorithm = replace(tiny_world(policy), domain=domain), Pretrain(probe=6)
+    assert algorithm.held_out(world) == 0
+    object.__setattr__(domain, "shift", 3.0)
+    assert algorithm.held_out(world) >= 4.5 * (1 - 1e-12)
+    assert algorithm.held_out(world) == algorithm.held_out(world)
 
 
 def test_times_noise_and_hidden_conditions() -> None:
