@@ -105,10 +105,9 @@ def relative_residual(log_k: Any, p: Any, effect: bool = False) -> Any:
     is the same for log K and p - q times c; not finite where p is q.
     """
     exact, norm = (torch, torch.linalg.norm) if isinstance(p, Tensor) else (np, np.linalg.norm)
-    rows, factor = waves(p.shape[-1])
-    even, left = solve(np.zeros(p.shape[-2:])), (residual_with_gradient if exact is torch else residual)(log_k, p)
-    if exact is torch:
-        rows, factor, even = (torch.from_numpy(x).to(p) for x in (rows, factor, even))
+    left = (residual_with_gradient if exact is torch else residual)(log_k, p)
+    known: tuple[Any, ...] = (*waves(p.shape[-1]), solve(np.zeros(p.shape[-2:])))
+    rows, factor, even = (torch.from_numpy(x).to(p) for x in known) if exact is torch else known
     mean = exact.exp(log_k.mean((-2, -1)))[..., None, None]
     wrong = rows.T @ (rows @ left @ rows.T / factor) @ rows / mean
     whole = p - even / mean if effect else p

@@ -34,8 +34,9 @@ class DarcyResidual(Reward):
     def score(self, sample: Float[Tensor, "B 2 S S"], cond: Tensor) -> Score:
         effect = self.over == "effect"
         if self.differentiable:
-            fields = sample.unbind(1)
-            each, relative = darcy.residual_with_gradient(*fields), darcy.relative_residual(*fields, effect)
+            first, second = sample.unbind(1)
+            each = darcy.residual_with_gradient(first, second)
+            relative = darcy.relative_residual(first, second, effect)
         else:
             log_k, p = sample.detach().cpu().numpy().swapaxes(0, 1)
             with np.errstate(all="ignore"):  # what is not finite is not measured
