@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -196,10 +197,9 @@ def test_where_one_process_is_lost_the_others_end(
     every = [first.pid]
     try:
         until(checkpoint.exists, 200)
-        if hangs:
-            (tmp_path / "hang").touch()
-            time.sleep(2)
         every += children(first.pid)
+        if hangs:
+            made_to_wait(every[1], tmp_path)
         os.kill(every[rank], signal.SIGKILL)
         first.wait(60)
         until(lambda: not any(alive(pid) for pid in every), 60)
@@ -226,9 +226,8 @@ def test_a_process_of_torchrun_that_is_lost_ends_the_others(tmp_path: Path, monk
     checkpoint, every = tmp_path / "0" / "runs" / "two" / LAST, [agent.pid for agent in agents]
     try:
         until(checkpoint.exists, 240)
-        (tmp_path / "0" / "hang").touch()
-        time.sleep(2)
         workers = {rank_of(pid): pid for agent in agents for pid in children(agent.pid)}
+        made_to_wait(workers[0], tmp_path / "0")
         every += [workers[0], workers[1]]
         os.kill(workers[1], signal.SIGKILL)
         until(lambda: all(agent.poll() is not None for agent in agents), 60)
@@ -257,6 +256,18 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def made_to_wait(pid: int, folder: Path) -> None:
+    """A process of tests.worlds.Hanging is in its reward. Where another one hears of it first, this one waits for that: again."""
+    for _ in range(10):
+        (folder / "hang").touch()
+        with contextlib.suppress(AssertionError):
+            until((folder / f"waits-{pid}").exists, 10)
+            return
+        (folder / "hang").unlink()
+        time.sleep(0.5)
+    raise AssertionError(f"{pid} does not wait")
 
 
 def until(true: Callable[[], bool], seconds: float) -> None:
