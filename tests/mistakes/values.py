@@ -53,7 +53,7 @@ MUTANTS = [
     Mutant("fitted: its costs are forgotten", "tasks/steer.py", '"samples": before["samples"] + asked +',
            '"samples": before["samples"] +', T_LEARNED, "from_the_command_line"),
     Mutant("law: a cell's reward untilted", LAW, "(r * weight).sum(1) / weight.sum(1).clamp(min=1e-300)", "r.mean(1)", T_LAW,
-           "base_and_tilt"),
+           "inside_of_a_cell"),
     Mutant("law: the mean of a cell's middle alone", LAW, "averaged(reward, nodes))", "reward(nodes[:, None]).double() * 0)", T_LAW,
            "base_and_tilt"),
     Mutant("law: n too many", LAW, "best = above**n", "best = above ** (n + 1)", T_LAW, "best_of_n"),

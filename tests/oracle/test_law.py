@@ -41,6 +41,18 @@ def test_base_and_tilt_are_right(name: str) -> None:
             assert q.kl(tilt) == pytest.approx(log_z - q.expected / one.lam + q.kl(base), rel=2e-4)
 
 
+def test_the_tilt_inside_of_a_cell() -> None:
+    """Evenly from -1/2 to 3/2, in two cells; 1 above 0: a half of the first cell. P[r = 1] = 3/4, tilted 3 e / (3 e + 1) with e =
+    exp(1 / lam). A reward of the first cell that is not tilted makes (5 e + 1) / (6 e + 2) of it."""
+    nodes = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    base = law.Law(nodes, torch.full_like(nodes, 0.5), law.averaged(lambda x: (x[:, 0] > 0).double(), nodes))
+    assert base.expected == pytest.approx(3 / 4)
+    tilt, log_z = law.tilted(base, lambda x: (x[:, 0] > 0).double(), 0.5)
+    e = math.exp(2)
+    assert tilt.expected == pytest.approx(3 * e / (3 * e + 1), rel=1e-12)
+    assert log_z == pytest.approx(math.log((3 * e + 1) / 4), rel=1e-12)
+
+
 def test_a_gaussian_chain_with_means_of_its_own() -> None:
     """A shift of .3 at every mean: the samples' mean is the sum of .3 times the gains to come; the variance stays."""
     policy = policy_of(False, 1.0, 10)
